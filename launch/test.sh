@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Runs the tests: ./launch/test.sh [any arguments of pytest], for example
+#   ./launch/test.sh -k packing      ./launch/test.sh -m slow      ./launch/test.sh -n 4
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+
+ensure_venv requirements-test
+cd "$ROOT"
+exec "$VENV_PYTHON" -m pytest "$@"

@@ -1,0 +1,69 @@
+"""Packaging of star_jax: version ranges, extras, the console script and the files that ship."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version() -> str:
+    """Returns `__version__` of star_jax without importing it."""
+    source = (ROOT / "star_jax" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE).group(1)
+
+
+def read_readme() -> str:
+    """Returns the text of README.md, or "" while there is none."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+setup(
+    name="star_jax",
+    version=read_version(),
+    description="STaR, bootstrapping reasoning with reasoning, in JAX for TPU pods",
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # gin_configs/ stays at the top of the checkout, where T5X users look for it, and ships
+    # inside the package, where an installed wheel finds it.
+    packages=[*find_packages(include=["star_jax", "star_jax.*"]), "star_jax.gin_configs"],
+    package_dir={"star_jax.gin_configs": "gin_configs"},
+    package_data={
+        "star_jax.gin_configs": ["*.gin", "**/*.gin"],
+        "star_jax.tasks": ["exemplars/*.txt"],
+    },
+    entry_points={"console_scripts": ["star_jax = star_jax.main:run"]},
+    install_requires=[
+        "absl-py>=2.3,<3",
+        "clu>=0.0.12,<0.1",
+        "flax>=0.12,<0.13",
+        "gin-config>=0.5,<0.6",
+        "jax>=0.10,<0.11",
+        "matplotlib>=3.10,<4",
+        "numpy>=2.1,<3",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "rich>=14,<16",
+        "seqio>=0.0.20,<0.1",
+        "tensorflow-datasets>=4.9.9,<5",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.11"],
+        "models": [
+            "gguf>=0.17,<1",
+            "safetensors>=0.6,<1",
+            "sentencepiece>=0.2,<0.3",
+            "tokenizers>=0.22,<1",
+        ],
+        "test": [
+            "hypothesis>=6.140,<7",
+            "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
+            "ruff>=0.17,<0.18",
+        ],
+    },
+)

@@ -1,0 +1,209 @@
+"""What STaR is set beside, and where its tiny base comes from: plain training on given documents.
+
+`train_base` makes the base model M from a corpus; `finetune_on_gold` trains M on the data set's
+own answers, with the gold rationale or (a `direct` task) with the answer alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import seqio
+
+from star_jax import checkpoints
+from star_jax.errors import UserError
+from star_jax.evaluate import evaluate_model, evaluation_metrics
+from star_jax.finetune import Finetuned, finetune_from_base
+from star_jax.metrics import IterationMetrics
+from star_jax.progress import class_names, format_header, format_row, log
+from star_jax.records import Attempt, TokenizedExample
+from star_jax.run_dir import RunDir, StageDir, StageResult
+from star_jax.sampling.ask import Asking
+from star_jax.sampling.sampler import Sampler
+from star_jax.tasks.task import TRAIN, VALIDATION, ReasoningTask
+from star_jax.training.train_step import OptimizerConfig
+from star_jax.training.trainer import Trainer
+from star_jax.vocabularies import encode_example
+
+
+class Corpus(Protocol):
+    """Anything that makes training documents, the same ones each time."""
+
+    def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
+        """The tokenized documents."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of the base's training: what it reads, for how long, and how fast it learns."""
+
+    corpus: Corpus
+    steps: int  # optimizer steps
+    optimizer: OptimizerConfig  # fresh in each phase
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingLength:
+    """How long and from which seed direct fine-tuning goes."""
+
+    steps: int  # optimizer steps
+    seed: int = 0  # of the choice and the order of examples
+
+
+def train_base(
+    model_dir: str,
+    phases: Sequence[Phase],
+    vocabulary: seqio.Vocabulary,
+    trainer: Trainer,
+    seed: int,
+    config_text: Callable[[], str] = str,
+) -> Path:
+    """Trains fresh weights, phase after phase; returns `model_dir`, which has their checkpoint.
+
+    What is finished is left as it is.
+
+    Args:
+      model_dir: the base's directory.
+      phases: at least one.
+      vocabulary: of the model.
+      trainer: batch, rows and mesh; each phase brings its own optimizer.
+      seed: of the fresh weights and of the order of documents.
+      config_text: the configuration.
+
+    Raises:
+      UserError: `model_dir` belongs to another configuration, or there is no phase.
+    """
+    if not phases:
+        raise UserError("pretrain.phases is empty; give at least one Phase")
+    directory = RunDir(Path(model_dir))
+    directory.claim(config_text())
+    stage = StageDir(directory.path)
+    params: Callable[[], Any] = functools.cache(lambda: trainer.random_params(seed))
+    seconds = 0.0
+    for i, phase in enumerate(phases, start=1):
+        phase_trainer = dataclasses.replace(trainer, optimizer=phase.optimizer)
+        run = functools.partial(
+            finetune_from_base,
+            params,
+            trainer=phase_trainer,
+            n_steps=phase.steps,
+            seed=seed * 100 + i,
+            checkpoint=checkpoints.TrainingCheckpoint(directory.path / "training"),
+            stage=f"pretrain {i}/{len(phases)}",
+        )
+        result, params = _trained(
+            stage,
+            "checkpoint" if i == len(phases) else f"phase_{i}",
+            lambda run=run, phase=phase: run(phase.corpus.documents(vocabulary)),
+            phase_trainer,
+        )
+        seconds += result.seconds
+    log(
+        f"base model: {directory.path} (last phase {result.value['train_steps']} steps, loss "
+        f"{result.value['train_loss']:.4f}; made in {seconds:.0f} s)"
+    )
+    return directory.path
+
+
+def finetune_on_gold(
+    model_dir: str,
+    base_checkpoint: str,
+    length: TrainingLength,
+    n_examples: int,
+    task: ReasoningTask,
+    sampler: Sampler,
+    trainer: Trainer,
+    config_text: Callable[[], str] = str,
+) -> IterationMetrics:
+    """Direct fine-tuning: trains the base on gold completions and evaluates, as `iter_001`.
+
+    Args:
+      model_dir: the run directory.
+      base_checkpoint: weights of M.
+      length: of the training.
+      n_examples: training questions to use, drawn by the seed; 0 for all.
+      task: its `gold_completion` is what is trained on.
+      sampler: for the evaluation.
+      trainer: for the training.
+      config_text: the run's configuration.
+
+    Raises:
+      UserError: the task has no gold completions, the base is missing, and so on.
+    """
+    checkpoints.check(Path(base_checkpoint), trainer.abstract_params())
+    directory = RunDir(Path(model_dir))
+    directory.claim(config_text())
+    stage = directory.iteration(1)
+
+    def compute() -> Finetuned:
+        return finetune_from_base(
+            lambda: checkpoints.load(Path(base_checkpoint), trainer.abstract_params()),
+            gold_examples(task, sampler, n_examples, length.seed),
+            trainer,
+            n_steps=length.steps,
+            seed=length.seed,
+            checkpoint=checkpoints.TrainingCheckpoint(stage.path / "training"),
+        )
+
+    trained, params = _trained(stage, "checkpoint", compute, trainer)
+    asking = Asking(sampler, task, few_shot=False, seed=length.seed, iteration=1)
+    evaluated = stage.records(
+        "eval", Attempt, lambda: evaluate_model(params(), task.questions(VALIDATION), asking)
+    )
+    n_used = n_examples or len(task.questions(TRAIN))
+    metrics = IterationMetrics(
+        iteration=1,
+        rationalize=False,
+        kept_generated=0,
+        kept_rationalized=0,
+        n_sampled=n_used,
+        train_fraction=1.0,
+        seconds_generate=0.0,
+        seconds_rationalize=0.0,
+        seconds_finetune=trained.seconds,
+        seconds_evaluate=evaluated.seconds,
+        seed=length.seed,
+        **trained.value,
+        **evaluation_metrics(evaluated.value),
+    )
+    stage.write_metrics(metrics)
+    directory.write_metrics_lines(1, first=1)
+    row = dataclasses.asdict(metrics)
+    log(format_header(class_names([row])))
+    log(format_row(row, class_names([row])))
+    return metrics
+
+
+def gold_examples(
+    task: ReasoningTask, sampler: Sampler, n_examples: int, seed: int
+) -> list[TokenizedExample]:
+    """`n_examples` training questions (0: all) with their gold completions, tokenized."""
+    questions = task.questions(TRAIN)
+    order = np.random.default_rng([seed, 6]).permutation(len(questions))
+    chosen = [questions[i] for i in order[: n_examples or None]]
+    pairs = [(task.question_text(q, hinted=False), task.gold_completion(q)) for q in chosen]
+    if any(gold is None for _, gold in pairs):
+        raise UserError(f"task {task.name} has questions without a gold completion to train on")
+    return [encode_example(sampler.vocabulary, prompt, gold) for prompt, gold in pairs]
+
+
+def _trained(
+    stage: StageDir, name: str, compute: Callable[[], Finetuned], trainer: Trainer
+) -> tuple[StageResult, Callable[[], Any]]:
+    """Trains as the stage `name`, unless it is finished, and drops the state kept inside it."""
+
+    def weights_and_notes() -> tuple[Any, dict[str, Any]]:
+        done = compute()
+        return done.params, {"train_steps": done.steps, "train_loss": done.loss}
+
+    result = stage.weights(
+        name,
+        weights_and_notes,
+        checkpoints.save,
+        lambda path: checkpoints.load(path, trainer.abstract_params()),
+    )
+    checkpoints.TrainingCheckpoint(stage.path / "training").clear()
+    return result

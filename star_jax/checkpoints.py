@@ -1,0 +1,127 @@
+"""Weights and train states on disk, through Orbax; a checkpoint is complete or not there.
+
+Base weights are read-only and belong to nobody's run; what an iteration makes is its own.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from star_jax.errors import UserError
+
+
+def save(directory: Path, tree: Any) -> None:
+    """Writes a tree of arrays to `directory`, replacing what was there; commits by a rename."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(directory).absolute(), tree, force=True)
+
+
+def load(directory: Path, abstract: Any) -> Any:
+    """Reads a tree straight into the places that `abstract` names.
+
+    Args:
+      directory: written by `save`.
+      abstract: tree of jax.ShapeDtypeStruct with shardings, as `Trainer.abstract_params`.
+
+    Raises:
+      UserError: the directory is not there, is no checkpoint, or holds another model.
+    """
+    directory = check(directory, abstract)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(directory, abstract)
+
+
+def check(directory: Path, abstract: Any) -> Path:
+    """Raises what `load` would raise, without reading arrays; returns the checkpoint's own path.
+
+    A base's or an iteration's directory stands for the `checkpoint` in it.
+    """
+    directory = Path(directory).absolute()
+    if (directory / "checkpoint").is_dir():
+        directory /= "checkpoint"
+    _check_same(directory, _stored_shapes(directory), _shapes(abstract))
+    return directory
+
+
+class TrainingCheckpoint:
+    """The latest state inside one fine-tuning, for going on after a preemption.
+
+    The directory holds `step_<k>` checkpoints; the newest complete one counts.
+    """
+
+    def __init__(self, directory: Path):
+        """`directory` need not exist; unfinished leftovers in it are ignored."""
+        self._directory = Path(directory)
+
+    def restore(self, abstract: Any) -> Any | None:
+        """The newest complete state, or None when there is none."""
+        steps = self._steps()
+        return load(steps[-1][1], abstract) if steps else None
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes the state of optimizer step `step`, then drops older ones."""
+        older = self._steps()
+        save(self._directory / f"step_{step}", state)
+        for _, path in older:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Removes everything; the finished weights are elsewhere by now."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _steps(self) -> list[tuple[int, Path]]:
+        paths = self._directory.glob("step_*") if self._directory.exists() else ()
+        named = [(p.name.removeprefix("step_"), p) for p in paths]
+        return sorted((int(number), path) for number, path in named if number.isdigit())
+
+
+def _stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    if not directory.is_dir():
+        raise UserError(f"checkpoint {directory} is not there; check the path, or make it first")
+    if not (directory / "_CHECKPOINT_METADATA").exists():
+        raise UserError(
+            f"{directory} is not a checkpoint (no _CHECKPOINT_METADATA in it); give the directory "
+            f"that pretraining or an iteration wrote, e.g. base/checkpoint or iter_003/checkpoint"
+        )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(directory)
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        raise UserError(f"checkpoint {directory} cannot be read: {error}") from error
+    return _shapes(getattr(metadata, "item_metadata", metadata))
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _check_same(
+    directory: Path, stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> None:
+    missing = sorted(wanted.keys() - stored.keys())
+    left_over = sorted(stored.keys() - wanted.keys())
+    differing = [
+        f"{name} is {stored[name]}, the model wants {wanted[name]}"
+        for name in sorted(stored.keys() & wanted.keys())
+        if stored[name] != wanted[name]
+    ]
+    problems = [
+        f"{label}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+        for label, names in (
+            ("missing", missing),
+            ("left over", left_over),
+            ("other shapes", differing),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"checkpoint {directory} holds another model: {'; '.join(problems)}; give the "
+            f"DecoderConfig it was made with, or another checkpoint"
+        )

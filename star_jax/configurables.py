@@ -1,0 +1,230 @@
+"""Everything gin can bind: the constructors of the frozen records, and one function a run mode.
+
+The library itself knows nothing of gin: here, and only here, names become objects.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gin
+import jax.numpy as jnp
+import seqio
+
+from star_jax import baselines, checkpoints, compilation, schedules
+from star_jax.errors import UserError
+from star_jax.evaluate import evaluate_model, evaluation_metrics
+from star_jax.models.config import DecoderConfig
+from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.records import to_json
+from star_jax.report import report, wilson_interval
+from star_jax.run_dir import write_atomically
+from star_jax.sampling.ask import Asking, ask
+from star_jax.sampling.sampler import Sampler, SamplerConfig
+from star_jax.star import StarConfig, run_star
+from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
+from star_jax.tasks.corpus import ArithmeticCorpus
+from star_jax.tasks.task import VALIDATION, ReasoningTask
+from star_jax.training.train_step import OptimizerConfig
+from star_jax.training.trainer import Trainer, TrainerConfig
+
+for _configurable in (
+    DecoderConfig,
+    MeshConfig,
+    SamplerConfig,
+    StarConfig,
+    TrainerConfig,
+    OptimizerConfig,
+    schedules.GeometricSteps,
+    schedules.LinearSteps,
+    schedules.EpochSteps,
+    ArithmeticTask,
+    ArithmeticCorpus,
+    arithmetic_vocabulary,
+    baselines.TrainingLength,
+    baselines.Phase,
+):
+    gin.external_configurable(_configurable, module="star_jax")
+for _name in ("float32", "bfloat16", "float16"):
+    gin.constant(f"jnp.{_name}", getattr(jnp, _name))
+
+
+@gin.configurable(module="star_jax")
+def star(
+    model_dir: str,
+    base_checkpoint: str,
+    model: DecoderConfig,
+    vocabulary: seqio.Vocabulary,
+    task: ReasoningTask,
+    sampler: SamplerConfig,
+    trainer: TrainerConfig,
+    optimizer: OptimizerConfig,
+    schedule: schedules.StepSchedule,
+    loop: StarConfig,
+    mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
+) -> None:
+    """Runs or resumes STaR in `model_dir` and writes its report."""
+    devices = make_mesh(mesh)
+    run_star(
+        model_dir,
+        base_checkpoint,
+        loop,
+        task,
+        Sampler(model, vocabulary, sampler, devices, mesh.decoding_rules),
+        Trainer(model, optimizer, trainer, devices, mesh.training_rules),
+        schedule,
+        gin.operative_config_str,
+    )
+    report([model_dir])
+
+
+@gin.configurable(module="star_jax")
+def pretrain(
+    model_dir: str,
+    model: DecoderConfig,
+    vocabulary: seqio.Vocabulary,
+    phases: Sequence[baselines.Phase],
+    trainer: TrainerConfig,
+    seed: int = 0,
+    mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
+) -> None:
+    """Makes the tiny base model in `model_dir`, once."""
+    baselines.train_base(
+        model_dir,
+        phases,
+        vocabulary,
+        Trainer(model, OptimizerConfig(), trainer, make_mesh(mesh), mesh.training_rules),
+        seed,
+        gin.operative_config_str,
+    )
+
+
+@gin.configurable(module="star_jax")
+def finetune(
+    model_dir: str,
+    base_checkpoint: str,
+    model: DecoderConfig,
+    vocabulary: seqio.Vocabulary,
+    task: ReasoningTask,
+    sampler: SamplerConfig,
+    trainer: TrainerConfig,
+    optimizer: OptimizerConfig,
+    length: baselines.TrainingLength,
+    n_examples: int = 0,
+    mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
+) -> None:
+    """Fine-tunes the base on gold completions, evaluates it and writes its report."""
+    devices = make_mesh(mesh)
+    baselines.finetune_on_gold(
+        model_dir,
+        base_checkpoint,
+        length,
+        n_examples,
+        task,
+        Sampler(model, vocabulary, sampler, devices, mesh.decoding_rules),
+        Trainer(model, optimizer, trainer, devices, mesh.training_rules),
+        gin.operative_config_str,
+    )
+    report([model_dir])
+
+
+@gin.configurable(module="star_jax")
+def evaluate(
+    checkpoint: str,
+    model: DecoderConfig,
+    vocabulary: seqio.Vocabulary,
+    task: ReasoningTask,
+    sampler: SamplerConfig,
+    few_shot: bool = False,
+    split: str = VALIDATION,
+    seed: int = 0,
+    output_file: str = "",
+    mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
+) -> None:
+    """Prints a checkpoint's accuracy on a split; `output_file` gets every attempt as JSON lines."""
+    asking = Asking(
+        Sampler(model, vocabulary, sampler, make_mesh(mesh), mesh.decoding_rules),
+        task,
+        few_shot,
+        seed,
+        iteration=0,
+    )
+    params = _load(checkpoint, asking.sampler)
+    attempts = evaluate_model(params, task.questions(split), asking)
+    result = evaluation_metrics(attempts)
+    for name, accuracy in {**result["accuracy_by_class"], "all": result["accuracy"]}.items():
+        n = result["n_eval_by_class"].get(name, result["n_eval"])
+        low, high = wilson_interval(round(accuracy * n), n)
+        print(
+            f"{task.name} {split} {name}: {100 * accuracy:.1f} % "
+            f"(95 %: {100 * low:.1f} to {100 * high:.1f}, n = {n}, seed {seed})"
+        )
+    print(f"without a readable answer: {result['unparsable']} of {result['n_eval']}")
+    if output_file:
+        lines = "".join(json.dumps(to_json(attempt)) + "\n" for attempt in attempts)
+        write_atomically(Path(output_file), lines.encode())
+
+
+@gin.configurable(module="star_jax")
+def infer(
+    checkpoint: str,
+    questions: Sequence[str],
+    model: DecoderConfig,
+    vocabulary: seqio.Vocabulary,
+    task: ReasoningTask,
+    sampler: SamplerConfig,
+    few_shot: bool = False,
+    seed: int = 0,
+    mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
+) -> None:
+    """Prints what a checkpoint writes for `questions`, texts as the task writes them."""
+    if not questions or isinstance(questions, str):
+        raise UserError(f"infer.questions = {questions!r}: give a list of texts, at least one")
+    asking = Asking(
+        Sampler(model, vocabulary, sampler, make_mesh(mesh), mesh.decoding_rules),
+        task,
+        few_shot,
+        seed,
+        iteration=0,
+    )
+    asked = [task.make_question(f"infer_{i}", text) for i, text in enumerate(questions)]
+    params = _load(checkpoint, asking.sampler)
+    for attempt in ask(params, asked, asking, hinted=False, stage="infer"):
+        sys.stdout.write(f"{attempt.prompt}{attempt.completion}\n\n")
+
+
+def _load(checkpoint: str, sampler: Sampler) -> object:
+    """The weights, laid out as training would have them (the sampler lays them out anew)."""
+    trainer = Trainer(
+        sampler.model,
+        OptimizerConfig(),
+        TrainerConfig(row_length=sampler.model.context_length, batch_size=sampler.config.batch_size),
+        sampler.mesh,
+    )
+    return checkpoints.load(Path(checkpoint), trainer.abstract_params())
+
+
+@gin.configurable(module="star_jax")
+def compilation_cache(directory: str = compilation.DEFAULT_CACHE) -> str:
+    """Where compiled programs are kept between processes; "" for nowhere."""
+    return directory
+
+
+def _entry(function: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        compilation.use_cache(compilation_cache())
+        function()
+
+    return run
+
+
+gin.external_configurable(report, module="star_jax")
+ENTRY_POINTS = {
+    "star": _entry(star),
+    "pretrain": _entry(pretrain),
+    "finetune": _entry(finetune),
+    "evaluate": _entry(evaluate),
+    "infer": _entry(infer),
+    "report": _entry(gin.get_configurable("star_jax.report")),
+}

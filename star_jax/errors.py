@@ -1,0 +1,23 @@
+"""The one exception that is the user's to mend, and the hint that goes with a mistyped name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one line that names the thing, the value and the way out.
+
+    `message` is that line. `str()` is not always: gin appends the configurables it passed through
+    to the text of an exception that crosses them.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.message = message
+
+
+def did_you_mean(name: str, candidates: Iterable[str], otherwise: str = "") -> str:
+    """Returns "; did you mean 'X'?" for the candidate nearest to `name`, else `otherwise`."""
+    by_folded = {candidate.casefold(): candidate for candidate in sorted(candidates)}
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=1)
+    return f"; did you mean '{by_folded[near[0]]}'?" if near else otherwise

@@ -1,0 +1,101 @@
+"""Algorithm 1, line 7: train on what was kept, always from the original model M."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+
+from star_jax.checkpoints import TrainingCheckpoint
+from star_jax.errors import UserError
+from star_jax.progress import progress
+from star_jax.records import RATIONALIZED, KeptExample, Question, TokenizedExample
+from star_jax.tasks.task import ReasoningTask
+from star_jax.training.packing import check_lengths
+from star_jax.training.trainer import Trainer
+from star_jax.vocabularies import encode_example
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuned:
+    """M_n and what its training did."""
+
+    params: Any
+    steps: int
+    loss: float | None  # nats per weighted token, mean over the last tenth of the steps
+
+
+def kept_to_examples(
+    kept: Sequence[KeptExample],
+    questions: Sequence[Question],
+    task: ReasoningTask,
+    vocabulary: seqio.Vocabulary,
+    *,
+    loss_on_prompt: bool = False,
+    hinted_share: float = 0.0,
+    seed: tuple[int, ...] = (0,),
+) -> list[TokenizedExample]:
+    """Tokenizes kept examples; a share of the rationalized ones is shown with its hint again.
+
+    A model trained on hint-free examples alone forgets what a hint is, and the next outer
+    iteration's rationalizations dry up. `hinted_share` of the rationalized examples, drawn by
+    `seed`, therefore train with the hint in the prompt, where there is no loss. The paper
+    stores all of them without (0.0); its released code has a switch of this kind too.
+    """
+    if not 0 <= hinted_share <= 1:
+        raise UserError(f"hinted_share = {hinted_share} is not a share; give 0 to 1")
+    by_id = {question.id: question for question in questions}
+    draws = np.random.default_rng([*seed, len(kept)]).random(len(kept))
+
+    def prompt(example: KeptExample, draw: float) -> str:
+        if example.source == RATIONALIZED and draw < hinted_share:
+            return task.question_text(by_id[example.question_id], hinted=True)
+        return example.prompt
+
+    return [
+        encode_example(vocabulary, prompt(example, draw), example.completion, loss_on_prompt)
+        for example, draw in zip(kept, draws, strict=True)
+    ]
+
+
+def finetune_from_base(
+    load_base: Callable[[], Any],
+    examples: Sequence[TokenizedExample],
+    trainer: Trainer,
+    *,
+    n_steps: int,
+    seed: int,
+    checkpoint: TrainingCheckpoint | None = None,
+    stage: str = "finetune",
+) -> Finetuned:
+    """M_n = train(M, D_n + D_n^rat) for `n_steps` with a fresh optimizer.
+
+    Args:
+      load_base: reads the original weights, laid out for training.
+      examples: what to train on; must not be empty.
+      trainer: optimizer, packing and mesh.
+      n_steps: optimizer steps to take in all.
+      seed: of the order of the examples.
+      checkpoint: where the state is kept inside training, if anywhere.
+      stage: name of the work for the progress bar.
+
+    Raises:
+      UserError: there is nothing to train on, or the loss is not finite.
+    """
+    check_lengths(examples, trainer.config.row_length)  # before anything is loaded
+    every = trainer.config.checkpoint_every if checkpoint else 0
+    # Which weights to start from: 1. the state inside this fine-tuning  2. the base
+    state = checkpoint.restore(trainer.abstract_state()) if every else None
+    state = trainer.init_state(load_base()) if state is None else state
+    with progress(stage, n_steps, "steps") as advance:
+        advance(int(state.step))
+
+        def on_step(step: int, state: Any) -> None:
+            advance(1)
+            if every and step % every == 0 and step < n_steps:
+                checkpoint.save(step, state)
+
+        state, losses = trainer.train(state, examples, n_steps, seed, on_step)
+    last = losses[-max(1, n_steps // 10) :]
+    return Finetuned(state.params, n_steps, sum(last) / len(last) if last else None)

@@ -1,0 +1,165 @@
+"""The command line: `python -m star_jax.main --run_mode=... --gin_file=... --gin.NAME=VALUE`.
+
+Answers to `--help` and to a wrong command line come before the heavy imports, so they are quick.
+"""
+
+import dataclasses
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from star_jax.errors import UserError, did_you_mean
+
+RUN_MODES = {
+    "star": "the outer loop: generate, rationalize, filter, fine-tune the base, repeat",
+    "pretrain": "make a small base model from scratch",
+    "finetune": "fine-tune the base on worked solutions or on answers alone",
+    "evaluate": "accuracy of a checkpoint on a task",
+    "infer": "print what a checkpoint writes for your own questions",
+    "report": "tables and figures of finished runs, side by side",
+}
+
+FLAGS = ("--run_mode", "--gin_file", "--gin_search_paths", "--help")
+
+HELP = """\
+usage: python -m star_jax.main --run_mode=MODE [--gin_file=FILE ...] [--gin.NAME=VALUE ...]
+
+  --run_mode=MODE          what to do:
+{modes}
+  --gin_file=FILE          a gin file; repeat it, later files win
+  --gin.NAME=VALUE         one gin binding, wins over every file; NAME is a macro (MODEL_DIR) or a
+                           parameter (Trainer.batch_size), VALUE a gin value (a text in quotes)
+  --gin_search_paths=DIRS  more folders to look for gin files in, comma-separated; the current
+                           folder comes before them and star_jax's own gin_configs/ after them
+  --help                   this text
+
+examples:
+  python -m star_jax.main --run_mode=star --gin_file=runs/quickstart.gin \\
+      --gin.MODEL_DIR="'runs/mine'" --gin.BASE_CHECKPOINT="'runs/quickstart/base'"
+  python -m star_jax.main --run_mode=report --gin.report.model_dirs="['runs/a', 'runs/b']"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What the user asked for, split up but not yet checked against any file."""
+
+    run_mode: str
+    gin_files: tuple[str, ...]  # in the order given; later files win
+    bindings: tuple[tuple[str, str], ...]  # (NAME, VALUE) of each --gin.NAME=VALUE
+    search_paths: tuple[str, ...]  # of --gin_search_paths
+
+
+def help_text() -> str:
+    """Returns what `--help` prints."""
+    modes = "\n".join(f"{'':13}{mode:9} {what}" for mode, what in RUN_MODES.items())
+    return HELP.format(modes=modes)
+
+
+def parse_command_line(argv: Sequence[str]) -> CommandLine:
+    """Splits the arguments after the program's name, T5X style; the last --run_mode counts.
+
+    Raises:
+      UserError: an unknown flag or run mode, a flag without its value, or a stray argument.
+    """
+    run_mode, gin_files, bindings, search_paths = None, [], [], []
+    for flag, value in _split_flags(argv):
+        if flag == "--run_mode":
+            run_mode = value
+        elif flag == "--gin_file":
+            gin_files.append(value)
+        elif flag == "--gin_search_paths":
+            search_paths.extend(path for path in value.split(",") if path)
+        else:
+            bindings.append((flag.removeprefix("--gin."), value))
+    if run_mode is None:
+        raise UserError(f"--run_mode is missing; it is one of {', '.join(RUN_MODES)}")
+    if run_mode not in RUN_MODES:
+        hint = did_you_mean(run_mode, RUN_MODES, f"; it is one of {', '.join(RUN_MODES)}")
+        raise UserError(f"unknown --run_mode '{run_mode}'{hint}")
+    return CommandLine(run_mode, tuple(gin_files), tuple(bindings), tuple(search_paths))
+
+
+def _split_flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields (flag, value) for `--flag=value` and `--flag value`."""
+    rest = iter(argv)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if not flag.startswith("-"):
+            raise UserError(f"stray argument '{argument}'; flags look like --run_mode=star")
+        is_binding = flag.startswith("--gin.") and flag != "--gin."
+        if not is_binding and flag not in FLAGS:
+            hint = did_you_mean(flag, FLAGS, f"; the flags are {', '.join(FLAGS)} and --gin.NAME")
+            raise UserError(f"unknown flag '{flag}'{hint}")
+        if not equals and not is_binding:
+            value = next(rest, "")
+        if not value or (not equals and value.startswith("--")):
+            raise UserError(f"{flag} needs a value: {flag}=VALUE")
+        yield flag, value
+
+
+def run_mode_from(command: CommandLine) -> None:
+    """Loads the configuration and calls the run mode's entry point.
+
+    Raises:
+      UserError: any mistake in the files or bindings, or one that the run itself found.
+    """
+    # Gin is light, but a wrong flag need not wait even for it.
+    from star_jax import gin_errors, gin_sources
+
+    sources = gin_sources.read_sources(command.gin_files, command.bindings, command.search_paths)
+    quiet_libraries()
+    configurables = importlib.import_module("star_jax.configurables")
+    gin_errors.load(sources)
+    with gin_errors.missing_bindings_told():
+        configurables.ENTRY_POINTS[command.run_mode]()
+
+
+def quiet_libraries() -> None:
+    """Hushes the start-up chatter of TensorFlow, absl, Orbax and JAX; call before their import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    for name in ("absl", "orbax", "jax", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command line and returns the exit code: 0, 2 for a user's mistake, 130 for Ctrl-C.
+
+    Any other exception is a bug of ours and keeps its traceback.
+    """
+    try:
+        if "--help" in argv or "-h" in argv:
+            print(help_text(), end="")
+        else:
+            run_mode_from(parse_command_line(argv))
+    except UserError as error:
+        return _fail(error.message, 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from the last finished stage", 130)
+    except ModuleNotFoundError as error:
+        # Outside .venv the packages are missing; a missing module of our own is a bug.
+        if (error.name or "star_jax").partition(".")[0] == "star_jax":
+            raise
+        return _fail(
+            f"the package '{error.name}' is not installed for {sys.executable}; use "
+            ".venv/bin/python, which ./launch/quickstart.sh makes",
+            2,
+        )
+    return 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"star_jax: error: {message}", file=sys.stderr)
+    return exit_code
+
+
+def run() -> None:
+    """The console script `star_jax`."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,188 @@
+"""The GPT-J decoder in Flax linen: parallel attention and MLP from one layer norm.
+
+Parameters carry logical axis names through `param_with_axes`, where T5X looks for them. The
+decoder never writes a cache: it returns the keys and values of the tokens it was given, and the
+caller decides where they go.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import partitioning as nn_partitioning
+
+from star_jax.errors import UserError
+from star_jax.models.attention import KeyValues, Store, attend
+from star_jax.models.config import DecoderConfig
+from star_jax.models.layers import Dense, LayerNorm, param_with_axes
+from star_jax.models.rotary import rotary_angles, rotate
+
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)) + mlp(norm(x)), the GPT-J block."""
+
+    config: DecoderConfig
+    return_key_values: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        angles_BLR: jax.Array,
+        mask_BLL: jax.Array,
+        context: tuple[Store, ...] = (),
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """Returns the block's output [B, L, D] and the new tokens' keys and values, if asked.
+
+        Args:
+          x_BLD: the residual stream.
+          angles_BLR: rotary angles of the tokens.
+          mask_BLL: which of the tokens each of them may see.
+          context: earlier keys and values that they may see too.
+        """
+        c = self.config
+        h_BLD = LayerNorm(c, name="norm")(x_BLD)
+        project = functools.partial(
+            Dense, c, (c.n_heads, c.head_dim), axes=("embed", "heads", "kv")
+        )
+        query = rotate(project(name="query")(h_BLD), angles_BLR)
+        key = rotate(project(name="key")(h_BLD), angles_BLR)
+        new = KeyValues(key, project(name="value")(h_BLD))
+        mixed_BLHK = attend(query, (*context, Store(new, mask_BLL)))
+        writes = functools.partial(Dense, c, (c.d_model,), init_divisor=2 * c.n_layers)
+        attended = writes(axes=("heads", "kv", "embed"), n_in=2, name="out")(mixed_BLHK)
+        h_BLF = Dense(c, (c.d_ff,), axes=("embed", "mlp"), use_bias=True, name="mlp_in")(h_BLD)
+        h_BLF = jax.nn.gelu(h_BLF, approximate=True)
+        mlp = writes(axes=("mlp", "embed"), use_bias=True, name="mlp_out")(h_BLF)
+        return x_BLD + attended + mlp, new if self.return_key_values else None
+
+
+class Decoder(nn.Module):
+    """Tokens to logits; keys and values in and out when asked."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array,
+        mask_BLL: jax.Array,
+        context: tuple[tuple[Store, ...], ...] | None = None,
+        read_at_B: jax.Array | None = None,
+        return_key_values: bool = False,
+    ) -> tuple[jax.Array, tuple[KeyValues, ...] | None]:
+        """Returns logits float32 [B, L, V] and, if asked, each layer's new keys and values.
+
+        Args:
+          tokens_BL: token ids.
+          positions_BL: position of each token in its own document, prefix included.
+          mask_BLL: which of these tokens each of them may see.
+          context: for each layer, earlier stores the tokens may see; needs scan_layers=False.
+          read_at_B: column to read in each row; the logits are then [B, V].
+          return_key_values: also return keys and values; needs scan_layers=False.
+        """
+        c = self.config
+        embedding = param_with_axes(
+            "embedding",
+            nn.initializers.normal(c.embedding_init),
+            (c.vocab_size, c.d_model),
+            c.param_dtype,
+            axes=("vocab", "embed"),
+        )
+        x_BLD = jnp.take(embedding.astype(c.dtype), tokens_BL, axis=0)
+        angles = rotary_angles(positions_BL, c.rotary_dim, c.rotary_base)
+        key_values = None
+        if c.scan_layers:
+            assert context is None and not return_key_values, "unstack the layers to use a cache"
+            x_BLD = self._scanned_layers()(x_BLD, angles, mask_BLL)[0]
+        else:
+            x_BLD, key_values = self._unrolled_layers(x_BLD, angles, mask_BLL, context)
+        if read_at_B is not None:
+            x_BLD = jnp.take_along_axis(x_BLD, read_at_B[:, None, None], axis=1)
+        x_BLD = LayerNorm(c, name="final_norm")(x_BLD)
+        head = Dense(c, (c.vocab_size,), axes=("embed", "vocab"), use_bias=True, name="head")
+        logits = head(x_BLD).astype(jnp.float32)
+        logits = logits if read_at_B is None else logits[:, 0]
+        return logits, key_values if return_key_values else None
+
+    def _block_type(self) -> Any:
+        if self.config.remat == "none":
+            return Block
+        if self.config.remat not in REMAT_POLICIES:
+            raise UserError(
+                f"DecoderConfig.remat = {self.config.remat!r} is none of {list(REMAT_POLICIES)}"
+            )
+        return nn_partitioning.remat(
+            Block, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False
+        )
+
+    def _scanned_layers(self) -> nn.Module:
+        return nn_partitioning.scan_with_axes(
+            self._block_type(),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.config.n_layers,
+            axis_name="layers",
+        )(self.config, return_key_values=False, name="layers")
+
+    def _unrolled_layers(
+        self,
+        x_BLD: jax.Array,
+        angles: jax.Array,
+        mask_BLL: jax.Array,
+        context: tuple[tuple[Store, ...], ...] | None,
+    ) -> tuple[jax.Array, tuple[KeyValues, ...]]:
+        key_values = []
+        for i in range(self.config.n_layers):
+            block = self._block_type()(self.config, name=f"layer_{i}")
+            x_BLD, new = block(x_BLD, angles, mask_BLL, () if context is None else context[i])
+            key_values.append(new)
+        return x_BLD, tuple(key_values)
+
+
+def init_params(config: DecoderConfig, key: jax.Array) -> Any:
+    """Fresh parameters, a nested dict of arrays; call under `jax.jit` to make them in place."""
+    return _init(config, key)["params"]
+
+
+def abstract_params(config: DecoderConfig) -> Any:
+    """The parameters' shapes and dtypes, without making them."""
+    return jax.eval_shape(lambda: _init(config, jax.random.key(0))["params"])
+
+
+def logical_axes(config: DecoderConfig) -> Any:
+    """The parameters' logical axis names: a tree of PartitionSpec, shaped like the parameters."""
+    variables = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+    return flax.core.unfreeze(nn_partitioning.get_axis_names(variables["params_axes"]))
+
+
+def unstack_layers(config: DecoderConfig, params: Any) -> tuple[DecoderConfig, Any]:
+    """The same model with its layers unrolled, as decoding with a cache wants it.
+
+    On the CPU one array a layer decodes about four times faster than one stacked array.
+    """
+    if not config.scan_layers:
+        return config, params
+    rest = {name: leaf for name, leaf in params.items() if name != "layers"}
+    layers = {
+        f"layer_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
+        for i in range(config.n_layers)
+    }
+    return dataclasses.replace(config, scan_layers=False), {**rest, **layers}
+
+
+def _init(config: DecoderConfig, key: jax.Array) -> Any:
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return Decoder(config).init(key, tokens, tokens, jnp.ones((1, 2, 2), bool))

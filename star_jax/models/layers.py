@@ -1,0 +1,80 @@
+"""Dense and LayerNorm with logical axis names, declared where T5X looks for them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import partitioning as nn_partitioning
+
+from star_jax.models.config import DecoderConfig
+
+param_with_axes = nn_partitioning.param_with_axes
+
+
+class Dense(nn.Module):
+    """A matrix product over the last `n_in` axes, its kernel shaped by logical axes."""
+
+    config: DecoderConfig
+    features: tuple[int, ...]
+    axes: tuple[str, ...]  # logical names of the kernel's axes, inputs first
+    n_in: int = 1
+    use_bias: bool = False
+    init_divisor: int = 1  # of the fresh kernel's variance
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., inputs] -> [..., features]."""
+        inputs = x.shape[-self.n_in :]
+        kernel = param_with_axes(
+            "kernel",
+            fan_in_normal(self.config.init_scale / self.init_divisor, self.n_in),
+            inputs + self.features,
+            self.config.param_dtype,
+            axes=self.axes,
+        )
+        contract = (tuple(range(x.ndim - self.n_in, x.ndim)), tuple(range(self.n_in)))
+        y = jax.lax.dot_general(
+            x.astype(self.config.dtype), kernel.astype(self.config.dtype), (contract, ((), ()))
+        )
+        if self.use_bias:
+            bias = param_with_axes(
+                "bias",
+                nn.initializers.zeros,
+                self.features,
+                self.config.param_dtype,
+                axes=self.axes[self.n_in :],
+            )
+            y = y + bias.astype(self.config.dtype)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with scale and bias, computed in float32."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, L, D]."""
+        size, dtype = (x_BLD.shape[-1],), self.config.param_dtype
+        scale = param_with_axes("scale", nn.initializers.ones, size, dtype, axes=("embed",))
+        bias = param_with_axes("bias", nn.initializers.zeros, size, dtype, axes=("embed",))
+        x = x_BLD.astype(jnp.float32)
+        mean = x.mean(-1, keepdims=True)
+        variance = jnp.square(x - mean).mean(-1, keepdims=True)
+        x = (x - mean) * jax.lax.rsqrt(variance + self.config.norm_epsilon)
+        return (x * scale + bias).astype(self.config.dtype)
+
+
+def fan_in_normal(scale: float, n_in: int) -> Callable[..., jax.Array]:
+    """An initializer: normal with variance scale / (product of the first `n_in` axes)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        fan_in = 1
+        for size in shape[:n_in]:
+            fan_in *= size
+        return jax.random.normal(key, shape, dtype) * (scale / fan_in) ** 0.5
+
+    return init

@@ -1,0 +1,182 @@
+"""What a run says while it works: a bar for each long stage, and the live table's rows."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+LOG_SECONDS = 10  # lines of one stage in a log are at least this far apart
+LOG_SHARE = 0.1  # ... and follow each such share of the work,
+LOG_SILENCE_SECONDS = 60  # or this much time, so that a slow stage still shows life
+
+CONSOLE = Console(stderr=True)  # the only one: a bar and log() must share it to not overwrite
+
+
+def log(message: str, console: Console = CONSOLE) -> None:
+    """Prints `message` as it is, above a live bar if there is one."""
+    console.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(
+    description: str,
+    total: int,
+    unit: str,
+    *,
+    console: Console = CONSOLE,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[int], None]]:
+    """Yields `advance(n)`, which reports `n` more of `total` units as done.
+
+    On a terminal this is a bar; in a log it is a plain line now and then, such as
+    `generate: 2,560/10,000 questions, 812/s, 9 s left`.
+    """
+    on_terminal = console.file.isatty() and not console.is_dumb_terminal
+    stage = _bar if on_terminal else _lines
+    with stage(description, total, unit, console, clock) as advance:
+        yield advance
+
+
+@contextlib.contextmanager
+def _bar(
+    description: str, total: int, unit: str, console: Console, clock: Callable[[], float]
+) -> Iterator[Callable[[int], None]]:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        _StatusColumn(unit),
+    )
+    with Progress(*columns, console=console, get_time=clock) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+@contextlib.contextmanager
+def _lines(
+    description: str, total: int, unit: str, console: Console, clock: Callable[[], float]
+) -> Iterator[Callable[[int], None]]:
+    start = clock()
+    done = logged_done = 0
+    logged_at = start
+
+    def advance(n: int) -> None:
+        nonlocal done, logged_done, logged_at
+        done += n
+        now = clock()
+        silence = now - logged_at
+        due = done - logged_done >= LOG_SHARE * total or silence >= LOG_SILENCE_SECONDS
+        if due and silence >= LOG_SECONDS and done < total:
+            log(f"{description}: {_status(done, total, unit, now - start)}", console)
+            logged_done, logged_at = done, now
+
+    log(f"{description}: {_status(0, total, unit, 0)}", console)
+    try:
+        yield advance
+    finally:  # also when the stage fails: the log then says how far it came
+        status = _status(done, total, unit, clock() - start, ended=True)
+        log(f"{description}: {status}", console)
+
+
+class _StatusColumn(ProgressColumn):
+    """Shows on the bar what the log shows in a line."""
+
+    def __init__(self, unit: str):
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.finished_time if task.finished else task.elapsed
+        return Text(
+            _status(
+                int(task.completed),
+                int(task.total or 0),
+                self._unit,
+                elapsed or 0,
+                ended=task.finished,
+            )
+        )
+
+
+def _status(done: int, total: int, unit: str, seconds: float, ended: bool = False) -> str:
+    """Count, rate and time, e.g. `2,560/10,000 questions, 812/s, 9 s left`."""
+    parts = [f"{done:,}/{total:,} {unit}"]
+    rate = done / seconds if seconds > 0 else 0
+    if rate > 0:
+        parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
+    if ended:
+        parts.append(f"took {_duration(seconds)}")
+    elif rate > 0:
+        parts.append(f"{_duration(max(total - done, 0) / rate)} left")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """Two units at most: 9 -> "9 s", 125 -> "2 min 5 s", 3780 -> "1 h 3 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# The live table: a header once, then a row an outer iteration. `row` is a line of metrics.jsonl.
+
+
+def class_names(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Classes that occur in any row, digit counts by size ("2" before "10"), others by name."""
+    names = {name for row in rows for name in row["accuracy_by_class"]}
+    return tuple(
+        sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
+    )
+
+
+def header_cells(classes: Sequence[str]) -> list[str]:
+    """Column names of the metrics table."""
+    by_class = [f"{name} dig" if name.isdecimal() else name for name in classes]
+    trained = ["kept gen", "kept rat", "train %", "unparsed", "steps", "loss", "seconds"]
+    return ["iter", "acc %", *by_class, *trained]
+
+
+def row_cells(row: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """One outer iteration as text, "-" for what does not apply; accuracies in percent."""
+    is_base = row["iteration"] == 0
+
+    def trained(key: str, form: str, scale: float = 1) -> str:
+        value = None if is_base else row.get(key)
+        return "-" if value is None else format(value * scale, form)
+
+    unparsable = row.get("unparsable")
+    stages = ("generate", "rationalize", "finetune", "evaluate")
+    seconds = sum(row.get(f"seconds_{stage}") or 0 for stage in stages)
+    by_class = (row["accuracy_by_class"].get(name) for name in classes)
+    return [
+        "base" if is_base else str(row["iteration"]),
+        f"{100 * row['accuracy']:.1f}",
+        *("-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in by_class),
+        trained("kept_generated", ".0f"),
+        trained("kept_rationalized", ".0f"),
+        trained("train_fraction", ".1f", scale=100),
+        "-" if unparsable is None else str(unparsable),
+        trained("train_steps", ".0f"),
+        trained("train_loss", ".4f"),
+        f"{seconds:.1f}",
+    ]
+
+
+def format_header(classes: Sequence[str]) -> str:
+    """The header line of the live table."""
+    return _format(header_cells(classes), classes)
+
+
+def format_row(row: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """The live table's line for one outer iteration, under `format_header(classes)`."""
+    return _format(row_cells(row, classes), classes)
+
+
+def _format(cells: Sequence[str], classes: Sequence[str]) -> str:
+    # Widths come from the header alone, so a row can be printed before the next one is known.
+    widths = [max(6, len(name)) for name in header_cells(classes)]
+    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

@@ -1,0 +1,214 @@
+"""A run on disk: stages, their markers, and the order of resuming.
+
+    MODEL_DIR/config.gin, metrics.jsonl
+    MODEL_DIR/iter_001/<stage>.jsonl, <stage>.done, checkpoint/, metrics.json
+
+A stage is finished when its marker exists. The marker is written last and atomically, with the
+count and the hash of what the stage wrote. A stage without its marker is done again from its
+start, overwriting. Resuming is therefore nothing but running again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from star_jax.errors import UserError
+from star_jax.metrics import IterationMetrics
+from star_jax.progress import log
+from star_jax.records import from_json, to_json
+
+# What may change between a run and its continuation, since finished stages do not depend on it.
+FREE_BINDINGS = re.compile(
+    r"(MODEL_DIR|ITERATIONS|.*\.(model_dir|iterations|checkpoint_every)|MeshConfig\..*)$"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """What a stage made, and how long it took when it was made (seconds)."""
+
+    value: Any
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StageDir:
+    """A directory of stages: one outer iteration (0 evaluates the base), or a base model."""
+
+    path: Path
+
+    def records(
+        self, stage: str, record_type: type, compute: Callable[[], Sequence[Any]]
+    ) -> StageResult:
+        """The stage's records: read if its marker exists, else computed and written.
+
+        Raises:
+          UserError: the stage is marked as finished but its file is not what was written.
+        """
+        file, marker = self.path / f"{stage}.jsonl", self._marker(stage)
+        if marker is not None:
+            lines = self._verified(file, marker).decode().splitlines()
+            records = [from_json(record_type, json.loads(line)) for line in lines]
+            return StageResult(records, marker["seconds"])
+        start = time.monotonic()
+        records = list(compute())
+        data = "".join(json.dumps(to_json(record)) + "\n" for record in records).encode()
+        seconds = time.monotonic() - start
+        write_atomically(file, data)
+        self._finish(stage, len(records), _sha256(data), seconds)
+        return StageResult(records, seconds)
+
+    def weights(
+        self,
+        stage: str,
+        compute: Callable[[], tuple[Any, dict[str, Any]]],
+        save: Callable[[Path, Any], None],
+        load: Callable[[Path], Any],
+    ) -> tuple[StageResult, Callable[[], Any]]:
+        """The stage's notes, and a function that gives its weights.
+
+        Weights that were just made stay in memory; those of a finished stage are read when
+        first asked for, which is never if all that follows is finished too.
+
+        Args:
+          stage: its name; the weights go to a directory of that name.
+          compute: returns the weights and notes about them (JSON-ready).
+          save: writes weights to a directory, complete or not at all.
+          load: reads them.
+        """
+        directory, marker = self.path / stage, self._marker(stage)
+        if marker is not None:
+            return StageResult(marker["notes"], marker["seconds"]), _once(lambda: load(directory))
+        start = time.monotonic()
+        weights, notes = compute()
+        self.path.mkdir(parents=True, exist_ok=True)
+        save(directory, weights)
+        seconds = time.monotonic() - start
+        train_file = self.path / "train.jsonl"
+        trained_on = _sha256(train_file.read_bytes()) if train_file.exists() else ""
+        self._finish(stage, notes.get("train_steps", 0), trained_on, seconds, notes)
+        return StageResult(notes, seconds), lambda: weights
+
+    def write_metrics(self, metrics: IterationMetrics) -> None:
+        """Writes metrics.json, the iteration's line of metrics.jsonl."""
+        data = json.dumps(to_json(metrics), indent=1) + "\n"
+        write_atomically(self.path / "metrics.json", data.encode())
+
+    def read_metrics(self) -> IterationMetrics | None:
+        """The iteration's metrics, or None while it is not finished."""
+        file = self.path / "metrics.json"
+        return from_json(IterationMetrics, json.loads(file.read_text())) if file.exists() else None
+
+    def _marker(self, stage: str) -> dict[str, Any] | None:
+        file = self.path / f"{stage}.done"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def _finish(
+        self,
+        stage: str,
+        count: int,
+        sha256: str,
+        seconds: float,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        marker = {"count": count, "sha256": sha256, "seconds": round(seconds, 3), "notes": notes}
+        write_atomically(self.path / f"{stage}.done", json.dumps(marker).encode())
+
+    def _verified(self, file: Path, marker: dict[str, Any]) -> bytes:
+        data = file.read_bytes() if file.exists() else b""
+        if _sha256(data) != marker["sha256"]:
+            raise UserError(
+                f"{file} is not what was written when its stage finished ({marker['count']} "
+                f"records); restore it, or remove {file.with_suffix('.done').name} and all that "
+                f"came after it to do the stage again"
+            )
+        return data
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+    """MODEL_DIR."""
+
+    path: Path
+
+    def claim(self, config: str) -> None:
+        """Makes the directory this run's, or raises UserError if it is another run's.
+
+        Args:
+          config: the operative gin configuration as text.
+        """
+        file = self.path / "config.gin"
+        if file.exists():
+            differing = differing_bindings(file.read_text(), config)
+            if differing:
+                raise UserError(
+                    f"MODEL_DIR {self.path} belongs to a run with another configuration: "
+                    f"{'; '.join(differing)}; give another MODEL_DIR, or the configuration of "
+                    f"{file}"
+                )
+            log(f"{self.path}: going on where the run stopped")
+        elif self.path.is_dir() and any(self.path.glob("iter_*")):
+            raise UserError(
+                f"MODEL_DIR {self.path} has iterations but no config.gin, so nobody knows whose "
+                f"they are; give another MODEL_DIR"
+            )
+        write_atomically(file, config.encode())
+
+    def iteration(self, n: int) -> StageDir:
+        """The directory of outer iteration `n`."""
+        return StageDir(self.path / f"iter_{n:03d}")
+
+    def write_metrics_lines(self, last: int, first: int = 0) -> None:
+        """Rewrites metrics.jsonl from the iterations `first` to `last`, all of them finished."""
+        finished = (self.iteration(n).read_metrics() for n in range(first, last + 1))
+        lines = [json.dumps(to_json(metrics)) for metrics in finished]
+        write_atomically(self.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def differing_bindings(ours: str, theirs: str) -> list[str]:
+    """What two gin texts bind differently, as sentences; FREE_BINDINGS do not count."""
+    old, new = _bindings(ours), _bindings(theirs)
+    return [
+        f"{name} is {old.get(name, 'not bound')} there and {new.get(name, 'not bound')} here"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not FREE_BINDINGS.match(name)
+    ]
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """Writes beside the file, syncs, and renames: a reader sees all of it or none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp")
+    with open(temporary, "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, file)
+
+
+def _bindings(text: str) -> dict[str, str]:
+    joined = re.sub(r"\\\n\s*", "", text)
+    logical = re.sub(r"\n(?=[ \t)\]}])\s*", " ", joined)  # gin wraps long values
+    pairs = (line.partition("=") for line in logical.splitlines() if not line.startswith("#"))
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def _once(function: Callable[[], Any]) -> Callable[[], Any]:
+    made: list[Any] = []
+
+    def value() -> Any:
+        if not made:
+            made.append(function())
+        return made[0]
+
+    return value
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

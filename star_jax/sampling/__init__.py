@@ -1,0 +1,1 @@
+"""Texts in, completions out: `logits` picks a token, `decode` is jitted, `sampler` is the door."""

@@ -1,0 +1,70 @@
+"""From logits to the next token: greedy, temperature, top-k, top-p."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from star_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PickConfig:
+    """How the next token is picked; the default is greedy, as in the paper."""
+
+    temperature: float = 0.0  # 0 is greedy
+    top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
+    top_p: float = 1.0  # keep the likeliest tokens that together reach this probability
+
+    def __post_init__(self):
+        """Raises UserError for values that mean nothing."""
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError(
+                f"sampling with temperature {self.temperature}, top_k {self.top_k}, top_p "
+                f"{self.top_p}: need temperature >= 0, top_k >= 0 and 0 < top_p <= 1"
+            )
+
+
+def pick_tokens(
+    logits_BV: jax.Array, keys_B: jax.Array, config: PickConfig
+) -> tuple[jax.Array, jax.Array]:
+    """The next token of each row and its log-probability (nats) under the plain softmax.
+
+    Args:
+      logits_BV: float32.
+      keys_B: one random key a row, used only if temperature > 0.
+      config: static.
+    """
+    if config.temperature == 0:
+        tokens_B = jnp.argmax(logits_BV, axis=-1)
+    else:
+        kept_BV = keep_top_p(
+            keep_top_k(logits_BV / config.temperature, config.top_k), config.top_p
+        )
+        tokens_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV)
+    log_probs_BV = jax.nn.log_softmax(logits_BV)
+    return tokens_B, jnp.take_along_axis(log_probs_BV, tokens_B[:, None], axis=1)[:, 0]
+
+
+def keep_top_k(logits_BV: jax.Array, k: int) -> jax.Array:
+    """All but the k highest logits of each row become -inf; k = 0 keeps all."""
+    if k == 0 or k >= logits_BV.shape[-1]:
+        return logits_BV
+    threshold_B1 = jax.lax.top_k(logits_BV, k)[0][:, -1:]
+    return jnp.where(logits_BV < threshold_B1, -jnp.inf, logits_BV)
+
+
+def keep_top_p(logits_BV: jax.Array, p: float) -> jax.Array:
+    """Keeps the smallest set of likeliest tokens whose probability reaches p; the rest is -inf.
+
+    The likeliest token always stays (Holtzman et al. 2020).
+    """
+    if p >= 1:
+        return logits_BV
+    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+    probs_BV = jax.nn.softmax(sorted_BV)
+    before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV  # probability of all likelier ones
+    last_B1 = jnp.sum(before_BV < p, axis=-1, keepdims=True) - 1
+    return jnp.where(
+        logits_BV < jnp.take_along_axis(sorted_BV, last_B1, axis=-1), -jnp.inf, logits_BV
+    )

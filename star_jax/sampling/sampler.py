@@ -1,0 +1,197 @@
+"""Prompts in, completions out: batching, padding and bucketing around the jitted `decode`."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+from jax.sharding import Mesh
+
+from star_jax import partitioning
+from star_jax.errors import UserError
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import logical_axes, unstack_layers
+from star_jax.records import Completion, Prompt
+from star_jax.sampling import decode
+from star_jax.sampling.logits import PickConfig
+
+SMALLEST_BUCKET = 16  # tokens; prompts and caches are padded to this times a power of two
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+    """How completions are drawn."""
+
+    batch_size: int = 64  # rows decoded together
+    max_new_tokens: int = 96  # a completion is cut here; 96 as in the released code for CQA
+    temperature: float = 0.0  # 0 is greedy, as in the paper
+    top_k: int = 0  # 0 keeps all tokens
+    top_p: float = 1.0  # 1 keeps all tokens
+
+
+def row_key(seed: int, iteration: int, question_id: str, sample: int = 0) -> np.ndarray:
+    """The random key (uint32[2]) of one completion, the same in any batch on any machine."""
+    name = f"{seed}/{iteration}/{question_id}/{sample}".encode()
+    return np.frombuffer(hashlib.blake2b(name, digest_size=8).digest(), np.uint32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Samples completions from a model's weights; holds no weights itself."""
+
+    model: DecoderConfig
+    vocabulary: seqio.Vocabulary
+    config: SamplerConfig
+    mesh: Mesh
+    rules: partitioning.Rules = partitioning.DECODING_RULES
+
+    def __post_init__(self):
+        """Raises UserError for a batch that the mesh cannot split and for impossible sampling."""
+        partitioning.check_batch("SamplerConfig.batch_size", self.config.batch_size, self.mesh)
+        self._pick  # noqa: B018  refuses bad values now, not after hours of work
+        if self.vocabulary.vocab_size > self.model.vocab_size:
+            raise UserError(
+                f"the vocabulary has {self.vocabulary.vocab_size} ids, the model room for "
+                f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
+            )
+
+    def sample(
+        self,
+        params: Any,
+        prompts: Sequence[Prompt],
+        keys: Sequence[np.ndarray],
+        on_progress: Callable[[int], None] = lambda n: None,
+    ) -> list[Completion]:
+        """One completion a prompt, in the order of the prompts, whatever the batching.
+
+        Args:
+          params: the model's parameters in the layout of training.
+          prompts: prompts that share a prefix are batched together and pay for it once.
+          keys: `row_key` of each prompt; unused when greedy.
+          on_progress: called with the number of completions that were just finished.
+
+        Raises:
+          UserError: a prompt and its completion do not fit into the model's context.
+        """
+        model, params = self._place(params)
+        encoded = [self.vocabulary.encode(prompt.text) for prompt in prompts]
+        by_prefix: dict[str, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            by_prefix.setdefault(prompt.prefix, []).append(i)
+        completions: dict[int, Completion] = {}
+        for prefix_text, members in by_prefix.items():
+            prefix_ids = self.vocabulary.encode(prefix_text)
+            longest = max(members, key=lambda i: len(encoded[i]))
+            self._check_length(prompts[longest], len(prefix_ids), len(encoded[longest]))
+            prefix = self._prefill_prefix(model, params, prefix_ids)
+            # Neighbours in a batch have about the same length, so they end about together.
+            members.sort(key=lambda i: (len(encoded[i]), i))
+            for batch in _chunks(members, self.config.batch_size):
+                rows = self._sample_batch(
+                    model, params, prefix, [encoded[i] for i in batch], [keys[i] for i in batch]
+                )
+                completions.update(zip(batch, rows, strict=True))
+                on_progress(len(batch))
+        return [completions[i] for i in range(len(prompts))]
+
+    @property
+    def _pick(self) -> PickConfig:
+        return PickConfig(self.config.temperature, self.config.top_k, self.config.top_p)
+
+    def _place(self, params: Any) -> tuple[DecoderConfig, Any]:
+        """The weights unrolled, in the dtype of computing, laid out by the decoding rules."""
+        model = dataclasses.replace(self.model, scan_layers=False, remat="none")
+        shardings = partitioning.parameter_shardings(logical_axes(model), self.mesh, self.rules)
+
+        def lay_out(params: Any) -> Any:
+            params = unstack_layers(self.model, params)[1]
+            return jax.tree.map(lambda leaf: leaf.astype(model.dtype), params)
+
+        return model, jax.jit(lay_out, out_shardings=shardings)(params)
+
+    def _check_length(self, prompt: Prompt, n_prefix: int, n_prompt: int) -> None:
+        n_new, context = self.config.max_new_tokens, self.model.context_length
+        if n_prefix + n_prompt + n_new > context:
+            raise UserError(
+                f"question {prompt.question_id}: {n_prefix} tokens of few-shot examples + "
+                f"{n_prompt} of the question + {n_new} new ones pass the model's context of "
+                f"{context}; use fewer examples, lower SamplerConfig.max_new_tokens or raise "
+                f"DecoderConfig.context_length"
+            )
+
+    def _prefill_prefix(
+        self, model: DecoderConfig, params: Any, ids: Sequence[int]
+    ) -> decode.Prefix | None:
+        if not ids:
+            return None
+        tokens = np.zeros(bucket(len(ids)), np.int32)
+        tokens[: len(ids)] = ids
+        return decode.prefill_prefix(model, params, jnp.asarray(tokens), jnp.int32(len(ids)))
+
+    def _sample_batch(
+        self,
+        model: DecoderConfig,
+        params: Any,
+        prefix: decode.Prefix | None,
+        prompts: list[list[int]],
+        keys: list[np.ndarray],
+    ) -> list[Completion]:
+        """Pads to a whole batch with dummy rows, decodes, and drops the dummies."""
+        eos_id, limit = self.vocabulary.eos_id, self.config.max_new_tokens
+        n_rows, longest = self.config.batch_size, bucket(max(len(ids) for ids in prompts))
+        tokens = np.zeros((n_rows, longest), np.int32)
+        lengths = np.ones(n_rows, np.int32)
+        for row, ids in enumerate(prompts):
+            tokens[row, : len(ids)] = ids
+            lengths[row] = len(ids)
+        key_data = np.zeros((n_rows, 2), np.uint32)
+        key_data[: len(keys)] = keys
+        split = partitioning.batch_sharding(self.mesh)
+        tokens, lengths, key_data, done = jax.device_put(
+            (tokens, lengths, key_data, np.arange(n_rows) >= len(prompts)), split
+        )
+        row_keys = jax.random.wrap_key_data(key_data)
+        capacity = 2 * longest
+        state = decode.prefill(
+            model, self._pick, params, prefix, tokens, lengths, row_keys, done,
+            capacity=capacity, max_new_tokens=limit, eos_id=eos_id,
+        )  # fmt: skip
+        while True:
+            state = decode.decode(
+                model, self._pick, params, prefix, state, row_keys, eos_id=eos_id
+            )
+            if int(state.step) >= limit or bool(jnp.all(state.done)):
+                break
+            capacity *= 2  # short answers never pay for the cache of long ones
+            state = decode.grow_cache(state, capacity)
+        return self._completions(state, len(prompts))
+
+    def _completions(self, state: decode.DecodeState, n: int) -> list[Completion]:
+        tokens, counts, log_probs, done = jax.device_get(
+            (state.tokens, state.n_tokens, state.log_prob, state.done)
+        )
+        completions = []
+        for row in range(n):
+            ended = bool(done[row])
+            ids = tokens[row, : counts[row] - ended].tolist()
+            completions.append(
+                Completion(self.vocabulary.decode(ids), tuple(ids), ended, float(log_probs[row]))
+            )
+        return completions
+
+
+def bucket(length: int) -> int:
+    """The smallest of 16, 32, 64, ... that holds `length`, so that few shapes are compiled."""
+    size = SMALLEST_BUCKET
+    while size < length:
+        size *= 2
+    return size
+
+
+def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,276 @@
+"""Algorithm 1, lines 1-2: the outer loop."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from star_jax import checkpoints
+from star_jax.errors import UserError
+from star_jax.evaluate import evaluate_model, evaluation_metrics
+from star_jax.filter import keep_correct
+from star_jax.finetune import finetune_from_base, kept_to_examples
+from star_jax.generate import generate_rationales
+from star_jax.metrics import IterationMetrics
+from star_jax.progress import class_names, format_header, format_row, log
+from star_jax.rationalize import rationalize_failures
+from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample, Question
+from star_jax.run_dir import RunDir, StageDir
+from star_jax.sampling.ask import Asking
+from star_jax.sampling.sampler import Sampler
+from star_jax.schedules import StepSchedule
+from star_jax.tasks.task import TRAIN, VALIDATION, ReasoningTask
+from star_jax.training.trainer import Trainer
+
+FEW_SHOT_POLICIES = ("always", "first", "never")
+
+
+@dataclasses.dataclass(frozen=True)
+class StarConfig:
+    """The outer loop's settings; the defaults are the paper's."""
+
+    iterations: int = 16  # outer iterations N
+    questions_per_iteration: int = 0  # drawn anew in each outer iteration; 0 takes all
+    rationalize: bool = True  # lines 4 and 6; False is "STaR without rationalization"
+    few_shot: str = "always"  # sampling with few-shot prompts: always, first (only M_0) or never
+    hinted_share: float = 0.0  # of rationalized examples, trained on with their hint in the prompt
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raises UserError for settings that mean nothing."""
+        if self.few_shot not in FEW_SHOT_POLICIES:
+            raise UserError(
+                f"StarConfig.few_shot = {self.few_shot!r} is none of {FEW_SHOT_POLICIES}"
+            )
+        if self.iterations < 1 or self.questions_per_iteration < 0:
+            raise UserError(
+                f"StarConfig: iterations = {self.iterations} must be positive and "
+                f"questions_per_iteration = {self.questions_per_iteration} not negative"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Star:
+    """What every outer iteration works with."""
+
+    config: StarConfig
+    task: ReasoningTask
+    sampler: Sampler
+    trainer: Trainer
+    schedule: StepSchedule
+    load_base: Callable[[], Any]  # reads the weights of M
+    train_questions: Sequence[Question]
+    eval_questions: Sequence[Question]
+
+    def asking(self, iteration: int, model: int) -> Asking:
+        """How M_model is asked in outer iteration `iteration`."""
+        few_shot = self.config.few_shot == "always" or (
+            self.config.few_shot == "first" and model == 0
+        )
+        return Asking(self.sampler, self.task, few_shot, self.config.seed, iteration)
+
+
+def run_star(
+    model_dir: str,
+    base_checkpoint: str,
+    star: StarConfig,
+    task: ReasoningTask,
+    sampler: Sampler,
+    trainer: Trainer,
+    schedule: StepSchedule,
+    config_text: Callable[[], str] = str,
+) -> list[IterationMetrics]:
+    """Runs STaR in `model_dir`, or goes on where it stopped; returns all iterations' metrics.
+
+    Args:
+      model_dir: the run directory; made if it is not there.
+      base_checkpoint: weights of the original model M, only ever read.
+      star: the loop's settings.
+      task: questions, hints and answers.
+      sampler: draws completions.
+      trainer: trains weights.
+      schedule: optimizer steps of each outer iteration.
+      config_text: the run's configuration; a run goes on only with the one it began with.
+
+    Raises:
+      UserError: another run's directory, no base, an empty data set, nothing kept, and so on.
+    """
+    checkpoints.check(Path(base_checkpoint), trainer.abstract_params())
+    loop = Star(
+        star,
+        task,
+        sampler,
+        trainer,
+        schedule,
+        lambda: checkpoints.load(Path(base_checkpoint), trainer.abstract_params()),
+        task.questions(TRAIN),
+        task.questions(VALIDATION),
+    )
+    directory = RunDir(Path(model_dir))
+    directory.claim(config_text())
+    previous, metrics = base_iteration(loop, directory.iteration(0))  # M_0 = M
+    lines = [metrics]
+    directory.write_metrics_lines(0)
+    _show(lines)
+    for n in range(1, star.iterations + 1):
+        previous, metrics = outer_iteration(loop, n, previous, directory.iteration(n))
+        lines.append(metrics)
+        directory.write_metrics_lines(n)
+        _show(lines)
+    return lines
+
+
+def base_iteration(
+    loop: Star, directory: StageDir
+) -> tuple[Callable[[], Any], IterationMetrics]:
+    """Algorithm 1, line 1: M_0 = M, evaluated."""
+    load = functools.cache(loop.load_base)
+    evaluated = directory.records(
+        "eval", Attempt, lambda: evaluate_model(load(), loop.eval_questions, loop.asking(0, 0))
+    )
+    metrics = IterationMetrics(
+        iteration=0,
+        rationalize=loop.config.rationalize,
+        kept_generated=0,
+        kept_rationalized=0,
+        n_sampled=0,
+        train_fraction=0.0,
+        train_steps=0,
+        train_loss=None,
+        seconds_generate=0.0,
+        seconds_rationalize=0.0,
+        seconds_finetune=0.0,
+        seconds_evaluate=evaluated.seconds,
+        seed=loop.config.seed,
+        **evaluation_metrics(evaluated.value),
+    )
+    directory.write_metrics(metrics)
+    return load, metrics
+
+
+def outer_iteration(
+    loop: Star, n: int, previous: Callable[[], Any], directory: StageDir
+) -> tuple[Callable[[], Any], IterationMetrics]:
+    """Algorithm 1, lines 3-7, each a stage on disk; returns M_n and its metrics.
+
+    `previous` gives the weights of M_{n-1}; it is called only if a stage needs them.
+    """
+    task, asking = loop.task, loop.asking(n, model=n - 1)
+    questions = draw_questions(loop, n)
+    generated = directory.records(  # line 3
+        "generations", Attempt, lambda: generate_rationales(previous(), questions, asking)
+    )
+    rationalized = directory.records(  # line 4
+        "rationalizations",
+        Attempt,
+        lambda: rationalize_failures(previous(), questions, generated.value, asking)
+        if loop.config.rationalize
+        else [],
+    )
+    kept = directory.records(  # lines 5-6
+        "train",
+        KeptExample,
+        lambda: keep_correct(generated.value, questions, task)
+        + keep_correct(rationalized.value, questions, task),
+    )
+    if not kept.value:
+        raise UserError(_nothing_kept(loop, n, len(questions), directory))
+    finetuned, current = directory.weights(  # line 7
+        "checkpoint",
+        lambda: _finetune(loop, n, kept.value, questions, directory),
+        checkpoints.save,
+        lambda path: checkpoints.load(path, loop.trainer.abstract_params()),
+    )
+    checkpoints.TrainingCheckpoint(directory.path / "training").clear()
+    evaluated = directory.records(
+        "eval",
+        Attempt,
+        lambda: evaluate_model(current(), loop.eval_questions, loop.asking(n, model=n)),
+    )
+    sources = [example.source for example in kept.value]
+    metrics = IterationMetrics(
+        iteration=n,
+        rationalize=loop.config.rationalize,
+        kept_generated=sources.count(GENERATED),
+        kept_rationalized=sources.count(RATIONALIZED),
+        n_sampled=len(questions),
+        train_fraction=len(sources) / len(questions),
+        seconds_generate=generated.seconds,
+        seconds_rationalize=rationalized.seconds,
+        seconds_finetune=finetuned.seconds,
+        seconds_evaluate=evaluated.seconds,
+        seed=loop.config.seed,
+        **finetuned.value,
+        **evaluation_metrics(evaluated.value),
+    )
+    directory.write_metrics(metrics)
+    return current, metrics
+
+
+def draw_questions(loop: Star, n: int) -> list[Question]:
+    """The questions of outer iteration `n`: all, or so many drawn by (seed, n) alone."""
+    count = loop.config.questions_per_iteration
+    if count > len(loop.train_questions):
+        raise UserError(
+            f"StarConfig.questions_per_iteration = {count}, but the task has only "
+            f"{len(loop.train_questions)} training questions; lower it, or 0 for all"
+        )
+    if count == 0:
+        return list(loop.train_questions)
+    order = np.random.default_rng([loop.config.seed, 4, n]).permutation(len(loop.train_questions))
+    return [loop.train_questions[i] for i in order[:count]]
+
+
+def _finetune(
+    loop: Star,
+    n: int,
+    kept: Sequence[KeptExample],
+    questions: Sequence[Question],
+    directory: StageDir,
+) -> tuple[Any, dict[str, Any]]:
+    seed, trainer = loop.config.seed, loop.trainer
+    examples = kept_to_examples(
+        kept,
+        questions,
+        loop.task,
+        loop.sampler.vocabulary,
+        loss_on_prompt=trainer.config.loss_on_prompt,
+        hinted_share=loop.config.hinted_share,
+        seed=(seed, n),
+    )
+    tokens = sum(len(example.tokens) for example in examples)
+    per_row = max(1.0, trainer.config.row_length * len(examples) / tokens)
+    finetuned = finetune_from_base(
+        loop.load_base,
+        examples,
+        trainer,
+        n_steps=loop.schedule(n, len(examples), per_row * trainer.config.batch_size),
+        seed=int(np.random.default_rng([seed, 5, n]).integers(1 << 31)),
+        checkpoint=checkpoints.TrainingCheckpoint(directory.path / "training"),
+    )
+    return finetuned.params, {"train_steps": finetuned.steps, "train_loss": finetuned.loss}
+
+
+def _show(lines: list[IterationMetrics]) -> None:
+    """The table on the screen grows by one row; its header stands above the first."""
+    rows = [dataclasses.asdict(line) for line in lines]
+    classes = class_names(rows)
+    if len(rows) == 1:
+        log(format_header(classes))
+    log(format_row(rows[-1], classes))
+
+
+def _nothing_kept(loop: Star, n: int, asked: int, directory: StageDir) -> str:
+    tries = ["a stronger base model", "easier questions among the training questions"]
+    if loop.config.few_shot == "never":
+        tries.append('few-shot prompts (StarConfig.few_shot = "always")')
+    if not loop.config.rationalize:
+        tries.append("rationalization (StarConfig.rationalize = True)")
+    return (
+        f"outer iteration {n}: none of {asked} questions was answered rightly, so there is nothing "
+        f"to train on; try {', '.join(tries)}. What was said is in "
+        f"{directory.path / 'generations.jsonl'}"
+    )

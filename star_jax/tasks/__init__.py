@@ -1,0 +1,6 @@
+"""Tasks: what is asked, how it is hinted at, how the answer is read, and the data, as seqio Tasks.
+
+Importing this package registers the paper's tasks in `seqio.TaskRegistry`.
+"""
+
+from star_jax.tasks import arithmetic as arithmetic

@@ -1,0 +1,244 @@
+"""n-digit addition with a scratchpad (Nye et al. 2021), the paper's section 4.2.
+
+A question and its gold completion, for 29 + 57:
+
+    Input:
+    2 9 + 5 7
+    Target:              <- hinted: "Target: 8 6"
+    <scratch>            <- the completion begins here
+    2 9 + 5 7 , C: 0
+    2 + 5 , 6 C: 1
+    , 8 6 C: 0
+    0 8 6
+    </scratch>
+    8 6
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from star_jax.errors import UserError
+from star_jax.records import Question
+from star_jax.tasks import task as tasks
+from star_jax.vocabularies import WordVocabulary
+
+WORDS = (*"0123456789", "+", ",", "C:", "Input:", "Target:", "<scratch>", "</scratch>")
+DIGITS = set("0123456789")
+END_OF_RATIONALE = "\n</scratch>\n"
+HELD_OUT = 5  # every fifth unordered pair, by hash, is for validation and never trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class ArithmeticTask(tasks.ReasoningTask):
+    """Additions of two numbers with the same digit count, uniform over `digits`.
+
+    No validation problem, nor its mirror image b + a, is ever drawn for training.
+    """
+
+    digits: tuple[int, ...] = (1, 2, 3, 4, 5)
+    n_train: int = 50_000
+    n_validation: int = 500  # problems per digit count; fewer where there are no more
+    n_few_shot: int = 10  # random examples per digit count, 0 for none
+    direct: bool = False  # answer at once, without a scratchpad (the baseline)
+    seed: int = 0  # of the problems and the few-shot examples
+
+    def __post_init__(self):
+        """Raises UserError for digit counts or sizes that make no data."""
+        digits = tuple(int(n) for n in self.digits)
+        object.__setattr__(self, "digits", digits)
+        if not digits or min(digits) < 1 or max(digits) > 18 or len(set(digits)) < len(digits):
+            raise UserError(
+                f"ArithmeticTask.digits = {digits}: give different digit counts in 1..18"
+            )
+        if self.n_train < 1 or self.n_validation < 1 or self.n_few_shot < 0:
+            raise UserError(
+                f"ArithmeticTask: n_train = {self.n_train} and n_validation = {self.n_validation} "
+                f"must be positive, n_few_shot = {self.n_few_shot} not negative"
+            )
+
+    @property
+    def name(self) -> str:
+        """`arithmetic` for the paper's setting; other settings are spelled out."""
+        name = "arithmetic_direct" if self.direct else "arithmetic"
+        default = ArithmeticTask()
+        if (self.digits, self.n_train, self.n_validation, self.seed) != (
+            default.digits,
+            default.n_train,
+            default.n_validation,
+            default.seed,
+        ):
+            digits = "_".join(map(str, self.digits))
+            name += f"_{digits}_n{self.n_train}_v{self.n_validation}_s{self.seed}"
+        if name not in seqio.TaskRegistry.names():
+            source = seqio.FunctionDataSource(
+                functools.partial(_dataset, task=self), splits=(tasks.TRAIN, tasks.VALIDATION)
+            )
+            tasks.register(self, name, source, arithmetic_vocabulary())
+        return name
+
+    def make_question(self, id_: str, text: str) -> Question:
+        """ "29+57" or "2 9 + 5 7" as a question."""
+        return make_question(id_, *parse_problem(text))
+
+    def question_text(self, question: Question, hinted: bool) -> str:
+        """The lines up to Target:, after which the hinted form has the answer."""
+        hint = f" {question.answer}" if hinted else ""
+        return f"Input:\n{question.text}\nTarget:{hint}\n"
+
+    def gold_completion(self, question: Question) -> str:
+        """The scratchpad with right steps and the answer, or only the answer if `direct`."""
+        return question.answer if self.direct else scratchpad(*parse_problem(question.text))
+
+    def parse_answer(self, completion: str) -> str | None:
+        """The line after </scratch>: "...\\n</scratch>\\n8 6" -> "8 6"; not digits -> None."""
+        _, answer = self._split(completion)
+        return answer if answer and all(d in DIGITS for d in answer.split(" ")) else None
+
+    def trim(self, completion: str) -> str:
+        """Up to the end of the answer's line."""
+        rationale, answer = self._split(completion)
+        return rationale + (answer or "")
+
+    def _split(self, completion: str) -> tuple[str, str | None]:
+        """The rationale with its end mark, and the line that follows; without a mark, None."""
+        if self.direct:
+            return "", completion.partition("\n")[0]
+        rationale, mark, rest = completion.partition(END_OF_RATIONALE)
+        return rationale + mark, rest.partition("\n")[0] if mark else None
+
+    def few_shot_prefix(self, group: str, hinted: bool) -> str:
+        """`n_few_shot` random training problems with `group` digits, a blank line after each."""
+        return _few_shot_prefix(self, group, hinted)
+
+
+def arithmetic_vocabulary() -> WordVocabulary:
+    """The words of the scratchpad format, one id each."""
+    return WordVocabulary(WORDS)
+
+
+def spell(number: int) -> str:
+    """86 -> "8 6"."""
+    return " ".join(str(number))
+
+
+def parse_problem(text: str) -> tuple[int, int]:
+    """ "2 9 + 5 7" -> (29, 57); raises UserError for anything else."""
+    left, plus, right = text.replace(" ", "").partition("+")
+    if not (plus and left.isdecimal() and right.isdecimal()):
+        raise UserError(f"{text!r} is not an addition such as '2 9 + 5 7'")
+    return int(left), int(right)
+
+
+def make_question(id_: str, a: int, b: int) -> Question:
+    """The question a + b; its group is the digit count."""
+    return Question(id_, f"{spell(a)} + {spell(b)}", spell(a + b), str(len(str(max(a, b)))))
+
+
+def scratchpad(a: int, b: int) -> str:
+    """The gold completion of a + b: one line for each digit, from the right, with its carry."""
+    left, right = list(str(a)), list(str(b))
+    assert len(left) == len(right), "both numbers have the same digit count"
+    carry, result = 0, []
+    lines = ["<scratch>", step_line(left, right, result, carry)]
+    while left:
+        total = int(left.pop()) + int(right.pop()) + carry
+        carry, result = total // 10, [str(total % 10), *result]
+        lines.append(step_line(left, right, result, carry))
+    lines += [" ".join([str(carry), *result]), "</scratch>", spell(a + b)]
+    return "\n".join(lines)
+
+
+def step_line(left: list[str], right: list[str], result: list[str], carry: int) -> str:
+    """ "2 + 5 , 6 C: 1": the digits still to add, the result so far and the carry."""
+    operands = [*left, "+", *right] if left else []
+    return " ".join([*operands, ",", *result, "C:", str(carry)])
+
+
+def held_out(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """bool: which pairs are for validation; a + b and b + a go together.
+
+    A fixed hash (the finalizer of splitmix64) of the unordered pair, so that no seed, split
+    size or digit range ever moves a problem from one side to the other.
+    """
+    low, high = np.minimum(a, b).astype(np.uint64), np.maximum(a, b).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        x = _mix(low + np.uint64(0x9E3779B97F4A7C15)) ^ high
+        return _mix(x + np.uint64(0x9E3779B97F4A7C15)) % np.uint64(HELD_OUT) == 0
+
+
+def draw_problems(rng: np.random.Generator, n_digits: int, n: int) -> list[tuple[int, int]]:
+    """`n` random training problems, both numbers with exactly `n_digits` digits; may repeat."""
+    low, high = (0 if n_digits == 1 else 10 ** (n_digits - 1)), 10**n_digits
+    pairs = np.zeros((0, 2), np.int64)
+    while len(pairs) < n:
+        drawn = rng.integers(low, high, (2 * n, 2))
+        pairs = np.concatenate([pairs, drawn[~held_out(drawn[:, 0], drawn[:, 1])]])
+    return [(int(a), int(b)) for a, b in pairs[:n]]
+
+
+def draw_held_out(rng: np.random.Generator, n_digits: int, n: int) -> list[tuple[int, int]]:
+    """At most `n` different validation problems of `n_digits` digits; all if there are fewer."""
+    low, high = (0 if n_digits == 1 else 10 ** (n_digits - 1)), 10**n_digits
+    if (high - low) ** 2 <= 20 * HELD_OUT * n:  # few enough to look at all of them
+        every = np.stack(np.meshgrid(np.arange(low, high), np.arange(low, high)), -1).reshape(-1, 2)
+        pairs = every[held_out(every[:, 0], every[:, 1])]
+        pairs = pairs[rng.permutation(len(pairs))[:n]]
+        return [(int(a), int(b)) for a, b in pairs]
+    found: dict[tuple[int, int], None] = {}
+    while len(found) < n:
+        drawn = rng.integers(low, high, (HELD_OUT * n, 2))
+        for a, b in drawn[held_out(drawn[:, 0], drawn[:, 1])]:
+            found[int(a), int(b)] = None
+    return list(found)[:n]
+
+
+def _dataset(
+    split: str, shuffle_files: bool, seed: int | None = None, *, task: ArithmeticTask
+) -> tf.data.Dataset:
+    return tasks.questions_to_dataset(_questions(task, split))
+
+
+@functools.lru_cache(maxsize=8)
+def _questions(task: ArithmeticTask, split: str) -> list[Question]:
+    rng = np.random.default_rng([task.seed, 0 if split == tasks.TRAIN else 1])
+    if split == tasks.VALIDATION:
+        pairs = [p for n in task.digits for p in draw_held_out(rng, n, task.n_validation)]
+    else:
+        counts = rng.multinomial(task.n_train, np.full(len(task.digits), 1 / len(task.digits)))
+        pairs = [
+            pair
+            for n, count in zip(task.digits, counts, strict=True)
+            for pair in draw_problems(rng, n, int(count))
+        ]
+        pairs = [pairs[i] for i in rng.permutation(len(pairs))]
+    return [make_question(f"{split}_{i:06d}", a, b) for i, (a, b) in enumerate(pairs)]
+
+
+@functools.lru_cache(maxsize=64)
+def _few_shot_prefix(task: ArithmeticTask, group: str, hinted: bool) -> str:
+    if not task.n_few_shot:
+        return ""
+    n_digits = int(group)
+    rng = np.random.default_rng([task.seed, 2, n_digits])
+    questions = [
+        make_question(f"few_shot_{n_digits}_{i}", a, b)
+        for i, (a, b) in enumerate(draw_problems(rng, n_digits, task.n_few_shot))
+    ]
+    return "".join(
+        task.question_text(question, hinted) + task.gold_completion(question) + "\n\n"
+        for question in questions
+    )
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+ArithmeticTask().name  # noqa: B018  registers the paper's task under `arithmetic`
+ArithmeticTask(direct=True).name  # noqa: B018

@@ -1,0 +1,91 @@
+"""One optimizer step, pure: state and batch in, state and loss out."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from star_jax.models.attention import causal_mask
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import Decoder
+from star_jax.records import PackedBatch
+from star_jax.schedules import warmup_then_constant
+from star_jax.training.loss import weighted_cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam without weight decay; the defaults are the paper's (section 4.1)."""
+
+    learning_rate: float = 1e-6
+    warmup_steps: int = 100  # optimizer steps of linear warm-up, then constant
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0  # global gradient norm
+
+
+class TrainState(NamedTuple):
+    """All that a step changes."""
+
+    step: jax.Array  # int32 scalar, optimizer steps taken
+    params: Any
+    opt_state: Any
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Global-norm clipping, then Adam with warm-up then a constant learning rate."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adam(
+            warmup_then_constant(config.learning_rate, config.warmup_steps),
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.epsilon,
+        ),
+    )
+
+
+def init_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
+    """Step 0 from `params`, which are copied because a step gives up its state's memory."""
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def train_step(
+    model: DecoderConfig,
+    optimizer: optax.GradientTransformation,
+    accumulation: int,
+    state: TrainState,
+    batch: PackedBatch,
+) -> tuple[TrainState, jax.Array]:
+    """One step over a batch; returns the new state and the loss (nats per weighted token).
+
+    The batch's rows are taken in `accumulation` parts, one after the other. Losses are summed
+    and divided by the whole batch's weight at the end, so the parts do not change the result.
+    """
+    rows = (batch.tokens, batch.segment_ids, batch.positions, batch.loss_weights)
+    parts = [leaf.reshape(accumulation, -1, *leaf.shape[1:]) for leaf in rows]
+    total_weight = jnp.maximum(jnp.sum(batch.loss_weights[:, 1:]), 1.0)
+
+    def loss_of(params: Any, part: list[jax.Array]) -> jax.Array:
+        tokens, segment_ids, positions, weights = part
+        logits, _ = Decoder(model).apply(
+            {"params": params}, tokens, positions, causal_mask(segment_ids)
+        )
+        return weighted_cross_entropy(logits, tokens, weights)[0] / total_weight
+
+    def add_part(carry: tuple, part: list[jax.Array]) -> tuple[tuple, None]:
+        loss, grads = jax.value_and_grad(loss_of)(state.params, part)
+        return jax.tree.map(jnp.add, carry, (loss, grads)), None
+
+    if accumulation == 1:
+        loss, grads = jax.value_and_grad(loss_of)(state.params, [leaf[0] for leaf in parts])
+    else:
+        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+        (loss, grads), _ = jax.lax.scan(add_part, zeros, parts)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), loss

@@ -1,0 +1,185 @@
+"""Trains weights on examples for a number of steps, sharded over the mesh."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from star_jax import partitioning
+from star_jax.errors import UserError
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import abstract_params, init_params, logical_axes
+from star_jax.records import PackedBatch, TokenizedExample
+from star_jax.training import train_step as steps
+from star_jax.training.packing import check_lengths, epochs, pack_batches
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+    """How examples become optimizer steps; the defaults are the paper's (section 4.1)."""
+
+    batch_size: int = 8  # packed rows an optimizer step sees
+    row_length: int = 1024  # tokens in a row
+    accumulation_steps: int = 1  # parts in which a batch is taken, to save memory
+    loss_on_prompt: bool = False  # True also trains on the question
+    checkpoint_every: int = 0  # steps between checkpoints inside training; 0 for none
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Makes train states and advances them; holds no weights itself."""
+
+    model: DecoderConfig
+    optimizer: steps.OptimizerConfig
+    config: TrainerConfig
+    mesh: Mesh
+    rules: partitioning.Rules = partitioning.TRAINING_RULES
+
+    def __post_init__(self):
+        """Raises UserError for a batch the mesh cannot split or rows the model cannot hold."""
+        partitioning.check_batch(
+            "TrainerConfig.batch_size",
+            self.config.batch_size,
+            self.mesh,
+            self.config.accumulation_steps,
+        )
+        if self.config.row_length > self.model.context_length:
+            raise UserError(
+                f"TrainerConfig.row_length {self.config.row_length} passes the model's context of "
+                f"{self.model.context_length}; lower it or raise DecoderConfig.context_length"
+            )
+
+    @functools.cached_property
+    def parameter_shardings(self) -> Any:
+        """Where each parameter lives while training."""
+        return partitioning.parameter_shardings(logical_axes(self.model), self.mesh, self.rules)
+
+    def abstract_params(self) -> Any:
+        """The parameters' shapes, dtypes and shardings."""
+        return _with_shardings(abstract_params(self.model), self.parameter_shardings)
+
+    def abstract_state(self) -> steps.TrainState:
+        """The whole state's shapes, dtypes and shardings; Adam's moments lie as the weights."""
+        init = functools.partial(steps.init_state, self._optimizer)
+        return _with_shardings(
+            jax.eval_shape(init, abstract_params(self.model)), self._state_shardings
+        )
+
+    def random_params(self, seed: int) -> Any:
+        """Fresh parameters, made in their sharded place."""
+        init = functools.partial(init_params, self.model)
+        return jax.jit(init, out_shardings=self.parameter_shardings)(jax.random.key(seed))
+
+    def init_state(self, params: Any) -> steps.TrainState:
+        """Step 0 from a copy of `params`, with a fresh optimizer."""
+        init = functools.partial(steps.init_state, self._optimizer)
+        return jax.jit(init, out_shardings=self._state_shardings)(params)
+
+    def train(
+        self,
+        state: steps.TrainState,
+        examples: Sequence[TokenizedExample],
+        n_steps: int,
+        seed: int,
+        on_step: Callable[[int, steps.TrainState], None] = lambda step, state: None,
+    ) -> tuple[steps.TrainState, list[float]]:
+        """Advances `state` to step `n_steps`; returns it and the loss of each step taken.
+
+        What a step sees depends on (examples, seed, step) alone, so training that is resumed
+        from a checkpoint goes on exactly as if it had not stopped.
+
+        Args:
+          state: given up; use what is returned.
+          examples: seen epoch after epoch, each in an order of its own.
+          n_steps: the step to reach.
+          seed: of the order.
+          on_step: called after each step with its number and state.
+
+        Raises:
+          UserError: no examples, one longer than a row, or a loss that is not finite.
+        """
+        check_lengths(examples, self.config.row_length)
+        first = int(state.step)
+        losses: list[float] = []
+        pending = None  # a loss is fetched one step late, so that the device never waits for it
+        for step, batch in enumerate(self._batches(examples, seed, first), start=first + 1):
+            if step > n_steps:
+                break
+            state, loss = self._step(state, jax.device_put(batch, self._batch_sharding))
+            if pending is not None:
+                losses.append(_finite(float(pending), step - 1))
+            pending = loss
+            on_step(step, state)
+        if pending is not None:
+            losses.append(_finite(float(pending), n_steps))
+        return state, losses
+
+    def _batches(
+        self, examples: Sequence[TokenizedExample], seed: int, start: int
+    ) -> Iterator[PackedBatch]:
+        stream = pack_batches(
+            epochs(examples, seed), self.config.batch_size, self.config.row_length
+        )
+        return itertools.islice(stream, start, None)
+
+    @functools.cached_property
+    def _optimizer(self) -> Any:
+        return steps.make_optimizer(self.optimizer)
+
+    @functools.cached_property
+    def _batch_sharding(self) -> PackedBatch:
+        split = partitioning.batch_sharding(self.mesh)
+        return PackedBatch(split, split, split, split)
+
+    @functools.cached_property
+    def _state_shardings(self) -> steps.TrainState:
+        """Adam's moments have the parameters' tree inside them; all else is a replicated scalar."""
+        whole = partitioning.replicated(self.mesh)
+        by_path = {
+            path: sharding
+            for path, sharding in jax.tree_util.tree_leaves_with_path(self.parameter_shardings)
+        }
+
+        def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> Any:
+            for start in range(len(path)):
+                if leaf.ndim and path[start:] in by_path:
+                    return by_path[path[start:]]
+            return whole
+
+        init = functools.partial(steps.init_state, self._optimizer)
+        state = jax.eval_shape(init, abstract_params(self.model))
+        return jax.tree_util.tree_map_with_path(place, state)
+
+    @functools.cached_property
+    def _step(self) -> Callable[..., tuple[steps.TrainState, jax.Array]]:
+        step = functools.partial(
+            steps.train_step, self.model, self._optimizer, self.config.accumulation_steps
+        )
+        return jax.jit(
+            step,
+            in_shardings=(self._state_shardings, self._batch_sharding),
+            out_shardings=(self._state_shardings, partitioning.replicated(self.mesh)),
+            donate_argnums=0,
+        )
+
+
+def _with_shardings(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def _finite(loss: float, step: int) -> float:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} at step {step}; lower OptimizerConfig.learning_rate or raise "
+            f"OptimizerConfig.warmup_steps (finished iterations are kept)"
+        )
+    return loss

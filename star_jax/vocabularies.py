@@ -1,0 +1,129 @@
+"""Vocabularies as `seqio.Vocabulary`, and the one way prompts and completions become ids."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from star_jax.errors import UserError
+from star_jax.records import TokenizedExample
+
+PAD, EOS, NEWLINE = "<pad>", "</s>", "\n"
+
+
+class WordVocabulary(seqio.Vocabulary):
+    """One id a word; words are parted by spaces, and a line break is a word of its own.
+
+    Decoding gives back the text that was encoded, provided that it had single spaces between
+    words and none beside line breaks. There is no unknown word: encoding one raises UserError.
+
+    Id 0 is `<pad>` because seqio wants it so; nothing in star_jax recognizes padding by its id.
+    """
+
+    def __init__(self, words: Sequence[str]):
+        """Makes ids from `<pad>`, `</s>`, the line break and then `words` in the given order."""
+        super().__init__()
+        self._words = (PAD, EOS, NEWLINE, *words)
+        self._ids = {word: i for i, word in enumerate(self._words)}
+        if len(self._ids) != len(self._words):
+            raise UserError(f"vocabulary: a word is listed twice in {list(words)}")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words in the order of their ids."""
+        return self._words
+
+    @property
+    def eos_id(self) -> int:
+        """The id of `</s>`."""
+        return self._ids[EOS]
+
+    @property
+    def bos_id(self) -> int:
+        """The id documents begin with where a model wants one; `<pad>`, as in T5."""
+        return self._ids[PAD]
+
+    @property
+    def unk_id(self) -> None:
+        """None: an unknown word is an error, not a token."""
+        return None
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return len(self._words)
+
+    def _encode(self, s: str) -> list[int]:
+        words = s.replace(NEWLINE, f" {NEWLINE} ").split(" ")
+        try:
+            return [self._ids[word] for word in words if word]
+        except KeyError as missing:
+            raise UserError(
+                f"vocabulary lacks the word {missing} of the text {s[:60]!r}; "
+                f"it has {len(self._words)} words: {' '.join(self._words[3:])}"
+            ) from None
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        words = [self._words[i] for i in ids if self._words[i] not in (PAD, EOS)]
+        return " ".join(words).replace(f" {NEWLINE} ", NEWLINE).replace(f" {NEWLINE}", NEWLINE)\
+            .replace(f"{NEWLINE} ", NEWLINE)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        words = tf.strings.split(tf.strings.regex_replace(s, "\n", " <newline> "), " ")
+        words = tf.boolean_mask(words, words != "")
+        keys = tf.constant(["<newline>" if word == NEWLINE else word for word in self._words])
+        # A word that is not there gets id -1, and the gather below refuses it by name.
+        ids = tf.argmax(tf.equal(words[:, None], keys[None, :]), axis=1, output_type=tf.int32)
+        known = tf.reduce_any(tf.equal(words[:, None], keys[None, :]), axis=1)
+        check = tf.debugging.Assert(
+            tf.reduce_all(known), ["vocabulary lacks", tf.boolean_mask(words, ~known)]
+        )
+        with tf.control_dependencies([check] if check is not None else []):
+            return tf.identity(ids)
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        def decode(batch: tf.Tensor) -> np.ndarray:
+            rows = batch.numpy()
+            if rows.ndim == 1:
+                return np.array(self._decode(rows.tolist()), dtype=object)
+            return np.array([self._decode(row) for row in rows.tolist()], dtype=object)
+
+        return tf.py_function(decode, [ids], tf.string)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when the words and their order are equal."""
+        return isinstance(other, WordVocabulary) and self._words == other._words
+
+    def __hash__(self) -> int:
+        """Hash of the words, so that seqio may key caches by vocabulary."""
+        return hash(self._words)
+
+
+def encode_spans(
+    vocabulary: seqio.Vocabulary, spans: Iterable[tuple[str, bool]]
+) -> TokenizedExample:
+    """Spans of (text, has loss) encoded apart and joined, then EOS, with the last span's loss.
+
+    Encoding them apart makes the loss boundary exact, in training as in sampling.
+    """
+    tokens: list[int] = []
+    weights: list[float] = []
+    for text, has_loss in spans:
+        ids = vocabulary.encode(text)
+        tokens.extend(ids)
+        weights.extend([float(has_loss)] * len(ids))
+    tokens.append(vocabulary.eos_id)
+    weights.append(float(has_loss))
+    weights[0] = 0.0  # nothing comes before it to predict it from
+    return TokenizedExample(np.array(tokens, np.int32), np.array(weights, np.float32))
+
+
+def encode_example(
+    vocabulary: seqio.Vocabulary, prompt: str, completion: str, loss_on_prompt: bool = False
+) -> TokenizedExample:
+    """A question and what is to be learnt as one document.
+
+    tokens        [p p p r r a e]
+    loss_weights  [0 0 0 1 1 1 1]     with loss_on_prompt: [0 1 1 1 1 1 1]
+    """
+    return encode_spans(vocabulary, [(prompt, loss_on_prompt), (completion, True)])

@@ -1,0 +1,189 @@
+"""Progress of long stages in a log and on a terminal, and the rows of the live table."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from star_jax import progress as progress_lib
+from star_jax.progress import class_names, format_header, format_row, log, progress
+
+ROW = {
+    "iteration": 3,
+    "accuracy": 0.25,
+    "accuracy_by_class": {"1": 0.5, "2": 0.0},
+    "kept_generated": 1200,
+    "kept_rationalized": 34,
+    "train_fraction": 0.1234,
+    "unparsable": 7,
+    "train_steps": 57,
+    "train_loss": 0.98765,
+    "seconds_generate": 1.25,
+    "seconds_rationalize": None,
+    "seconds_finetune": 10,
+    "seconds_evaluate": 0.25,
+}
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def log_console() -> Console:
+    return Console(file=io.StringIO(), width=40)  # narrow: lines of a log must not wrap
+
+
+def lines_of(console: Console) -> list[str]:
+    return console.file.getvalue().splitlines()
+
+
+def wait_for(console: Console, text: str) -> None:
+    """Returns once the bar, which a thread draws ten times a second, shows `text`."""
+    deadline = time.monotonic() + 20
+    while text not in console.file.getvalue():
+        assert time.monotonic() < deadline, console.file.getvalue()
+        time.sleep(0.01)
+
+
+def test_log_has_a_line_at_start_on_the_way_and_at_the_end():
+    console, clock = log_console(), Clock()
+    with progress("generate", 10_000, "questions", console=console, clock=clock) as advance:
+        clock.now += 20
+        advance(2560)
+        clock.now += 20
+        advance(7440)
+    assert lines_of(console) == [
+        "generate: 0/10,000 questions",
+        "generate: 2,560/10,000 questions, 128/s, 58 s left",
+        "generate: 10,000/10,000 questions, 250/s, took 40 s",
+    ]
+
+
+def test_fast_stage_has_only_start_and_end():
+    console, clock = log_console(), Clock()
+    with progress("evaluate", 100, "questions", console=console, clock=clock) as advance:
+        for _ in range(100):
+            clock.now += 0.05  # every tenth of the work is done within 10 s
+            advance(1)
+    assert lines_of(console) == [
+        "evaluate: 0/100 questions",
+        "evaluate: 100/100 questions, 20/s, took 5 s",
+    ]
+
+
+def test_log_lines_are_far_apart_and_a_slow_stage_shows_life():
+    console, clock = log_console(), Clock()
+    with progress("train", 1000, "steps", console=console, clock=clock) as advance:
+        for _ in range(500):  # 2 s a step: a tenth takes 200 s, silence ends after 60 s
+            clock.now += 2
+            advance(1)
+    lines = lines_of(console)
+    assert lines[1] == "train: 30/1,000 steps, 0.5/s, 32 min 20 s left"
+    assert lines[2].startswith("train: 60/1,000 steps")
+    assert lines[-1] == "train: 500/1,000 steps, 0.5/s, took 16 min 40 s"
+    assert len(lines) == 2 + 1000 // 60
+
+
+def test_each_tenth_has_a_line_when_it_takes_long_enough():
+    console, clock = log_console(), Clock()
+    with progress("train", 100, "steps", console=console, clock=clock) as advance:
+        for _ in range(100):
+            clock.now += 2
+            advance(1)
+    done = [int(line.removeprefix("train: ").split("/")[0]) for line in lines_of(console)]
+    assert done == [*range(0, 100, 10), 100]
+
+
+def test_a_stage_that_fails_says_how_far_it_came():
+    console, clock = log_console(), Clock()
+    with (
+        pytest.raises(ZeroDivisionError),
+        progress("train", 40, "steps", console=console, clock=clock) as advance,
+    ):
+        clock.now += 4
+        advance(8)
+        raise ZeroDivisionError
+    assert lines_of(console)[-1] == "train: 8/40 steps, 2/s, took 4 s"
+
+
+def test_nothing_to_do_is_no_error():
+    console, clock = log_console(), Clock()
+    with progress("rationalize", 0, "questions", console=console, clock=clock):
+        pass
+    assert lines_of(console)[-1] == "rationalize: 0/0 questions, took 0 s"
+
+
+def test_terminal_shows_a_bar_with_rate_and_time_left_and_log_lines_above_it():
+    console, clock = Console(file=Terminal(), width=120, force_terminal=True), Clock()
+    with progress("generate [1]", 10_000, "questions", console=console, clock=clock) as advance:
+        clock.now += 10
+        advance(2500)
+        wait_for(console, "2,500/10,000 questions, 250/s, 30 s left")
+        log("kept [3] of :100:", console)
+        during = console.file.getvalue()
+        clock.now += 10
+        advance(7500)
+    text = console.file.getvalue()
+    assert "generate [1]" in text  # no markup
+    message = during.rindex("kept [3] of :100:")
+    assert "2,500/10,000" in during[message:]  # the bar is drawn again below the message
+    assert "10,000/10,000 questions, 500/s, took 20 s" in text
+    assert "generate [1]: " not in text  # no lines of a log beside the bar
+
+
+def test_log_is_verbatim_and_unwrapped():
+    console = log_console()
+    message = "[bold] /a/path " + "x" * 100 + " :smile: 3.14"
+    log(message, console)
+    assert console.file.getvalue() == message + "\n"
+
+
+def test_default_console_is_stderr(capsys):
+    log("hello")
+    with progress("stage", 1, "steps") as advance:
+        advance(1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("hello\nstage: 0/1 steps\nstage: 1/1 steps")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (9, "9 s"), (59.6, "1 min 0 s"), (125, "2 min 5 s"), (3780, "1 h 3 min")],
+)
+def test_duration(seconds, text):
+    assert progress_lib._duration(seconds) == text
+
+
+def test_row_stands_under_its_header():
+    classes = ("1", "2")
+    assert [format_header(classes), format_row(ROW, classes)] == [
+        "  iter   acc %   1 dig   2 dig  kept gen  kept rat  train %  unparsed   steps    loss"
+        "  seconds",
+        "     3    25.0    50.0     0.0      1200        34     12.3         7      57  0.9877"
+        "     11.5",
+    ]
+
+
+def test_base_row_has_no_training_values_and_missing_classes_are_dashes():
+    base = {"iteration": 0, "accuracy": 1, "accuracy_by_class": {}, "kept_generated": 0}
+    assert format_row(base, ("1",)).split() == ["base", "100.0", *["-"] * 7, "0.0"]
+
+
+def test_classes_are_sorted_as_numbers_then_names_over_all_rows():
+    rows = [{"accuracy_by_class": {"2": 0, "b": 0}}, {"accuracy_by_class": {"10": 0, "1": 0}}]
+    assert class_names(rows) == ("1", "2", "10", "b")
