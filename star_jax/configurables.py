@@ -199,7 +199,9 @@ def _load(checkpoint: str, sampler: Sampler) -> object:
     trainer = Trainer(
         sampler.model,
         OptimizerConfig(),
-        TrainerConfig(row_length=sampler.model.context_length, batch_size=sampler.config.batch_size),
+        TrainerConfig(
+            row_length=sampler.model.context_length, batch_size=sampler.config.batch_size
+        ),
         sampler.mesh,
     )
     return checkpoints.load(Path(checkpoint), trainer.abstract_params())

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import inspect
+import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,13 +30,25 @@ def load(sources: Sources) -> None:
         # With gin's dynamic registration names mean what each file imports: left to gin itself.
         _check_names(sources.bindings)
     try:
-        for path in sources.files:
-            gin.parse_config_file(str(path))
-        gin.parse_config(list(sources.flags))
-        gin.finalize()
+        with _gin_silent():
+            for path in sources.files:
+                gin.parse_config_file(str(path))
+            gin.parse_config(list(sources.flags))
+            gin.finalize()
     except (ValueError, KeyError, NameError, AttributeError, SyntaxError, OSError) as error:
         # What is left to gin: ambiguous names, dynamic registration, scoped macros.
         raise UserError(f"gin: {one_line(str(error))}") from error
+
+
+@contextlib.contextmanager
+def _gin_silent() -> Iterator[None]:
+    """Hushes gin's "Path not found" for every search path that an included file is not in."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _import_modules(imports: Sequence[tuple[str, str]]) -> None:

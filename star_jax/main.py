@@ -3,11 +3,14 @@
 Answers to `--help` and to a wrong command line come before the heavy imports, so they are quick.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import logging
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 
 from star_jax.errors import UserError, did_you_mean
@@ -20,6 +23,9 @@ RUN_MODES = {
     "infer": "print what a checkpoint writes for your own questions",
     "report": "tables and figures of finished runs, side by side",
 }
+
+# absl's C++ lines of information and warning, and the head it puts above them.
+CHATTER = re.compile(rb"[IW]\d{4} |WARNING: All log messages before absl::InitializeLog")
 
 FLAGS = ("--run_mode", "--gin_file", "--gin_search_paths", "--help")
 
@@ -111,18 +117,41 @@ def run_mode_from(command: CommandLine) -> None:
 
     sources = gin_sources.read_sources(command.gin_files, command.bindings, command.search_paths)
     quiet_libraries()
-    configurables = importlib.import_module("star_jax.configurables")
+    with chatter_left_out():
+        configurables = importlib.import_module("star_jax.configurables")
     gin_errors.load(sources)
     with gin_errors.missing_bindings_told():
         configurables.ENTRY_POINTS[command.run_mode]()
 
 
 def quiet_libraries() -> None:
-    """Hushes the start-up chatter of TensorFlow, absl, Orbax and JAX; call before their import."""
+    """Hushes the start-up talk of TensorFlow, absl, Orbax and JAX; call before their import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     for name in ("absl", "orbax", "jax", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def chatter_left_out() -> Iterator[None]:
+    """Leaves out of stderr what TensorFlow's C++ says of itself while it loads.
+
+    It says so before it reads any setting, and straight to the file descriptor. All else that was
+    written meanwhile is shown at the end.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if not CHATTER.match(line)))
 
 
 def main(argv: Sequence[str]) -> int:

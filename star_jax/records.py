@@ -1,4 +1,4 @@
-"""The nouns of STaR: one frozen record for every station a question passes on its way round the loop.
+"""The nouns of STaR: one frozen record for every station of a question on its way round the loop.
 
     Question -> Prompt -> Completion -> Attempt -> KeptExample -> TokenizedExample -> PackedBatch
 

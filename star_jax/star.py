@@ -123,9 +123,7 @@ def run_star(
     return lines
 
 
-def base_iteration(
-    loop: Star, directory: StageDir
-) -> tuple[Callable[[], Any], IterationMetrics]:
+def base_iteration(loop: Star, directory: StageDir) -> tuple[Callable[[], Any], IterationMetrics]:
     """Algorithm 1, line 1: M_0 = M, evaluated."""
     load = functools.cache(loop.load_base)
     evaluated = directory.records(
@@ -166,15 +164,19 @@ def outer_iteration(
     rationalized = directory.records(  # line 4
         "rationalizations",
         Attempt,
-        lambda: rationalize_failures(previous(), questions, generated.value, asking)
-        if loop.config.rationalize
-        else [],
+        lambda: (
+            rationalize_failures(previous(), questions, generated.value, asking)
+            if loop.config.rationalize
+            else []
+        ),
     )
     kept = directory.records(  # lines 5-6
         "train",
         KeptExample,
-        lambda: keep_correct(generated.value, questions, task)
-        + keep_correct(rationalized.value, questions, task),
+        lambda: (
+            keep_correct(generated.value, questions, task)
+            + keep_correct(rationalized.value, questions, task)
+        ),
     )
     if not kept.value:
         raise UserError(_nothing_kept(loop, n, len(questions), directory))

@@ -65,8 +65,12 @@ class WordVocabulary(seqio.Vocabulary):
 
     def _decode(self, ids: Iterable[int]) -> str:
         words = [self._words[i] for i in ids if self._words[i] not in (PAD, EOS)]
-        return " ".join(words).replace(f" {NEWLINE} ", NEWLINE).replace(f" {NEWLINE}", NEWLINE)\
+        return (
+            " ".join(words)
+            .replace(f" {NEWLINE} ", NEWLINE)
+            .replace(f" {NEWLINE}", NEWLINE)
             .replace(f"{NEWLINE} ", NEWLINE)
+        )
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         words = tf.strings.split(tf.strings.regex_replace(s, "\n", " <newline> "), " ")

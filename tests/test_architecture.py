@@ -10,7 +10,7 @@ MAX_LINES = 400
 FLOORS = (
     ("", "errors"),  # "" is star_jax/__init__.py
     ("records",),
-    ("vocabularies", "partitioning", "schedules", "metrics", "progress"),
+    ("vocabularies", "partitioning", "schedules", "metrics", "progress", "compilation"),
     ("tasks", "models"),
     ("checkpoints", "sampling", "training"),
     ("generate", "rationalize", "filter", "finetune", "evaluate", "run_dir"),

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,7 +10,7 @@ import pytest
 
 from star_jax import main as main_module
 from star_jax.errors import UserError
-from star_jax.main import RUN_MODES, main, parse_command_line
+from star_jax.main import RUN_MODES, chatter_left_out, main, parse_command_line
 
 CALLS = []
 
@@ -238,6 +239,31 @@ def test_a_missing_package_is_named_and_our_own_bug_is_not_hidden(here, capsys, 
     missing = "star_jax.nothing"
     with pytest.raises(ModuleNotFoundError):
         main(["--run_mode=finetune"])
+
+
+def test_chatter_is_left_out_and_all_else_is_kept(capfd):
+    lines = [
+        b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        b"I0000 00:00:1.2 1 port.cc:153] oneDNN custom operations are on.",
+        b"E0000 00:00:1.2 1 port.cc:153] out of memory",
+        b"a warning of Python",
+    ]
+    with pytest.raises(ImportError), chatter_left_out():
+        os.write(2, b"\n".join(lines) + b"\n")
+        raise ImportError
+    assert capfd.readouterr().err.splitlines() == [line.decode() for line in lines[2:]]
+    os.write(2, b"I0000 after")
+    assert capfd.readouterr().err == "I0000 after"
+
+
+def test_include_from_a_later_search_path_says_nothing(here, capfd):
+    (here / "far/inner").mkdir(parents=True)
+    write(here, "far/outer.gin", "include 'inner/most.gin'\ninclude 'run.gin'\n")
+    write(here, "far/inner/most.gin", "FakeTrainer.learning_rate = 0.5\n")
+    argv = ["--run_mode=star", "--gin_file=outer.gin", "--gin_search_paths=far"]
+    assert main([*argv, "--gin.MODEL_DIR=out"]) == 0
+    assert CALLS[0][1].learning_rate == 0.5
+    assert capfd.readouterr().err == ""
 
 
 def test_help_names_every_run_mode_and_fits_a_terminal(capsys):

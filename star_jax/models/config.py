@@ -28,5 +28,4 @@ class DecoderConfig:
     scan_layers: bool = True  # one compiled block for all layers, parameters stacked
     remat: str = "none"  # "none", "dots" (keep matrix products) or "full" (keep block inputs)
     embedding_init: float = 0.02  # standard deviation of fresh embeddings
-    init_scale: float = 1.0  # variance of fresh kernels is init_scale / fan_in; those that write
-    # to the residual stream have a further 1 / (2 n_layers), as GPT-2
+    init_scale: float = 1.0  # variance of fresh kernels is init_scale / fan_in

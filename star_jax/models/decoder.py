@@ -57,13 +57,15 @@ class Block(nn.Module):
         )
         query = rotate(project(name="query")(h_BLD), angles_BLR)
         key = rotate(project(name="key")(h_BLD), angles_BLR)
-        new = KeyValues(key, project(name="value")(h_BLD))
+        value = project(name="value")(h_BLD)
+        new = KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
         mixed_BLHK = attend(query, (*context, Store(new, mask_BLL)))
-        writes = functools.partial(Dense, c, (c.d_model,), init_divisor=2 * c.n_layers)
-        attended = writes(axes=("heads", "kv", "embed"), n_in=2, name="out")(mixed_BLHK)
+        attended = Dense(c, (c.d_model,), axes=("heads", "kv", "embed"), n_in=2, name="out")(
+            mixed_BLHK
+        )
         h_BLF = Dense(c, (c.d_ff,), axes=("embed", "mlp"), use_bias=True, name="mlp_in")(h_BLD)
         h_BLF = jax.nn.gelu(h_BLF, approximate=True)
-        mlp = writes(axes=("mlp", "embed"), use_bias=True, name="mlp_out")(h_BLF)
+        mlp = Dense(c, (c.d_model,), axes=("mlp", "embed"), use_bias=True, name="mlp_out")(h_BLF)
         return x_BLD + attended + mlp, new if self.return_key_values else None
 
 

@@ -21,7 +21,6 @@ class Dense(nn.Module):
     axes: tuple[str, ...]  # logical names of the kernel's axes, inputs first
     n_in: int = 1
     use_bias: bool = False
-    init_divisor: int = 1  # of the fresh kernel's variance
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -29,7 +28,7 @@ class Dense(nn.Module):
         inputs = x.shape[-self.n_in :]
         kernel = param_with_axes(
             "kernel",
-            fan_in_normal(self.config.init_scale / self.init_divisor, self.n_in),
+            fan_in_normal(self.config.init_scale, self.n_in),
             inputs + self.features,
             self.config.param_dtype,
             axes=self.axes,

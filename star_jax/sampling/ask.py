@@ -41,9 +41,7 @@ def ask(
     ]
     with progress(stage, len(prompts), "questions") as advance:
         completions = asking.sampler.sample(params, prompts, keys, advance)
-    return [
-        grade(task, *triple) for triple in zip(questions, prompts, completions, strict=True)
-    ]
+    return [grade(task, *triple) for triple in zip(questions, prompts, completions, strict=True)]
 
 
 def grade(

@@ -20,7 +20,7 @@ from star_jax.sampling.logits import PickConfig, pick_tokens
 
 
 class Prefix(NamedTuple):
-    """What every row shares: each layer's keys and values [P, H, K], of which `length` count."""
+    """What every row shares: each layer's keys and values [H, P, K], of which `length` count."""
 
     key_values: tuple[KeyValues, ...]
     length: jax.Array  # int32 scalar
@@ -29,7 +29,7 @@ class Prefix(NamedTuple):
 class DecodeState(NamedTuple):
     """Everything the decode loop carries; rows that are done keep their contents."""
 
-    cache: tuple[KeyValues, ...]  # each layer's [B, C, H, K]
+    cache: tuple[KeyValues, ...]  # each layer's [B, H, C, K]
     length: jax.Array  # int32[B], filled columns of the cache
     token: jax.Array  # int32[B], picked last and not yet in the cache
     step: jax.Array  # int32 scalar, tokens picked so far
@@ -101,9 +101,8 @@ def prefill(
         read_at_B=lengths_B - 1,
         return_key_values=True,
     )
-    pad = ((0, 0), (0, capacity - length), (0, 0), (0, 0))
     state = DecodeState(
-        cache=jax.tree.map(lambda leaf: jnp.pad(leaf, pad), key_values),
+        cache=_widen(key_values, capacity),
         length=lengths_B,
         token=jnp.zeros(n_rows, jnp.int32),
         step=jnp.int32(0),
@@ -115,9 +114,7 @@ def prefill(
     return _write_token(state, logits_BV, keys_B, pick, eos_id)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "pick", "eos_id"), donate_argnames="state"
-)
+@functools.partial(jax.jit, static_argnames=("config", "pick", "eos_id"), donate_argnames="state")
 def decode(
     config: DecoderConfig,
     pick: PickConfig,
@@ -129,7 +126,7 @@ def decode(
     eos_id: int,
 ) -> DecodeState:
     """Decodes until every row is done, the result is full or the cache is."""
-    max_new_tokens, capacity = state.tokens.shape[1], state.cache[0].key.shape[1]
+    max_new_tokens, capacity = state.tokens.shape[1], state.cache[0].key.shape[2]
     rows = jnp.arange(state.token.shape[0])
 
     def unfinished(state: DecodeState) -> jax.Array:
@@ -148,7 +145,7 @@ def decode(
         # A done row writes over its last column, which nobody reads again.
         column = jnp.minimum(state.length, capacity - 1)
         cache = jax.tree.map(
-            lambda old, now: old.at[rows, column].set(now[:, 0]), state.cache, new
+            lambda old, now: old.at[rows, :, column].set(now[:, :, 0]), state.cache, new
         )
         length = jnp.where(state.done, state.length, state.length + 1)
         state = state._replace(cache=cache, length=length)
@@ -160,11 +157,7 @@ def decode(
 @functools.partial(jax.jit, static_argnames="capacity")
 def grow_cache(state: DecodeState, capacity: int) -> DecodeState:
     """The same state with room for `capacity` columns a row."""
-
-    def grow(leaf: jax.Array) -> jax.Array:
-        return jnp.pad(leaf, ((0, 0), (0, capacity - leaf.shape[1]), (0, 0), (0, 0)))
-
-    return state._replace(cache=jax.tree.map(grow, state.cache))
+    return state._replace(cache=_widen(state.cache, capacity))
 
 
 def _write_token(
@@ -188,6 +181,12 @@ def _write_token(
     )
 
 
+def _widen(cache: tuple[KeyValues, ...], capacity: int) -> tuple[KeyValues, ...]:
+    """Room for `capacity` columns a row."""
+    n_new = capacity - cache[0].key.shape[2]
+    return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, 0), (0, n_new), (0, 0))), cache)
+
+
 def _prefix_length(prefix: Prefix | None) -> jax.Array | int:
     return 0 if prefix is None else prefix.length
 
@@ -201,10 +200,10 @@ def _contexts(
     """For each layer the stores a new token may see: [shared prefix | own cache]."""
     layers: list[tuple[Store, ...]] = [()] * config.n_layers
     if prefix is not None:
-        size = prefix.key_values[0].key.shape[0]
+        size = prefix.key_values[0].key.shape[1]
         mask = (jnp.arange(size) < prefix.length)[None, None]
         layers = [(Store(kv, mask),) for kv in prefix.key_values]
     if cache is not None:
-        mask = (jnp.arange(cache[0].key.shape[1]) < length_B[:, None])[:, None]
+        mask = (jnp.arange(cache[0].key.shape[2]) < length_B[:, None])[:, None]
         layers = [(*stores, Store(kv, mask)) for stores, kv in zip(layers, cache, strict=True)]
     return tuple(layers)

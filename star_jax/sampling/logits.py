@@ -38,9 +38,7 @@ def pick_tokens(
     if config.temperature == 0:
         tokens_B = jnp.argmax(logits_BV, axis=-1)
     else:
-        kept_BV = keep_top_p(
-            keep_top_k(logits_BV / config.temperature, config.top_k), config.top_p
-        )
+        kept_BV = keep_top_p(keep_top_k(logits_BV / config.temperature, config.top_k), config.top_p)
         tokens_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV)
     log_probs_BV = jax.nn.log_softmax(logits_BV)
     return tokens_B, jnp.take_along_axis(log_probs_BV, tokens_B[:, None], axis=1)[:, 0]

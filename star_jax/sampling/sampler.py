@@ -1,6 +1,7 @@
 """Prompts in, completions out: batching, padding and bucketing around the jitted `decode`."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -77,7 +78,7 @@ class Sampler:
         Raises:
           UserError: a prompt and its completion do not fit into the model's context.
         """
-        model, params = self._place(params)
+        model, params = self._unrolled, self._place(params)
         encoded = [self.vocabulary.encode(prompt.text) for prompt in prompts]
         by_prefix: dict[str, list[int]] = {}
         for i, prompt in enumerate(prompts):
@@ -102,16 +103,23 @@ class Sampler:
     def _pick(self) -> PickConfig:
         return PickConfig(self.config.temperature, self.config.top_k, self.config.top_p)
 
-    def _place(self, params: Any) -> tuple[DecoderConfig, Any]:
-        """The weights unrolled, in the dtype of computing, laid out by the decoding rules."""
-        model = dataclasses.replace(self.model, scan_layers=False, remat="none")
-        shardings = partitioning.parameter_shardings(logical_axes(model), self.mesh, self.rules)
+    @functools.cached_property
+    def _unrolled(self) -> DecoderConfig:
+        """The model as decoding wants it."""
+        return dataclasses.replace(self.model, scan_layers=False, remat="none")
+
+    @functools.cached_property
+    def _place(self) -> Callable[[Any], Any]:
+        """Weights to weights unrolled, in the dtype of computing, laid out by the decoding rules."""
+        shardings = partitioning.parameter_shardings(
+            logical_axes(self._unrolled), self.mesh, self.rules
+        )
 
         def lay_out(params: Any) -> Any:
             params = unstack_layers(self.model, params)[1]
-            return jax.tree.map(lambda leaf: leaf.astype(model.dtype), params)
+            return jax.tree.map(lambda leaf: leaf.astype(self.model.dtype), params)
 
-        return model, jax.jit(lay_out, out_shardings=shardings)(params)
+        return jax.jit(lay_out, out_shardings=shardings)
 
     def _check_length(self, prompt: Prompt, n_prefix: int, n_prompt: int) -> None:
         n_new, context = self.config.max_new_tokens, self.model.context_length
@@ -161,9 +169,7 @@ class Sampler:
             capacity=capacity, max_new_tokens=limit, eos_id=eos_id,
         )  # fmt: skip
         while True:
-            state = decode.decode(
-                model, self._pick, params, prefix, state, row_keys, eos_id=eos_id
-            )
+            state = decode.decode(model, self._pick, params, prefix, state, row_keys, eos_id=eos_id)
             if int(state.step) >= limit or bool(jnp.all(state.done)):
                 break
             capacity *= 2  # short answers never pay for the cache of long ones

@@ -81,7 +81,7 @@ class ArithmeticTask(tasks.ReasoningTask):
         return name
 
     def make_question(self, id_: str, text: str) -> Question:
-        """ "29+57" or "2 9 + 5 7" as a question."""
+        """Reads "29+57" or "2 9 + 5 7"; raises UserError for anything else."""
         return make_question(id_, *parse_problem(text))
 
     def question_text(self, question: Question, hinted: bool) -> str:
@@ -94,7 +94,7 @@ class ArithmeticTask(tasks.ReasoningTask):
         return question.answer if self.direct else scratchpad(*parse_problem(question.text))
 
     def parse_answer(self, completion: str) -> str | None:
-        """The line after </scratch>: "...\\n</scratch>\\n8 6" -> "8 6"; not digits -> None."""
+        r"""The line after </scratch>: "...\n</scratch>\n8 6" -> "8 6"; not digits -> None."""
         _, answer = self._split(completion)
         return answer if answer and all(d in DIGITS for d in answer.split(" ")) else None
 
@@ -126,7 +126,7 @@ def spell(number: int) -> str:
 
 
 def parse_problem(text: str) -> tuple[int, int]:
-    """ "2 9 + 5 7" -> (29, 57); raises UserError for anything else."""
+    """Reads "2 9 + 5 7" as (29, 57); raises UserError for anything else."""
     left, plus, right = text.replace(" ", "").partition("+")
     if not (plus and left.isdecimal() and right.isdecimal()):
         raise UserError(f"{text!r} is not an addition such as '2 9 + 5 7'")
@@ -153,7 +153,7 @@ def scratchpad(a: int, b: int) -> str:
 
 
 def step_line(left: list[str], right: list[str], result: list[str], carry: int) -> str:
-    """ "2 + 5 , 6 C: 1": the digits still to add, the result so far and the carry."""
+    """The digits still to add, the result so far and the carry: "2 + 5 , 6 C: 1"."""
     operands = [*left, "+", *right] if left else []
     return " ".join([*operands, ",", *result, "C:", str(carry)])
 

@@ -5,7 +5,7 @@ STaR needs a few right rationales to begin with, and a base that can already add
 
 Three kinds of documents, no problem of the validation split among them:
   fact    single steps of a scratchpad, several in a document: a digit sum with its carry
-          "3 + 8 , 4 C: 1" -> ", 2 4 C: 1". This is where single-digit addition comes from.
+          "3 + 8 , C: 1" -> ", 2 C: 1". This is where single-digit addition comes from.
   plain   a question with its gold scratchpad: the layout, and a thin tail of long sums
   hinted  the same with the answer after "Target:": what a hint is good for
 """
@@ -26,6 +26,8 @@ from star_jax.tasks.arithmetic import (
 )
 from star_jax.vocabularies import encode_spans
 
+SPANS_PER_FACT = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class ArithmeticCorpus:
@@ -35,7 +37,8 @@ class ArithmeticCorpus:
     facts: float = 0.6  # shares of the documents, in any unit
     plain: float = 0.1
     hinted: float = 0.3
-    facts_per_document: int = 7
+    facts_per_document: int = 9
+    held_out_facts: bool = False  # whether facts show held-out one-digit pairs, as part of a sum
     plain_digits: tuple[float, ...] = (0.25, 0.45, 0.18, 0.08, 0.04)  # shares of 1, 2, ... digits
     hinted_digits: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2)
     seed: int = 0
@@ -54,7 +57,7 @@ class ArithmeticCorpus:
             2: iter(_sums(rng, n_hinted, self.hinted_digits)),
         }
         spans = [
-            fact_document(rng, self.facts_per_document)
+            fact_document(rng, self.facts_per_document, self.held_out_facts)
             if kind == 0
             else sum_document(*next(sums[kind]), hinted=kind == 2)
             for kind in kinds.tolist()
@@ -69,27 +72,34 @@ def sum_document(a: int, b: int, hinted: bool) -> list[tuple[str, bool]]:
     return [(prompt, False), (task.gold_completion(question), True)]
 
 
-def fact_document(rng: np.random.Generator, n_facts: int) -> list[tuple[str, bool]]:
-    """`n_facts` last steps of sums: a digit from each number, up to two result digits, a carry.
+def fact_document(
+    rng: np.random.Generator, n_facts: int, held_out_facts: bool = False
+) -> list[tuple[str, bool]]:
+    """`n_facts` last steps of sums, each adding two digits and a carry; loss on sum and carry.
 
-    A one-digit problem that is held out never stands here as the whole of a sum: with its two
-    digits and no carry there is at least one result digit already.
+    A one-digit problem that is held out never stands here as the whole of a sum. Without a carry
+    its two digits are left out, or, with `held_out_facts`, are the last step of a two-digit sum.
+    (Doing so from the start makes all facts hard to learn: the digit there looks like a clue.)
     """
-    spans = []
-    for _ in range(n_facts):
+    spans: list[tuple[str, bool]] = []
+    while len(spans) < SPANS_PER_FACT * n_facts:
         a, b, carry = (int(x) for x in rng.integers(0, (10, 10, 2)))
-        begun = carry == 1 or bool(held_out(np.array(a), np.array(b)))
-        result = [str(d) for d in rng.integers(0, 10, int(rng.integers(int(begun), 3)))]
+        whole = carry == 1 or not bool(held_out(np.array(a), np.array(b)))
+        if not (whole or held_out_facts):
+            continue
+        result = [] if whole else [str(rng.integers(0, 10))]
         total = a + b + carry
-        after = [str(total % 10), *result]
-        spans.append((step_line([str(a)], [str(b)], result, carry) + "\n", False))
-        spans.append((step_line([], [], after, total // 10) + "\n", True))
+        spans += [
+            (step_line([str(a)], [str(b)], result, carry) + "\n,", False),
+            (str(total % 10), True),
+            (" ".join([*result, "C:"]), False),
+            (str(total // 10), True),
+            ("\n", False),
+        ]
     return spans
 
 
-def _sums(
-    rng: np.random.Generator, n: int, shares: tuple[float, ...]
-) -> list[tuple[int, int]]:
+def _sums(rng: np.random.Generator, n: int, shares: tuple[float, ...]) -> list[tuple[int, int]]:
     """`n` training problems in random order, digit counts 1, 2, ... by `shares`."""
     counts = rng.multinomial(n, _shares(*shares))
     pairs = [

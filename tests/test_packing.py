@@ -1,0 +1,246 @@
+"""Packing keeps every document whole, once, and unseen by its neighbours."""
+
+import collections
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from star_jax.errors import UserError
+from star_jax.models.attention import causal_mask
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import Decoder, abstract_params
+from star_jax.records import TokenizedExample
+from star_jax.training.packing import (
+    check_lengths,
+    epochs,
+    fill_batch,
+    pack_batches,
+    pack_rows,
+    packing_efficiency,
+)
+from star_jax.vocabularies import WordVocabulary, encode_example, encode_spans
+
+
+class CharacterVocabulary(seqio.Vocabulary):
+    """As GPT-2's: id 0 is a real token, "!", and the end of text is the last id."""
+
+    letters = "!ab c"
+
+    @property
+    def bos_id(self):
+        return None
+
+    @property
+    def eos_id(self):
+        return len(self.letters)
+
+    @property
+    def unk_id(self):
+        return None
+
+    @property
+    def _base_vocab_size(self):
+        return len(self.letters) + 1
+
+    def _encode(self, s):
+        return [self.letters.index(letter) for letter in s]
+
+    def _decode(self, ids):
+        return "".join(self.letters[i] for i in ids if i < self.eos_id)
+
+    def _encode_tf(self, s):
+        raise AssertionError("not used")
+
+    _decode_tf = _encode_tf
+
+    def __eq__(self, other):
+        return isinstance(other, CharacterVocabulary)
+
+
+def document(n_tokens, mark=1):
+    """A document whose tokens say which one it is."""
+    weights = np.ones(n_tokens, np.float32)
+    weights[0] = 0
+    return TokenizedExample(np.full(n_tokens, mark, np.int32), weights)
+
+
+def documents(lengths):
+    return [document(n, mark) for mark, n in enumerate(lengths)]
+
+
+def unpack(batch):
+    """(row, tokens, positions, loss weights) of each document, told by its segment alone."""
+    for row, segments in enumerate(batch.segment_ids):
+        for segment in range(1, segments.max() + 1):
+            at = segments == segment
+            fields = (batch.tokens, batch.positions, batch.loss_weights)
+            yield row, *(field[row][at] for field in fields)
+
+
+lengths_of_documents = st.lists(st.integers(1, 24), min_size=1, max_size=120)
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(lengths=lengths_of_documents, batch_size=st.integers(1, 5))
+def test_every_document_is_packed_whole_and_once(lengths, batch_size):
+    batches = list(pack_batches(documents(lengths), batch_size, row_length=24))
+    assert {batch.tokens.shape for batch in batches} == {(batch_size, 24)}
+    seen = {}
+    for batch in batches:
+        for _, tokens, positions, weights in unpack(batch):
+            mark = int(tokens[0])
+            assert mark not in seen
+            seen[mark] = len(tokens)
+            assert set(tokens.tolist()) == {mark}
+            np.testing.assert_array_equal(positions, np.arange(len(tokens)))
+            np.testing.assert_array_equal(weights, document(len(tokens)).loss_weights)
+    assert seen == dict(enumerate(lengths))
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(lengths=lengths_of_documents)
+def test_segments_are_contiguous_and_padding_is_nothing(lengths):
+    for batch in pack_batches(documents(lengths), 2, row_length=24):
+        for tokens, segments, positions, weights in zip(
+            batch.tokens, batch.segment_ids, batch.positions, batch.loss_weights, strict=True
+        ):
+            n = int(np.count_nonzero(segments))
+            assert np.all(np.diff(segments[:n]) >= 0) and np.all(np.diff(segments[:n]) <= 1)
+            for field in (tokens, segments, positions, weights):
+                assert not field[n:].any()
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(lengths=lengths_of_documents)
+def test_no_row_is_longer_than_the_row_length(lengths):
+    rows = list(pack_rows(documents(lengths), 24))
+    assert all(0 < sum(len(example.tokens) for example in row) <= 24 for row in rows)
+
+
+def test_a_full_batch_leaves_no_document_for_a_short_last_one():
+    batches = list(pack_batches(documents([10] * 7), batch_size=4, row_length=10))
+    assert [np.count_nonzero(batch.segment_ids[:, 0]) for batch in batches] == [4, 3]
+    assert batches[-1].tokens.shape == (4, 10)
+
+
+def test_exclamation_mark_survives_packing():
+    """A packer that takes id 0 for padding loses text: in GPT-2's vocabulary 0 is "!"."""
+    vocabulary = CharacterVocabulary()
+    texts = [("a!", "b!!"), ("!!", "!"), ("!", "a c!")]
+    examples = [encode_example(vocabulary, *text) for text in texts]
+    (batch,) = pack_batches(examples, batch_size=2, row_length=12)
+    packed = {
+        vocabulary.decode(tokens.tolist()): weights.tolist()
+        for _, tokens, _, weights in unpack(batch)
+    }
+    assert packed == {
+        "a!b!!": [0, 0, 1, 1, 1, 1],
+        "!!!": [0, 0, 1, 1],
+        "!a c!": [0, 1, 1, 1, 1, 1],
+    }
+
+
+def test_packed_neighbours_do_not_change_logits():
+    model = DecoderConfig(
+        vocab_size=16, n_layers=2, d_model=16, n_heads=2, head_dim=8, d_ff=32, rotary_dim=4,
+        context_length=32,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype),
+        abstract_params(model),
+    )
+    examples = [
+        TokenizedExample(rng.integers(0, 16, n).astype(np.int32), np.ones(n, np.float32))
+        for n in (7, 11, 5, 9)
+    ]
+    forward = jax.jit(
+        lambda batch: Decoder(model).apply(
+            {"params": params}, batch.tokens, batch.positions, causal_mask(batch.segment_ids)
+        )[0]
+    )
+    packed = fill_batch([examples], batch_size=1, row_length=32)
+    together = np.asarray(forward(packed))[0]
+    for segment, example in enumerate(examples, start=1):
+        alone = np.asarray(forward(fill_batch([[example]], 1, 32)))[0, : len(example.tokens)]
+        np.testing.assert_allclose(
+            together[packed.segment_ids[0] == segment], alone, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_loss_weights_cover_rationale_answer_and_eos_only():
+    vocabulary = WordVocabulary(["q", "r", "a"])
+    example = encode_example(vocabulary, "q q q", "r r\na")
+    assert vocabulary.decode(example.tokens[:3].tolist()) == "q q q"
+    assert example.tokens[-1] == vocabulary.eos_id
+    assert example.loss_weights.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+    on_prompt = encode_example(vocabulary, "q q q", "r r\na", loss_on_prompt=True)
+    assert on_prompt.loss_weights.tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
+    np.testing.assert_array_equal(on_prompt.tokens, example.tokens)
+
+
+def test_spans_switch_the_loss_on_and_off_and_eos_follows_the_last():
+    vocabulary = WordVocabulary(["q", "a"])
+    spans = [("q q", False), ("a", True), ("q", False), ("a a", True)]
+    assert encode_spans(vocabulary, spans).loss_weights.tolist() == [0, 0, 1, 0, 1, 1, 1]
+    assert encode_spans(vocabulary, spans[:3]).loss_weights.tolist() == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("shortest", "longest", "row_length"), [(4, 64, 128), (60, 150, 1024)])
+def test_random_lengths_fill_rows_to_95_percent(shortest, longest, row_length):
+    lengths = np.random.default_rng(0).integers(shortest, longest, 3000)
+    stream = epochs(documents(lengths.tolist()), seed=0)
+    batches = itertools.islice(pack_batches(stream, 8, row_length), 100)
+    assert packing_efficiency(batches) >= 0.95
+
+
+def test_efficiency_counts_places_that_hold_a_token():
+    (batch,) = pack_batches(documents([3, 3]), batch_size=2, row_length=4)
+    assert packing_efficiency([batch]) == 6 / 8
+
+
+def test_epochs_show_everything_once_each_in_an_order_of_its_own():
+    examples = documents([2] * 20)
+    marks = [int(e.tokens[0]) for e in itertools.islice(epochs(examples, seed=3), 60)]
+    orders = [marks[:20], marks[20:40], marks[40:]]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_order_depends_on_the_seed_alone():
+    examples = documents([5, 9, 2, 8, 4, 7, 3])
+
+    def first_batches(seed):
+        batches = itertools.islice(pack_batches(epochs(examples, seed), 2, 16), 5)
+        return np.stack([batch.tokens for batch in batches])
+
+    np.testing.assert_array_equal(first_batches(1), first_batches(1))
+    assert not np.array_equal(first_batches(1), first_batches(2))
+
+
+def test_no_document_is_starved_over_many_epochs():
+    """A row that waits for a document that fits leaves in the end, fitting or not."""
+    lengths = np.random.default_rng(1).integers(1, 30, 50).tolist()
+    stream = pack_batches(epochs(documents(lengths), seed=0), 2, 32)
+    seen = collections.Counter()
+    for batch in itertools.islice(stream, 250):
+        seen.update(int(tokens[0]) for _, tokens, _, _ in unpack(batch))
+    assert len(seen) == 50
+    assert max(seen.values()) < 3 * min(seen.values())
+
+
+def test_a_document_longer_than_a_row_is_refused_with_the_sizes():
+    with pytest.raises(UserError, match=r"1 of 3 .* 17 tokens; .*row_length \(now 16\) to 17"):
+        check_lengths(documents([3, 17, 16]), 16)
+    check_lengths(documents([3, 16]), 16)
+
+
+def test_no_example_is_refused():
+    with pytest.raises(UserError, match="nothing to train on"):
+        check_lengths([], 16)

@@ -1,0 +1,398 @@
+"""Sampling against a plain uncached loop, and what must not change the completions."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax.errors import UserError
+from star_jax.models.attention import causal_mask
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
+from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.records import Prompt
+from star_jax.sampling import decode
+from star_jax.sampling.logits import PickConfig, keep_top_k, keep_top_p, pick_tokens
+from star_jax.sampling.sampler import Sampler, SamplerConfig, bucket, row_key
+from star_jax.vocabularies import WordVocabulary
+
+WORDS = WordVocabulary(list("abcdefghijklm"))
+MODEL = DecoderConfig(
+    vocab_size=WORDS.vocab_size, n_layers=2, d_model=32, n_heads=4, head_dim=8, d_ff=64,
+    rotary_dim=4, context_length=128,
+)  # fmt: skip
+MAX_NEW = 16
+
+
+@functools.cache
+def params():
+    """Random weights, sharp enough that what is said depends on what was said before."""
+    rng = np.random.default_rng(4)
+    tree = jax.tree.map(
+        lambda leaf: jnp.asarray(0.35 * rng.standard_normal(leaf.shape), leaf.dtype),
+        abstract_params(MODEL),
+    )
+    tree["head"]["bias"] = tree["head"]["bias"].at[WORDS.eos_id].add(-1.0)
+    return tree
+
+
+@functools.cache
+def one_device():
+    return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+
+@functools.cache
+def sampler(batch_size=4, temperature=0.0, max_new_tokens=MAX_NEW, vocabulary=WORDS, model=MODEL):
+    config = SamplerConfig(batch_size, max_new_tokens, temperature)
+    return Sampler(model, vocabulary, config, one_device())
+
+
+def random_prompts(n, seed=0, prefix="", longest=12):
+    rng = np.random.default_rng(seed)
+    return [
+        Prompt(f"q{i}", WORDS.decode(rng.integers(3, 16, rng.integers(1, longest))), prefix)
+        for i in range(n)
+    ]
+
+
+PROMPTS = random_prompts(7)
+
+
+@functools.cache
+def completions(batch_size=4, temperature=0.0, seed=0):
+    keys = [row_key(seed, 1, prompt.question_id) for prompt in PROMPTS]
+    return sampler(batch_size, temperature).sample(params(), PROMPTS, keys)
+
+
+def sample(prompts, **kwargs):
+    keys = [row_key(0, 1, prompt.question_id) for prompt in prompts]
+    return sampler(**kwargs).sample(params(), prompts, keys)
+
+
+@jax.jit
+def next_logits(tokens_L, length):
+    """The uncached model over a padded row, read at its last token."""
+    columns = jnp.arange(tokens_L.shape[0])[None]
+    segments = (columns < length).astype(jnp.int32)
+    logits, _ = Decoder(MODEL).apply(
+        {"params": params()}, tokens_L[None], columns, causal_mask(segments)
+    )
+    return logits[0, length - 1]
+
+
+def row_of(ids):
+    row = np.zeros(64, np.int32)
+    row[: len(ids)] = ids
+    return row
+
+
+def uncached_greedy(prompt_ids, limit=MAX_NEW):
+    """One token at a time, the whole row anew for each; EOS included."""
+    ids = list(prompt_ids)
+    for _ in range(limit):
+        ids.append(int(np.argmax(next_logits(row_of(ids), len(ids)))))
+        if ids[-1] == WORDS.eos_id:
+            break
+    return ids[len(prompt_ids) :]
+
+
+def log_probability(prompt_ids, written):
+    """Of the written tokens, by the full forward pass."""
+    total, ids = 0.0, list(prompt_ids)
+    for token in written:
+        total += float(jax.nn.log_softmax(next_logits(row_of(ids), len(ids)))[token])
+        ids.append(token)
+    return total
+
+
+def written_by(completion):
+    return [*completion.token_ids, *([WORDS.eos_id] if completion.ended else [])]
+
+
+# Against the uncached loop.
+
+
+def test_greedy_equals_the_uncached_loop():
+    for prompt, completion in zip(PROMPTS, completions(), strict=True):
+        assert written_by(completion) == uncached_greedy(WORDS.encode(prompt.text))
+    assert any(completion.ended for completion in completions())
+    assert any(not completion.ended for completion in completions())
+
+
+def test_cache_growth_does_not_change_results():
+    """A cache of 32 columns is outgrown by rows of different length, and becomes one of 64."""
+    got = sample(PROMPTS[:4], max_new_tokens=40)
+    assert max(len(completion.token_ids) for completion in got) == 40
+    for prompt, completion in zip(PROMPTS[:4], got, strict=True):
+        assert written_by(completion) == uncached_greedy(WORDS.encode(prompt.text), 40)
+
+
+def test_cached_decode_equals_full_forward():
+    """The logits of decoding token by token over a cache are those of one pass over the text."""
+    model, weights = unstack_layers(MODEL, params())
+    tokens = jnp.asarray(np.random.default_rng(0).integers(3, 16, (2, 20)))
+    full, _ = jax.jit(Decoder(MODEL).apply)(
+        {"params": params()},
+        tokens,
+        jnp.broadcast_to(jnp.arange(20), tokens.shape),
+        causal_mask(jnp.ones_like(tokens)),
+    )
+    state = decode.prefill(
+        model, PickConfig(), weights, None, tokens[:, :16], jnp.array([16, 16]),
+        jax.random.split(jax.random.key(0), 2), jnp.zeros(2, bool),
+        capacity=32, max_new_tokens=5, eos_id=WORDS.eos_id,
+    )  # fmt: skip
+    step = jax.jit(
+        lambda token, length, context: Decoder(model).apply(
+            {"params": weights}, token, length, jnp.ones((2, 1, 1), bool), context,
+            return_key_values=True,
+        )
+    )  # fmt: skip
+    cache, length = state.cache, state.length
+    for column in range(16, 20):
+        context = decode._contexts(model, None, cache, length)
+        logits, new = step(tokens[:, column : column + 1], length[:, None], context)
+        np.testing.assert_allclose(logits[:, 0], full[:, column], rtol=1e-5, atol=1e-5)
+        cache = jax.tree.map(
+            lambda old, now, c=column: old.at[:, :, c].set(now[:, :, 0]), cache, new
+        )
+        length = length + 1
+
+
+def test_log_probability_is_that_of_the_full_forward_pass():
+    for prompt, completion in zip(PROMPTS, completions(), strict=True):
+        expected = log_probability(WORDS.encode(prompt.text), written_by(completion))
+        assert completion.log_probability == pytest.approx(expected, abs=1e-4)
+
+
+def test_log_probability_is_of_the_model_whatever_the_temperature():
+    for prompt, completion in list(zip(PROMPTS, completions(temperature=1.3), strict=True))[:3]:
+        expected = log_probability(WORDS.encode(prompt.text), written_by(completion))
+        assert completion.log_probability == pytest.approx(expected, abs=1e-4)
+
+
+# The end of a completion.
+
+
+def test_eos_ends_a_completion_and_is_not_part_of_it():
+    ended = [completion for completion in completions() if completion.ended]
+    assert ended
+    for completion in ended:
+        assert WORDS.eos_id not in completion.token_ids
+        assert completion.text == WORDS.decode(completion.token_ids)
+        assert "</s>" not in completion.text
+
+
+def test_a_cut_completion_has_not_ended():
+    cut = [completion for completion in completions() if not completion.ended]
+    assert cut
+    assert {len(completion.token_ids) for completion in cut} == {MAX_NEW}
+
+
+def test_one_new_token():
+    for prompt, completion in zip(PROMPTS, sample(PROMPTS, max_new_tokens=1), strict=True):
+        assert written_by(completion) == uncached_greedy(WORDS.encode(prompt.text), 1)
+
+
+# The shared prefix.
+
+PREFIX = "a b c d\ne f g\nh a b\n"
+
+
+def test_shared_prefix_equals_repeated_prefix():
+    shared = sample([dataclasses.replace(prompt, prefix=PREFIX) for prompt in PROMPTS])
+    texts = [dataclasses.replace(prompt, text=PREFIX + prompt.text) for prompt in PROMPTS]
+    repeated = sample(texts)
+    assert [c.token_ids for c in shared] == [c.token_ids for c in repeated]
+    assert [c.token_ids for c in shared] != [c.token_ids for c in completions()]
+    np.testing.assert_allclose(
+        [c.log_probability for c in shared], [c.log_probability for c in repeated], atol=1e-4
+    )
+
+
+def test_prompts_with_different_prefixes_keep_their_order():
+    prompts = [
+        dataclasses.replace(prompt, prefix=PREFIX if i % 2 else "")
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    mixed = sample(prompts)
+    with_prefix = sample([dataclasses.replace(prompt, prefix=PREFIX) for prompt in PROMPTS])
+    for i, completion in enumerate(mixed):
+        expected = (with_prefix if i % 2 else completions())[i]
+        assert completion.token_ids == expected.token_ids
+
+
+def test_prefix_store_has_no_batch_axis():
+    model, weights = unstack_layers(MODEL, params())
+    ids = WORDS.encode(PREFIX)
+    prefix = sampler()._prefill_prefix(model, weights, ids)
+    size = bucket(len(ids))
+    assert int(prefix.length) == len(ids)
+    assert {leaf.shape for leaf in jax.tree.leaves(prefix.key_values)} == {
+        (MODEL.n_heads, size, MODEL.head_dim)
+    }
+
+
+# Batching.
+
+
+def test_last_partial_batch_is_sampled():
+    assert len(PROMPTS) % 4
+    done = []
+    keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    got = sampler().sample(params(), PROMPTS, keys, done.append)
+    assert done == [4, 3]
+    assert got == completions()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_batch_size_does_not_change_completions(temperature):
+    few, many = completions(4, temperature), completions(8, temperature)
+    assert [c.token_ids for c in few] == [c.token_ids for c in many]
+    np.testing.assert_allclose(
+        [c.log_probability for c in few], [c.log_probability for c in many], atol=1e-4
+    )
+
+
+def test_order_and_company_of_prompts_do_not_change_completions():
+    keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    back = sampler(4, 1.3).sample(params(), PROMPTS[::-2], keys[::-2])
+    assert [c.token_ids for c in back] == [c.token_ids for c in completions(4, 1.3)[::-2]]
+
+
+def test_seeds_differ_and_the_same_seed_repeats():
+    first, second = completions(4, 1.3, seed=0), completions(4, 1.3, seed=1)
+    assert sum(a.token_ids != b.token_ids for a, b in zip(first, second, strict=True)) > 4
+    keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    assert sampler(4, 1.3).sample(params(), PROMPTS, keys) == first
+
+
+def test_samples_of_one_question_differ():
+    prompts = [PROMPTS[0]] * 4
+    keys = [row_key(0, 1, prompts[0].question_id, sample=i) for i in range(4)]
+    assert len({c.token_ids for c in sampler(4, 1.3).sample(params(), prompts, keys)}) > 2
+
+
+def test_row_keys_are_stable_and_all_different():
+    names = [(0, 1, "q1", 0), (1, 1, "q1", 0), (0, 2, "q1", 0), (0, 1, "q2", 0), (0, 1, "q1", 1)]
+    assert len({tuple(row_key(*name).tolist()) for name in names}) == len(names)
+    # A golden: a run resumed by a later version must draw what it would have drawn.
+    assert row_key(0, 1, "q1").tolist() == [3877461776, 1359200623]
+
+
+def test_no_prompts_give_no_completions():
+    assert sample([]) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "size"), [(0, 16), (1, 16), (16, 16), (17, 32), (33, 64), (1024, 1024)]
+)
+def test_bucket(length, size):
+    assert bucket(length) == size
+
+
+# Mistakes.
+
+
+def test_too_long_prompt_is_refused_with_its_name_and_the_sizes():
+    long = Prompt("q_long", " ".join("a" * 100), prefix=PREFIX)
+    n_prefix = len(WORDS.encode(PREFIX))
+    message = f"question q_long: {n_prefix} tokens .* 100 of the question .* {MAX_NEW} new .* 128;"
+    with pytest.raises(UserError, match=message):
+        sample([dataclasses.replace(PROMPTS[0], prefix=PREFIX), long])
+
+
+def test_prefix_prompt_and_completion_may_fill_the_context():
+    n = MODEL.context_length - MAX_NEW
+    sampler()._check_length(PROMPTS[0], 10, n - 10)
+    with pytest.raises(UserError, match="question q0:"):
+        sampler()._check_length(PROMPTS[0], 10, n - 9)
+
+
+def test_batch_that_the_mesh_cannot_split_is_refused():
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    with pytest.raises(UserError, match=r"SamplerConfig.batch_size 12 .* multiple of 8"):
+        Sampler(MODEL, WORDS, SamplerConfig(batch_size=12), mesh)
+
+
+def test_vocabulary_larger_than_the_model_is_refused():
+    small = dataclasses.replace(MODEL, vocab_size=15)
+    with pytest.raises(UserError, match=r"16 ids, the model room for 15"):
+        sampler(model=small)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}]
+)
+def test_impossible_sampling_is_refused_at_the_head(bad):
+    with pytest.raises(UserError, match="need temperature >= 0"):
+        Sampler(MODEL, WORDS, SamplerConfig(**bad), one_device())
+
+
+# Picking a token.
+
+LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.05, 0.3, 0.15]))
+NEVER = float("-inf")
+
+
+@pytest.mark.parametrize(
+    ("k", "kept"),
+    [(0, [0, 1, 2, 3, 4]), (1, [1]), (2, [1, 3]), (3, [1, 3, 4]), (5, [0, 1, 2, 3, 4]), (9, None)],
+)
+def test_top_k_keeps_the_k_likeliest(k, kept):
+    logits = keep_top_k(LOGITS[None], k)[0]
+    assert [i for i in range(5) if logits[i] > NEVER] == (kept or [0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(logits[logits > NEVER], LOGITS[logits > NEVER])
+
+
+@pytest.mark.parametrize(
+    ("p", "kept"),
+    [
+        (1e-6, [1]),
+        (0.39, [1]),
+        (0.41, [1, 3]),
+        (0.69, [1, 3]),
+        (0.71, [1, 3, 4]),
+        (0.9, [0, 1, 3, 4]),
+        (0.99, [0, 1, 2, 3, 4]),
+        (1.0, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_p(p, kept):
+    logits = keep_top_p(LOGITS[None], p)[0]
+    assert [i for i in range(5) if logits[i] > NEVER] == kept
+
+
+def shares(n=4000, **config):
+    keys = jax.random.split(jax.random.key(0), n)
+    logits = jnp.broadcast_to(LOGITS, (n, 5))
+    tokens, _ = jax.jit(pick_tokens, static_argnums=2)(logits, keys, PickConfig(**config))
+    return np.bincount(tokens, minlength=5) / n
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"temperature": 0.0}, [0, 1, 0, 0, 0]),
+        ({"temperature": 1.0}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"temperature": 0.5}, np.square([0.1, 0.4, 0.05, 0.3, 0.15]) / 0.285),
+        ({"temperature": 1.0, "top_k": 2}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"temperature": 1.0, "top_p": 0.75}, [0, 8 / 17, 0, 6 / 17, 3 / 17]),
+        ({"temperature": 1e-4}, [0, 1, 0, 0, 0]),
+        # top_p is taken after temperature and of what top_k leaves: 16/25 < 0.7.
+        ({"temperature": 0.5, "top_k": 3, "top_p": 0.5}, [0, 1, 0, 0, 0]),
+    ],
+)
+def test_tokens_are_drawn_with_their_probabilities(config, expected):
+    expected = np.array(expected)
+    spread = 4 * np.sqrt(expected * (1 - expected) / 4000)  # four standard errors
+    assert np.all(np.abs(shares(**config) - expected) <= spread)
+
+
+def test_picked_log_probability_is_of_the_plain_softmax():
+    for config in (PickConfig(), PickConfig(temperature=0.7, top_k=2, top_p=0.9)):
+        token, log_prob = pick_tokens(LOGITS[None] + 3.0, jax.random.key(1)[None], config)
+        assert float(log_prob[0]) == pytest.approx(float(LOGITS[token[0]]), abs=1e-6)

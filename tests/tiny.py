@@ -1,0 +1,212 @@
+"""The smallest setting in which STaR still does something: sums of one digit, width 32."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+
+from star_jax import configurables
+from star_jax.main import main
+from star_jax.models.config import DecoderConfig
+from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.records import Completion, Prompt, Question
+from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
+from star_jax.training.train_step import OptimizerConfig
+from star_jax.training.trainer import Trainer, TrainerConfig
+
+MODEL_GIN = """
+DecoderConfig:
+  vocab_size = 20
+  n_layers = 2
+  d_model = 32
+  n_heads = 2
+  head_dim = 16
+  d_ff = 128
+  rotary_dim = 16
+  context_length = 256
+  embedding_init = 0.1
+TrainerConfig:
+  batch_size = 8
+  row_length = 64
+OptimizerConfig:
+  learning_rate = 5e-3
+  warmup_steps = 20
+  b2 = 0.98
+"""
+
+PRETRAIN_GIN = (
+    MODEL_GIN
+    + """
+MODEL_DIR = %gin.REQUIRED
+STEPS = 900
+pretrain:
+  model_dir = %MODEL_DIR
+  model = @DecoderConfig()
+  vocabulary = @arithmetic_vocabulary()
+  phases = [@first/Phase(), @second/Phase()]
+  trainer = @TrainerConfig()
+  seed = 1
+Phase.corpus = @ArithmeticCorpus()
+Phase.optimizer = @OptimizerConfig()
+first/Phase.steps = 1
+second/Phase.steps = %STEPS
+ArithmeticCorpus:
+  n_documents = 2000
+  facts = 0.0
+  plain = 0.5
+  hinted = 0.5
+  plain_digits = (1.0,)
+  hinted_digits = (1.0,)
+"""
+)
+
+TASK_GIN = """
+ArithmeticTask:
+  digits = (1,)
+  n_train = 400
+  n_validation = 20
+  n_few_shot = 1
+SamplerConfig:
+  batch_size = 16
+  max_new_tokens = 32
+"""
+
+STAR_GIN = (
+    MODEL_GIN
+    + TASK_GIN
+    + """
+include "runs/star.gin"
+ITERATIONS = 2
+star.task = @ArithmeticTask()
+star.vocabulary = @arithmetic_vocabulary()
+StarConfig:
+  questions_per_iteration = 48
+  few_shot = "never"
+  hinted_share = 0.5
+GeometricSteps:
+  first = 30
+  growth = 1.0
+"""
+)
+
+FINETUNE_GIN = (
+    MODEL_GIN
+    + TASK_GIN
+    + """
+MODEL_DIR = %gin.REQUIRED
+BASE_CHECKPOINT = %gin.REQUIRED
+finetune:
+  model_dir = %MODEL_DIR
+  base_checkpoint = %BASE_CHECKPOINT
+  model = @DecoderConfig()
+  vocabulary = @arithmetic_vocabulary()
+  task = @ArithmeticTask()
+  sampler = @SamplerConfig()
+  trainer = @TrainerConfig()
+  optimizer = @OptimizerConfig()
+  length = @TrainingLength()
+  n_examples = 50
+TrainingLength.steps = 20
+"""
+)
+
+ASK_GIN = (
+    MODEL_GIN
+    + TASK_GIN
+    + """
+CHECKPOINT = %gin.REQUIRED
+MODE.checkpoint = %CHECKPOINT
+MODE.model = @DecoderConfig()
+MODE.vocabulary = @arithmetic_vocabulary()
+MODE.task = @ArithmeticTask()
+MODE.sampler = @SamplerConfig()
+"""
+)
+
+GIN = {
+    "pretrain": PRETRAIN_GIN,
+    "star": STAR_GIN,
+    "finetune": FINETUNE_GIN,
+    "evaluate": ASK_GIN.replace("MODE", "evaluate"),
+    "infer": ASK_GIN.replace("MODE", "infer"),
+}
+
+
+def command_line(folder: Path, run_mode: str, **bindings: object) -> list[str]:
+    """Arguments of star_jax.main for the tiny setting; `a__b` in a name stands for `a.b`."""
+    file = folder / f"{run_mode}.gin"
+    if run_mode in GIN:
+        file.write_text(GIN[run_mode])
+    flags = [f"--gin.{name.replace('__', '.')}={_gin(value)}" for name, value in bindings.items()]
+    files = [f"--gin_file={file}"] if run_mode in GIN else []
+    return [f"--run_mode={run_mode}", *files, *flags]
+
+
+def run(folder: Path, run_mode: str, **bindings: object) -> int:
+    """Runs the tiny setting in this process, on one device; returns the exit code."""
+    one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
+    with mock.patch.object(configurables, "make_mesh", one_device):
+        return main(command_line(folder, run_mode, **bindings))
+
+
+def make_base(folder: Path, steps: int = 900) -> Path:
+    """A base that solves some one-digit sums and most hinted ones; returns its directory."""
+    assert run(folder, "pretrain", MODEL_DIR=folder / "base", STEPS=steps) == 0
+    return folder / "base"
+
+
+def read_lines(file: Path) -> list[dict]:
+    """The records of a JSON lines file."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def trainer(width: int = 8, **config: object) -> Trainer:
+    """A trainer of a one-layer decoder on one device."""
+    model = DecoderConfig(
+        vocab_size=20, n_layers=1, d_model=width, n_heads=1, head_dim=8, d_ff=16,
+        rotary_dim=8, context_length=256,
+    )  # fmt: skip
+    config = {"batch_size": 2, "row_length": 64, **config}
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    return Trainer(model, OptimizerConfig(1e-2, 2), TrainerConfig(**config), mesh)
+
+
+@dataclasses.dataclass
+class FakeSampler:
+    """Says what it is told to, in place of a model; remembers the prompts it was shown."""
+
+    says: Callable[[Prompt], str]
+    prompts: list[Prompt] = dataclasses.field(default_factory=list)
+    vocabulary = arithmetic_vocabulary()
+
+    def sample(self, params, prompts, keys, on_progress=lambda n: None):
+        assert len({np.asarray(key).tobytes() for key in keys}) == len(prompts)
+        self.prompts.extend(prompts)
+        on_progress(len(prompts))
+        texts = [self.says(prompt) for prompt in prompts]
+        return [Completion(text, tuple(range(len(text.split()))), True, -1.0) for text in texts]
+
+
+def gold(prompt: Prompt) -> str:
+    """The right completion of a prompt of the arithmetic task, hinted or not."""
+    task = ArithmeticTask()
+    return task.gold_completion(task.make_question("", prompt.text.splitlines()[1]))
+
+
+def wrong(prompt: Prompt) -> str:
+    """A completion that ends in a wrong answer."""
+    return "<scratch>\n</scratch>\n0 0"
+
+
+def question(a: int, b: int, id_: str = "") -> Question:
+    """The question a + b with an id of its own."""
+    return dataclasses.replace(ArithmeticTask().make_question(id_ or f"{a}+{b}", f"{a}+{b}"))
+
+
+def _gin(value: object) -> str:
+    return repr(str(value)) if isinstance(value, str | Path) else repr(value)
