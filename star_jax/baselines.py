@@ -15,7 +15,7 @@ import seqio
 
 from star_jax import checkpoints
 from star_jax.errors import UserError
-from star_jax.evaluate import evaluate_model, evaluation_metrics
+from star_jax.evaluate import evaluate_model, evaluation_only
 from star_jax.finetune import Finetuned, finetune_from_base
 from star_jax.metrics import IterationMetrics
 from star_jax.progress import class_names, format_header, format_row, log
@@ -44,6 +44,10 @@ class Phase:
     steps: int  # optimizer steps
     optimizer: OptimizerConfig  # fresh in each phase
 
+    def __post_init__(self):
+        """Raises UserError for a phase without steps."""
+        _check_positive("Phase.steps", self.steps)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingLength:
@@ -51,6 +55,11 @@ class TrainingLength:
 
     steps: int  # optimizer steps
     seed: int = 0  # of the choice and the order of examples
+
+    def __post_init__(self):
+        """Raises UserError for a length that is none."""
+        _check_positive("TrainingLength.steps", self.steps)
+        _check_seed("TrainingLength.seed", self.seed)
 
 
 def train_base(
@@ -78,6 +87,7 @@ def train_base(
     """
     if not phases:
         raise UserError("pretrain.phases is empty; give at least one Phase")
+    _check_seed("pretrain.seed", seed)
     directory = RunDir(Path(model_dir))
     directory.claim(config_text())
     stage = StageDir(directory.path)
@@ -134,46 +144,54 @@ def finetune_on_gold(
       UserError: the task has no gold completions, the base is missing, and so on.
     """
     checkpoints.check(Path(base_checkpoint), trainer.abstract_params())
+    n_questions = len(task.questions(TRAIN))
+    if not 0 <= n_examples <= n_questions:
+        raise UserError(
+            f"finetune.n_examples = {n_examples}, but the task has {n_questions} training "
+            f"questions; give at most so many, or 0 for all"
+        )
     directory = RunDir(Path(model_dir))
     directory.claim(config_text())
-    stage = directory.iteration(1)
 
-    def compute() -> Finetuned:
-        return finetune_from_base(
-            lambda: checkpoints.load(Path(base_checkpoint), trainer.abstract_params()),
+    def load_base() -> Any:
+        return checkpoints.load(Path(base_checkpoint), trainer.abstract_params())
+
+    def evaluate(stage: StageDir, n: int, params: Callable[[], Any]) -> StageResult:
+        asking = Asking(sampler, task, few_shot=False, seed=length.seed, iteration=n)
+        held_out = task.questions(VALIDATION)
+        return stage.records("eval", Attempt, lambda: evaluate_model(params(), held_out, asking))
+
+    def measured(n: int, evaluated: StageResult) -> IterationMetrics:
+        return evaluation_only(n, length.seed, False, evaluated.seconds, evaluated.value)
+
+    base_stage, stage = directory.iteration(0), directory.iteration(1)
+    base = measured(0, evaluate(base_stage, 0, load_base))
+    base_stage.write_metrics(base)
+    trained, params = _trained(
+        stage,
+        "checkpoint",
+        lambda: finetune_from_base(
+            load_base,
             gold_examples(task, sampler, n_examples, length.seed),
             trainer,
             n_steps=length.steps,
             seed=length.seed,
             checkpoint=checkpoints.TrainingCheckpoint(stage.path / "training"),
-        )
-
-    trained, params = _trained(stage, "checkpoint", compute, trainer)
-    asking = Asking(sampler, task, few_shot=False, seed=length.seed, iteration=1)
-    evaluated = stage.records(
-        "eval", Attempt, lambda: evaluate_model(params(), task.questions(VALIDATION), asking)
+        ),
+        trainer,
     )
-    n_used = n_examples or len(task.questions(TRAIN))
-    metrics = IterationMetrics(
-        iteration=1,
-        rationalize=False,
-        kept_generated=0,
-        kept_rationalized=0,
-        n_sampled=n_used,
+    metrics = dataclasses.replace(
+        measured(1, evaluate(stage, 1, params)),
+        n_sampled=n_examples or n_questions,
         train_fraction=1.0,
-        seconds_generate=0.0,
-        seconds_rationalize=0.0,
         seconds_finetune=trained.seconds,
-        seconds_evaluate=evaluated.seconds,
-        seed=length.seed,
         **trained.value,
-        **evaluation_metrics(evaluated.value),
     )
     stage.write_metrics(metrics)
-    directory.write_metrics_lines(1, first=1)
-    row = dataclasses.asdict(metrics)
-    log(format_header(class_names([row])))
-    log(format_row(row, class_names([row])))
+    directory.write_metrics_lines()
+    rows = [dataclasses.asdict(line) for line in (base, metrics)]
+    classes = class_names(rows)
+    log("\n".join([format_header(classes), *(format_row(row, classes) for row in rows)]))
     return metrics
 
 
@@ -207,3 +225,13 @@ def _trained(
     )
     checkpoints.TrainingCheckpoint(stage.path / "training").clear()
     return result
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{name} = {value}: give 1 or more")
+
+
+def _check_seed(name: str, value: int) -> None:
+    if value < 0:
+        raise UserError(f"{name} = {value}: give 0 or more")

@@ -12,6 +12,8 @@ import orbax.checkpoint as ocp
 
 from star_jax.errors import UserError
 
+MARKER = "_CHECKPOINT_METADATA"  # Orbax's; a checkpoint without it is not complete
+
 
 def save(directory: Path, tree: Any) -> None:
     """Writes a tree of arrays to `directory`, replacing what was there; commits by a rename."""
@@ -49,7 +51,8 @@ def check(directory: Path, abstract: Any) -> Path:
 class TrainingCheckpoint:
     """The latest state inside one fine-tuning, for going on after a preemption.
 
-    The directory holds `step_<k>` checkpoints; the newest complete one counts.
+    The directory holds `step_<k>` checkpoints; the newest complete one counts. Removing one takes
+    its marker first, so that what is half removed is not taken for complete.
     """
 
     def __init__(self, directory: Path):
@@ -62,28 +65,33 @@ class TrainingCheckpoint:
         return load(steps[-1][1], abstract) if steps else None
 
     def save(self, step: int, state: Any) -> None:
-        """Writes the state of optimizer step `step`, then drops older ones."""
-        older = self._steps()
+        """Writes the state of optimizer step `step`, then drops older and unfinished ones."""
         save(self._directory / f"step_{step}", state)
-        for _, path in older:
-            shutil.rmtree(path, ignore_errors=True)
+        self._remove_all_but(f"step_{step}")
 
     def clear(self) -> None:
         """Removes everything; the finished weights are elsewhere by now."""
+        self._remove_all_but("")
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _steps(self) -> list[tuple[int, Path]]:
-        paths = self._directory.glob("step_*") if self._directory.exists() else ()
-        named = [(p.name.removeprefix("step_"), p) for p in paths]
+        paths = [marker.parent for marker in self._directory.glob(f"step_*/{MARKER}")]
+        named = [(path.name.removeprefix("step_"), path) for path in paths]
         return sorted((int(number), path) for number, path in named if number.isdigit())
+
+    def _remove_all_but(self, kept: str) -> None:
+        for path in self._directory.glob("*"):
+            if path.name != kept and path.is_dir():
+                (path / MARKER).unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     if not directory.is_dir():
         raise UserError(f"checkpoint {directory} is not there; check the path, or make it first")
-    if not (directory / "_CHECKPOINT_METADATA").exists():
+    if not (directory / MARKER).exists():
         raise UserError(
-            f"{directory} is not a checkpoint (no _CHECKPOINT_METADATA in it); give the directory "
+            f"{directory} is not a checkpoint (no {MARKER} in it); give the directory "
             f"that pretraining or an iteration wrote, e.g. base/checkpoint or iter_003/checkpoint"
         )
     try:

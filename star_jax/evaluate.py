@@ -23,3 +23,25 @@ def evaluation_metrics(attempts: Sequence[Attempt]) -> dict[str, Any]:
         "n_eval_by_class": {name: len(group) for name, group in classes.items()},
         "unparsable": metrics.unparsable(attempts),
     }
+
+
+def evaluation_only(
+    iteration: int, seed: int, rationalize: bool, seconds: float, attempts: Sequence[Attempt]
+) -> metrics.IterationMetrics:
+    """The metrics of a model that was evaluated and not trained: the base, above all."""
+    return metrics.IterationMetrics(
+        iteration=iteration,
+        rationalize=rationalize,
+        kept_generated=0,
+        kept_rationalized=0,
+        n_sampled=0,
+        train_fraction=0.0,
+        train_steps=0,
+        train_loss=None,
+        seconds_generate=0.0,
+        seconds_rationalize=0.0,
+        seconds_finetune=0.0,
+        seconds_evaluate=seconds,
+        seed=seed,
+        **evaluation_metrics(attempts),
+    )

@@ -85,6 +85,7 @@ def finetune_from_base(
     """
     check_lengths(examples, trainer.config.row_length)  # before anything is loaded
     every = trainer.config.checkpoint_every if checkpoint else 0
+    n_last = max(1, n_steps // 10)
     # Which weights to start from: 1. the state inside this fine-tuning  2. the base
     state = checkpoint.restore(trainer.abstract_state()) if every else None
     state = trainer.init_state(load_base()) if state is None else state
@@ -93,9 +94,10 @@ def finetune_from_base(
 
         def on_step(step: int, state: Any) -> None:
             advance(1)
-            if every and step % every == 0 and step < n_steps:
+            # Not among the last steps: who resumes has to see the loss of all of them.
+            if every and step % every == 0 and step <= n_steps - n_last:
                 checkpoint.save(step, state)
 
         state, losses = trainer.train(state, examples, n_steps, seed, on_step)
-    last = losses[-max(1, n_steps // 10) :]
+    last = losses[-n_last:]
     return Finetuned(state.params, n_steps, sum(last) / len(last) if last else None)

@@ -6,6 +6,7 @@ names the parameter: silence there means a full copy on every device.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -76,7 +77,9 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 def check_batch(name: str, batch_size: int, mesh: Mesh, unit: int = 1) -> None:
     """Raises UserError unless `batch_size` divides into `unit` parts split over the mesh."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"] * unit
-    if batch_size % parts:
+    if unit < 1:
+        raise UserError(f"{name} {batch_size} is to be taken in {unit} parts; give 1 or more")
+    if batch_size < 1 or batch_size % parts:
         raise UserError(
             f"{name} {batch_size} is not divisible by data x fsdp"
             f"{' x accumulation' if unit > 1 else ''} ({parts}); "
@@ -94,30 +97,54 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(logical_axes: Any, mesh: Mesh, rules: Rules) -> Any:
+def parameter_shardings(shapes: Any, logical_axes: Any, mesh: Mesh, rules: Rules) -> Any:
     """A NamedSharding for every parameter.
 
     Args:
+      shapes: the parameters' shapes, as `models.decoder.abstract_params`.
       logical_axes: tree of PartitionSpec of logical names, as `models.decoder.logical_axes`.
       mesh: the device mesh.
       rules: the table for training or for decoding.
 
     Raises:
-      UserError: a logical axis has no rule; the message names the parameter.
+      UserError: a logical axis has no rule, or one that does not fit the mesh or the axis' size;
+        the message names the parameter.
     """
     table = dict(rules)
 
-    def one(path: Any, names: PartitionSpec) -> NamedSharding:
+    def one(path: Any, names: PartitionSpec, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        parameter = f"parameter {jax.tree_util.keystr(path)}"
         for name in names:
             if name is not None and name not in table:
                 raise UserError(
-                    f"parameter {jax.tree_util.keystr(path)} has the logical axis {name!r}, "
+                    f"{parameter} has the logical axis {name!r}, "
                     f"which no rule of the mesh maps; add ({name!r}, None) or a mesh axis"
                 )
-        return NamedSharding(mesh, PartitionSpec(*[table.get(name) for name in names]))
+        spec = PartitionSpec(*[table.get(name) for name in names])
+        if not _fits(spec, leaf.shape, mesh):
+            raise UserError(
+                f"{parameter} with axes {tuple(names)} of sizes {leaf.shape} cannot be laid out as "
+                f"{tuple(spec)} on the mesh {_named(list(mesh.shape.values()))}; change "
+                f"MeshConfig.data/fsdp/tensor or its rules"
+            )
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(
-        one, logical_axes, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
+        one, logical_axes, shapes, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
+    )
+
+
+def _fits(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> bool:
+    """Every mesh axis is there and used once, and the sizes divide."""
+    parts = [() if part is None else part if isinstance(part, tuple) else (part,) for part in spec]
+    used = [axis for part in parts for axis in part]
+    return (
+        len(set(used)) == len(used)
+        and set(used) <= set(mesh.shape)
+        and all(
+            size % math.prod(mesh.shape[axis] for axis in part) == 0
+            for size, part in zip(shape, parts, strict=True)
+        )
     )
 
 

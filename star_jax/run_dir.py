@@ -10,6 +10,7 @@ start, overwriting. Resuming is therefore nothing but running again.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,8 @@ from star_jax.records import from_json, to_json
 
 # What may change between a run and its continuation, since finished stages do not depend on it.
 FREE_BINDINGS = re.compile(
-    r"(MODEL_DIR|ITERATIONS|.*\.(model_dir|iterations|checkpoint_every)|MeshConfig\..*)$"
+    r"(MODEL_DIR|ITERATIONS|.*\.(model_dir|iterations|checkpoint_every)|"
+    r"(MeshConfig|compilation_cache)\..*)$"
 )
 
 
@@ -59,7 +61,7 @@ class StageDir:
         start = time.monotonic()
         records = list(compute())
         data = "".join(json.dumps(to_json(record)) + "\n" for record in records).encode()
-        seconds = time.monotonic() - start
+        seconds = round(time.monotonic() - start, 3)
         write_atomically(file, data)
         self._finish(stage, len(records), _sha256(data), seconds)
         return StageResult(records, seconds)
@@ -81,17 +83,25 @@ class StageDir:
           compute: returns the weights and notes about them (JSON-ready).
           save: writes weights to a directory, complete or not at all.
           load: reads them.
+
+        Raises:
+          UserError: train.jsonl is not what the finished weights were trained on.
         """
         directory, marker = self.path / stage, self._marker(stage)
+        train_file = self.path / "train.jsonl"
+        trained_on = _sha256(train_file.read_bytes()) if train_file.exists() else ""
         if marker is not None:
+            if marker["sha256"] != trained_on:
+                raise UserError(
+                    f"{directory} was not trained on {train_file} as it is now; restore that file, "
+                    f"or remove {stage}.done and all that came after it to train again"
+                )
             return StageResult(marker["notes"], marker["seconds"]), _once(lambda: load(directory))
         start = time.monotonic()
         weights, notes = compute()
         self.path.mkdir(parents=True, exist_ok=True)
         save(directory, weights)
-        seconds = time.monotonic() - start
-        train_file = self.path / "train.jsonl"
-        trained_on = _sha256(train_file.read_bytes()) if train_file.exists() else ""
+        seconds = round(time.monotonic() - start, 3)
         self._finish(stage, notes.get("train_steps", 0), trained_on, seconds, notes)
         return StageResult(notes, seconds), lambda: weights
 
@@ -117,7 +127,7 @@ class StageDir:
         seconds: float,
         notes: dict[str, Any] | None = None,
     ) -> None:
-        marker = {"count": count, "sha256": sha256, "seconds": round(seconds, 3), "notes": notes}
+        marker = {"count": count, "sha256": sha256, "seconds": seconds, "notes": notes}
         write_atomically(self.path / f"{stage}.done", json.dumps(marker).encode())
 
     def _verified(self, file: Path, marker: dict[str, Any]) -> bytes:
@@ -140,17 +150,20 @@ class RunDir:
     def claim(self, config: str) -> None:
         """Makes the directory this run's, or raises UserError if it is another run's.
 
+        A configuration that led to no result, since it was mistaken, may be replaced.
+
         Args:
           config: the operative gin configuration as text.
         """
         file = self.path / "config.gin"
         if file.exists():
             differing = differing_bindings(file.read_text(), config)
-            if differing:
+            if differing and self._has_results():
+                more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
                 raise UserError(
                     f"MODEL_DIR {self.path} belongs to a run with another configuration: "
-                    f"{'; '.join(differing)}; give another MODEL_DIR, or the configuration of "
-                    f"{file}"
+                    f"{'; '.join(differing[:4])}{more}; give another MODEL_DIR, or the "
+                    f"configuration of {file}"
                 )
             log(f"{self.path}: going on where the run stopped")
         elif self.path.is_dir() and any(self.path.glob("iter_*")):
@@ -158,17 +171,38 @@ class RunDir:
                 f"MODEL_DIR {self.path} has iterations but no config.gin, so nobody knows whose "
                 f"they are; give another MODEL_DIR"
             )
-        write_atomically(file, config.encode())
+        try:
+            write_atomically(file, config.encode())
+        except OSError as error:
+            raise UserError(
+                f"MODEL_DIR {self.path} is no directory that can be written to ({error.strerror}); "
+                f"give another MODEL_DIR"
+            ) from error
+
+    def _has_results(self) -> bool:
+        """Whether a stage is finished, or one that can be gone on with is begun."""
+        patterns = ("*.done", "training/step_*")
+        return any(
+            any(self.path.glob(f"{place}{pattern}"))
+            for place in ("", "iter_*/")
+            for pattern in patterns
+        )
 
     def iteration(self, n: int) -> StageDir:
         """The directory of outer iteration `n`."""
         return StageDir(self.path / f"iter_{n:03d}")
 
-    def write_metrics_lines(self, last: int, first: int = 0) -> None:
-        """Rewrites metrics.jsonl from the iterations `first` to `last`, all of them finished."""
-        finished = (self.iteration(n).read_metrics() for n in range(first, last + 1))
-        lines = [json.dumps(to_json(metrics)) for metrics in finished]
-        write_atomically(self.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+    def write_metrics_lines(self) -> None:
+        """Rewrites metrics.jsonl from the iterations that have metrics, 0, 1, ... to the first gap.
+
+        So a run that is resumed keeps the lines of what it had finished before.
+        """
+        finished = itertools.takewhile(
+            lambda metrics: metrics is not None,
+            (self.iteration(n).read_metrics() for n in itertools.count()),
+        )
+        lines = "".join(json.dumps(to_json(metrics)) + "\n" for metrics in finished)
+        write_atomically(self.path / "metrics.jsonl", lines.encode())
 
 
 def differing_bindings(ours: str, theirs: str) -> list[str]:

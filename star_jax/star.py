@@ -10,7 +10,7 @@ import numpy as np
 
 from star_jax import checkpoints
 from star_jax.errors import UserError
-from star_jax.evaluate import evaluate_model, evaluation_metrics
+from star_jax.evaluate import evaluate_model, evaluation_metrics, evaluation_only
 from star_jax.filter import keep_correct
 from star_jax.finetune import finetune_from_base, kept_to_examples
 from star_jax.generate import generate_rationales
@@ -49,6 +49,11 @@ class StarConfig:
             raise UserError(
                 f"StarConfig: iterations = {self.iterations} must be positive and "
                 f"questions_per_iteration = {self.questions_per_iteration} not negative"
+            )
+        if not 0 <= self.hinted_share <= 1 or self.seed < 0:
+            raise UserError(
+                f"StarConfig: hinted_share = {self.hinted_share} must be in 0..1 and "
+                f"seed = {self.seed} not negative"
             )
 
 
@@ -109,16 +114,17 @@ def run_star(
         task.questions(TRAIN),
         task.questions(VALIDATION),
     )
+    draw_questions(loop, 1)  # refuses too many questions now, not after the base's evaluation
     directory = RunDir(Path(model_dir))
     directory.claim(config_text())
     previous, metrics = base_iteration(loop, directory.iteration(0))  # M_0 = M
     lines = [metrics]
-    directory.write_metrics_lines(0)
+    directory.write_metrics_lines()
     _show(lines)
     for n in range(1, star.iterations + 1):
         previous, metrics = outer_iteration(loop, n, previous, directory.iteration(n))
         lines.append(metrics)
-        directory.write_metrics_lines(n)
+        directory.write_metrics_lines()
         _show(lines)
     return lines
 
@@ -129,21 +135,8 @@ def base_iteration(loop: Star, directory: StageDir) -> tuple[Callable[[], Any], 
     evaluated = directory.records(
         "eval", Attempt, lambda: evaluate_model(load(), loop.eval_questions, loop.asking(0, 0))
     )
-    metrics = IterationMetrics(
-        iteration=0,
-        rationalize=loop.config.rationalize,
-        kept_generated=0,
-        kept_rationalized=0,
-        n_sampled=0,
-        train_fraction=0.0,
-        train_steps=0,
-        train_loss=None,
-        seconds_generate=0.0,
-        seconds_rationalize=0.0,
-        seconds_finetune=0.0,
-        seconds_evaluate=evaluated.seconds,
-        seed=loop.config.seed,
-        **evaluation_metrics(evaluated.value),
+    metrics = evaluation_only(
+        0, loop.config.seed, loop.config.rationalize, evaluated.seconds, evaluated.value
     )
     directory.write_metrics(metrics)
     return load, metrics

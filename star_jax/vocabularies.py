@@ -76,7 +76,6 @@ class WordVocabulary(seqio.Vocabulary):
         words = tf.strings.split(tf.strings.regex_replace(s, "\n", " <newline> "), " ")
         words = tf.boolean_mask(words, words != "")
         keys = tf.constant(["<newline>" if word == NEWLINE else word for word in self._words])
-        # A word that is not there gets id -1, and the gather below refuses it by name.
         ids = tf.argmax(tf.equal(words[:, None], keys[None, :]), axis=1, output_type=tf.int32)
         known = tf.reduce_any(tf.equal(words[:, None], keys[None, :]), axis=1)
         check = tf.debugging.Assert(

@@ -27,14 +27,23 @@ def is_hinted(text):
     return is_sum(text) and text.splitlines()[2] != "Target:"
 
 
+def is_gold(text):
+    question, completion = text.splitlines()[1], "\n".join(text.splitlines()[3:])
+    return completion == scratchpad(*parse_problem(question))
+
+
 def test_the_shares_are_kept():
-    documents = texts(ArithmeticCorpus(n_documents=2000, facts=6, plain=1, hinted=3))
-    hinted = sum(map(is_hinted, documents))
-    plain = sum(map(is_sum, documents)) - hinted
+    corpus = ArithmeticCorpus(2000, facts=5, plain=1, layout=1, hinted=3, layout_digits=(0, 0, 1))
+    documents = texts(corpus)
     assert len(documents) == 2000
-    # Six standard deviations of a binomial.
-    assert abs(hinted - 600) < 6 * 21
-    assert abs(plain - 200) < 6 * 14
+    sums = [text for text in documents if is_sum(text)]
+    hinted = [text for text in sums if is_hinted(text)]
+    layout = [text for text in sums if not is_gold(text)]
+    assert not set(hinted) & set(layout)
+    # Six standard deviations of a binomial; a random scratchpad of three digits is never right.
+    assert abs(len(hinted) - 600) < 6 * 21
+    assert abs(len(layout) - 200) < 6 * 14
+    assert abs(len(sums) - len(hinted) - len(layout) - 200) < 6 * 14
 
 
 def test_the_corpus_is_the_same_each_time_and_follows_its_seed():
@@ -47,8 +56,8 @@ def test_the_corpus_is_the_same_each_time_and_follows_its_seed():
 def test_no_validation_problem_is_in_the_corpus(digits, seed):
     shares = tuple(float(n in digits) for n in range(1, max(digits) + 1))
     corpus = ArithmeticCorpus(
-        1500, facts=0.4, plain=0.3, hinted=0.3, plain_digits=shares, hinted_digits=shares,
-        seed=seed,
+        1500, facts=0.3, plain=0.3, layout=0.1, hinted=0.3, held_out_facts=seed == 1,
+        plain_digits=shares, layout_digits=shares, hinted_digits=shares, seed=seed,
     )  # fmt: skip
     validation = ArithmeticTask(digits=digits, n_validation=500, seed=seed).questions(VALIDATION)
     forbidden = {frozenset(parse_problem(q.text)) for q in validation}
@@ -67,44 +76,62 @@ def test_no_validation_problem_is_in_the_corpus(digits, seed):
 
 
 def test_sums_are_right_and_have_loss_on_the_completion_only():
-    for hinted in (False, True):
-        (prompt, prompt_loss), (completion, loss) = sum_document(29, 57, hinted)
-        assert prompt == f"Input:\n2 9 + 5 7\nTarget:{' 8 6' if hinted else ''}\n"
+    rng = np.random.default_rng(0)
+    for kind in ("plain", "hinted"):
+        (prompt, prompt_loss), (completion, loss) = sum_document(rng, kind, 29, 57)
+        assert prompt == f"Input:\n2 9 + 5 7\nTarget:{' 8 6' if kind == 'hinted' else ''}\n"
         assert completion == scratchpad(29, 57)
         assert (prompt_loss, loss) == (False, True)
 
 
-def test_facts_are_right_steps():
+def test_layout_has_the_shape_of_a_scratchpad_and_random_sums():
     rng = np.random.default_rng(0)
-    for _ in range(300):
-        spans = fact_document(rng, 4)
-        assert [loss for _, loss in spans] == [False, True] * 4
-        for (before, _), (after, _) in zip(spans[::2], spans[1::2], strict=True):
-            operands, _, rest = before.strip().partition(",")
-            a, b = parse_problem(operands)
-            result, _, carry = rest.partition("C:")
-            total = a + b + int(carry)
-            expected = " ".join([str(total % 10), *result.split()])
-            assert after == f", {expected} C: {total // 10}\n"
-            if held_out(np.array(a), np.array(b)):
-                assert result.split() or int(carry)
+    gold = scratchpad(291, 574).splitlines()
+    right = 0
+    for _ in range(200):
+        (prompt, _), (completion, loss) = sum_document(rng, "layout", 291, 574)
+        assert (prompt, loss) == ("Input:\n2 9 1 + 5 7 4\nTarget:\n", True)
+        lines = completion.splitlines()
+        operands, golds = ([line.partition(",")[0] for line in x[1:5]] for x in (lines, gold))
+        assert operands == golds
+        lengths, golds = ([len(line.split()) for line in x[1:5]] for x in (lines, gold))
+        assert lengths == golds
+        right += lines[2] == gold[2]
+    assert right < 40  # one in twenty is right by chance
 
 
-def test_all_two_hundred_facts_can_occur():
-    rng = np.random.default_rng(0)
+def facts_of(spans):
+    """(a, b, carry, result, sum and carry afterwards) of each fact in a document."""
+    assert [loss for _, loss in spans] == [False, True, False, True, False] * (len(spans) // 5)
+    text = VOCABULARY.decode(VOCABULARY.encode(" ".join(text for text, _ in spans)))
+    lines = text.splitlines()
+    for before, after in zip(lines[::2], lines[1::2], strict=True):
+        operands, _, rest = before.partition(",")
+        result, _, carry = rest.partition("C:")
+        yield (*parse_problem(operands), int(carry), result.split(), after)
+
+
+@pytest.mark.parametrize("held_out_too", [False, True])
+def test_facts_are_right_steps(held_out_too):
     seen = set()
-    for before, loss in fact_document(rng, 20_000):
-        if not loss:
-            operands, _, rest = before.partition(",")
-            seen.add((*parse_problem(operands), int(rest.partition("C:")[2])))
-    assert len(seen) == 200
+    for a, b, carry, result, after in facts_of(
+        fact_document(np.random.default_rng(0), 20_000, held_out_too)
+    ):
+        total = a + b + carry
+        assert after == f", {' '.join([str(total % 10), *result])} C: {total // 10}"
+        if carry == 0 and held_out(np.array(a), np.array(b)):
+            assert held_out_too
+            assert result  # or it would be a whole problem of the validation split
+        seen.add((a, b, carry))
+    n_held_out = sum(bool(held_out(np.array(a), np.array(b))) for a in range(10) for b in range(10))
+    assert len(seen) == 200 - (0 if held_out_too else n_held_out)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"facts": -1.0},
-        {"facts": 0.0, "plain": 0.0, "hinted": 0.0},
+        {"facts": 0.0, "plain": 0.0, "layout": 0.0, "hinted": 0.0},
         {"plain_digits": (0.0,)},
         {"hinted_digits": (-1.0, 2.0)},
     ],

@@ -83,9 +83,7 @@ def numpy_attention(config, p, h_LD):
     out = np.zeros_like(h_LD)
     for head in range(config.n_heads):
         q, k, v = (h_LD @ p[name]["kernel"][:, head] for name in ("query", "key", "value"))
-        rot = functools.partial(
-            numpy_rotate, rotary_dim=config.rotary_dim, base=config.rotary_base
-        )
+        rot = functools.partial(numpy_rotate, rotary_dim=config.rotary_dim, base=config.rotary_base)
         q, k = ([rot(row, at) for at, row in enumerate(x)] for x in (q, k))
         for t in range(len(h_LD)):
             scores = np.array([q[t] @ k[s] for s in range(t + 1)]) / np.sqrt(config.head_dim)
@@ -171,9 +169,8 @@ def test_fresh_parameters_have_the_declared_scale():
     layer = params["layers"]
     assert np.std(params["embedding"]) == pytest.approx(0.05, rel=0.05)
     assert np.std(layer["query"]["kernel"]) == pytest.approx(64**-0.5, rel=0.1)
-    # What writes to the residual stream has a variance smaller by 2 n_layers.
-    assert np.std(layer["out"]["kernel"]) == pytest.approx((32 * 2 * 2) ** -0.5, rel=0.1)
-    assert np.std(layer["mlp_out"]["kernel"]) == pytest.approx((256 * 2 * 2) ** -0.5, rel=0.1)
+    assert np.std(layer["out"]["kernel"]) == pytest.approx(32**-0.5, rel=0.1)  # heads x head_dim
+    assert np.std(layer["mlp_out"]["kernel"]) == pytest.approx(256**-0.5, rel=0.1)
     assert not np.allclose(layer["query"]["kernel"][0], layer["query"]["kernel"][1])
 
 

@@ -29,13 +29,18 @@ MAX_NEW = 16
 
 @functools.cache
 def params():
-    """Random weights, sharp enough that what is said depends on what was said before."""
-    rng = np.random.default_rng(4)
-    tree = jax.tree.map(
-        lambda leaf: jnp.asarray(0.35 * rng.standard_normal(leaf.shape), leaf.dtype),
-        abstract_params(MODEL),
-    )
-    tree["head"]["bias"] = tree["head"]["bias"].at[WORDS.eos_id].add(-1.0)
+    """Random weights that look far back: their greedy texts vary, and some of them end."""
+    rng = np.random.default_rng(1)
+    deviations = {"scale": 0.1, "embedding": 0.1, "bias": 0.1, "query": 1.0, "key": 1.0}
+
+    def leaf(path, shape):
+        names = [key.key for key in path]
+        deviation = next((deviations[name] for name in names if name in deviations), 0.4)
+        drawn = deviation * rng.standard_normal(shape.shape) + (names[-1] == "scale")
+        return jnp.asarray(drawn, shape.dtype)
+
+    tree = jax.tree_util.tree_map_with_path(leaf, abstract_params(MODEL))
+    tree["head"]["bias"] = tree["head"]["bias"].at[WORDS.eos_id].add(1.0)
     return tree
 
 
@@ -276,6 +281,15 @@ def test_samples_of_one_question_differ():
     assert len({c.token_ids for c in sampler(4, 1.3).sample(params(), prompts, keys)}) > 2
 
 
+def test_every_token_is_a_draw_of_its_own():
+    """A model without preferences says the same token for ever if its key never changes."""
+    even = jax.tree.map(jnp.zeros_like, params())
+    even["head"]["bias"] = even["head"]["bias"].at[WORDS.eos_id].set(-100.0)
+    keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    for completion in sampler(4, 1.3).sample(even, PROMPTS, keys):
+        assert len(set(completion.token_ids)) > MAX_NEW / 3
+
+
 def test_row_keys_are_stable_and_all_different():
     names = [(0, 1, "q1", 0), (1, 1, "q1", 0), (0, 2, "q1", 0), (0, 1, "q2", 0), (0, 1, "q1", 1)]
     assert len({tuple(row_key(*name).tolist()) for name in names}) == len(names)
@@ -324,6 +338,17 @@ def test_vocabulary_larger_than_the_model_is_refused():
         sampler(model=small)
 
 
+def test_an_empty_prompt_is_refused_by_name():
+    with pytest.raises(UserError, match="question q_empty has an empty text"):
+        sample([PROMPTS[0], Prompt("q_empty", "", prefix=PREFIX)])
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"max_new_tokens": 0}])
+def test_sizes_that_mean_nothing_are_refused(bad):
+    with pytest.raises(UserError, match=f"SamplerConfig.{next(iter(bad))}"):
+        Sampler(MODEL, WORDS, SamplerConfig(**bad), one_device())
+
+
 @pytest.mark.parametrize(
     "bad", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}]
 )
@@ -333,6 +358,21 @@ def test_impossible_sampling_is_refused_at_the_head(bad):
 
 
 # Picking a token.
+
+
+def test_ids_that_the_vocabulary_does_not_know_are_never_picked():
+    """A model may have more rows than its tokenizer has ids: GPT-J has 50400 for 50257."""
+    small = WordVocabulary(list("abc"))
+    prompts = [Prompt(f"q{i}", "a b c") for i in range(4)]
+    keys = [row_key(0, 1, prompt.question_id) for prompt in prompts]
+    for completion in sampler(4, 1.3, vocabulary=small).sample(params(), prompts, keys):
+        assert max(completion.token_ids, default=0) < small.vocab_size
+    for config in (PickConfig(n_ids=2), PickConfig(temperature=5.0, n_ids=2)):
+        keys = jax.random.split(jax.random.key(0), 50)
+        tokens, log_probs = pick_tokens(jnp.broadcast_to(LOGITS, (50, 5)), keys, config)
+        assert set(tokens.tolist()) <= {0, 1}
+        np.testing.assert_allclose(jnp.exp(log_probs), jnp.array([0.2, 0.8])[tokens], rtol=1e-5)
+
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.05, 0.3, 0.15]))
 NEVER = float("-inf")

@@ -43,7 +43,7 @@ PRETRAIN_GIN = (
     MODEL_GIN
     + """
 MODEL_DIR = %gin.REQUIRED
-STEPS = 900
+STEPS = 450
 pretrain:
   model_dir = %MODEL_DIR
   model = @DecoderConfig()
@@ -59,6 +59,7 @@ ArithmeticCorpus:
   n_documents = 2000
   facts = 0.0
   plain = 0.5
+  layout = 0.0
   hinted = 0.5
   plain_digits = (1.0,)
   hinted_digits = (1.0,)
@@ -154,7 +155,7 @@ def run(folder: Path, run_mode: str, **bindings: object) -> int:
         return main(command_line(folder, run_mode, **bindings))
 
 
-def make_base(folder: Path, steps: int = 900) -> Path:
+def make_base(folder: Path, steps: int = 450) -> Path:
     """A base that solves some one-digit sums and most hinted ones; returns its directory."""
     assert run(folder, "pretrain", MODEL_DIR=folder / "base", STEPS=steps) == 0
     return folder / "base"

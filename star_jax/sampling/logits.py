@@ -15,6 +15,7 @@ class PickConfig:
     temperature: float = 0.0  # 0 is greedy
     top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
     top_p: float = 1.0  # keep the likeliest tokens that together reach this probability
+    n_ids: int = 0  # ids the vocabulary knows; the model's rows beyond are left out; 0 for none
 
     def __post_init__(self):
         """Raises UserError for values that mean nothing."""
@@ -30,11 +31,15 @@ def pick_tokens(
 ) -> tuple[jax.Array, jax.Array]:
     """The next token of each row and its log-probability (nats) under the plain softmax.
 
+    An id the vocabulary does not know is never picked and has no probability.
+
     Args:
       logits_BV: float32.
       keys_B: one random key a row, used only if temperature > 0.
       config: static.
     """
+    if 0 < config.n_ids < logits_BV.shape[-1]:
+        logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < config.n_ids, logits_BV, -jnp.inf)
     if config.temperature == 0:
         tokens_B = jnp.argmax(logits_BV, axis=-1)
     else:

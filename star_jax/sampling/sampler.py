@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
-from star_jax.models.decoder import logical_axes, unstack_layers
+from star_jax.models.decoder import abstract_params, logical_axes, unstack_layers
 from star_jax.records import Completion, Prompt
 from star_jax.sampling import decode
 from star_jax.sampling.logits import PickConfig
@@ -59,6 +59,10 @@ class Sampler:
                 f"the vocabulary has {self.vocabulary.vocab_size} ids, the model room for "
                 f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
             )
+        if self.config.max_new_tokens < 1:
+            raise UserError(
+                f"SamplerConfig.max_new_tokens = {self.config.max_new_tokens}: give 1 or more"
+            )
 
     def sample(
         self,
@@ -76,21 +80,15 @@ class Sampler:
           on_progress: called with the number of completions that were just finished.
 
         Raises:
-          UserError: a prompt and its completion do not fit into the model's context.
+          UserError: a prompt is empty, or does not fit into the model's context together with
+            its completion.
         """
-        model, params = self._unrolled, self._place(params)
         encoded = [self.vocabulary.encode(prompt.text) for prompt in prompts]
-        by_prefix: dict[str, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            by_prefix.setdefault(prompt.prefix, []).append(i)
+        groups = self._groups(prompts, encoded)  # every length is checked before any work is done
+        model, params = self._unrolled, self._place(params)
         completions: dict[int, Completion] = {}
-        for prefix_text, members in by_prefix.items():
-            prefix_ids = self.vocabulary.encode(prefix_text)
-            longest = max(members, key=lambda i: len(encoded[i]))
-            self._check_length(prompts[longest], len(prefix_ids), len(encoded[longest]))
+        for prefix_ids, members in groups:
             prefix = self._prefill_prefix(model, params, prefix_ids)
-            # Neighbours in a batch have about the same length, so they end about together.
-            members.sort(key=lambda i: (len(encoded[i]), i))
             for batch in _chunks(members, self.config.batch_size):
                 rows = self._sample_batch(
                     model, params, prefix, [encoded[i] for i in batch], [keys[i] for i in batch]
@@ -99,9 +97,35 @@ class Sampler:
                 on_progress(len(batch))
         return [completions[i] for i in range(len(prompts))]
 
+    def _groups(
+        self, prompts: Sequence[Prompt], encoded: list[list[int]]
+    ) -> list[tuple[list[int], list[int]]]:
+        """For each prefix its ids and its prompts' places, short prompts first.
+
+        Neighbours in a batch then have about the same length and end about together.
+        """
+        by_prefix: dict[str, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            if not encoded[i]:
+                raise UserError(f"question {prompt.question_id} has an empty text; give it one")
+            by_prefix.setdefault(prompt.prefix, []).append(i)
+        groups = []
+        for text, members in by_prefix.items():
+            prefix_ids = list(self.vocabulary.encode(text))
+            members.sort(key=lambda i: (len(encoded[i]), i))
+            longest = members[-1]
+            self._check_length(prompts[longest], len(prefix_ids), len(encoded[longest]))
+            groups.append((prefix_ids, members))
+        return groups
+
     @property
     def _pick(self) -> PickConfig:
-        return PickConfig(self.config.temperature, self.config.top_k, self.config.top_p)
+        return PickConfig(
+            self.config.temperature,
+            self.config.top_k,
+            self.config.top_p,
+            n_ids=self.vocabulary.vocab_size,
+        )
 
     @functools.cached_property
     def _unrolled(self) -> DecoderConfig:
@@ -110,9 +134,9 @@ class Sampler:
 
     @functools.cached_property
     def _place(self) -> Callable[[Any], Any]:
-        """Weights to weights unrolled, in the dtype of computing, laid out by the decoding rules."""
+        """Weights to weights unrolled, in the dtype of computing, laid out for decoding."""
         shardings = partitioning.parameter_shardings(
-            logical_axes(self._unrolled), self.mesh, self.rules
+            abstract_params(self._unrolled), logical_axes(self._unrolled), self.mesh, self.rules
         )
 
         def lay_out(params: Any) -> Any:

@@ -16,6 +16,7 @@ A question and its gold completion, for 29 + 57:
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import seqio
@@ -54,10 +55,11 @@ class ArithmeticTask(tasks.ReasoningTask):
             raise UserError(
                 f"ArithmeticTask.digits = {digits}: give different digit counts in 1..18"
             )
-        if self.n_train < 1 or self.n_validation < 1 or self.n_few_shot < 0:
+        if self.n_train < 1 or self.n_validation < 1 or self.n_few_shot < 0 or self.seed < 0:
             raise UserError(
                 f"ArithmeticTask: n_train = {self.n_train} and n_validation = {self.n_validation} "
-                f"must be positive, n_few_shot = {self.n_few_shot} not negative"
+                f"must be positive, n_few_shot = {self.n_few_shot} and seed = {self.seed} not "
+                f"negative"
             )
 
     @property
@@ -138,18 +140,27 @@ def make_question(id_: str, a: int, b: int) -> Question:
     return Question(id_, f"{spell(a)} + {spell(b)}", spell(a + b), str(len(str(max(a, b)))))
 
 
-def scratchpad(a: int, b: int) -> str:
-    """The gold completion of a + b: one line for each digit, from the right, with its carry."""
+def add_digits(a: int, b: int, carry: int) -> tuple[int, int]:
+    """Carry and digit of one step: 8 + 7 with carry 1 -> (1, 6)."""
+    return divmod(a + b + carry, 10)
+
+
+def scratchpad(a: int, b: int, add: Callable[[int, int, int], tuple[int, int]] = add_digits) -> str:
+    """The gold completion of a + b: one line for each digit, from the right, with its carry.
+
+    Another `add` fills the same layout with other steps, and with the answer they lead to.
+    """
     left, right = list(str(a)), list(str(b))
     assert len(left) == len(right), "both numbers have the same digit count"
     carry, result = 0, []
     lines = ["<scratch>", step_line(left, right, result, carry)]
     while left:
-        total = int(left.pop()) + int(right.pop()) + carry
-        carry, result = total // 10, [str(total % 10), *result]
+        carry, digit = add(int(left.pop()), int(right.pop()), carry)
+        result = [str(digit), *result]
         lines.append(step_line(left, right, result, carry))
-    lines += [" ".join([str(carry), *result]), "</scratch>", spell(a + b)]
-    return "\n".join(lines)
+    last = [str(carry), *result]
+    answer = spell(int("".join(last)))
+    return "\n".join([*lines, " ".join(last), "</scratch>", answer])
 
 
 def step_line(left: list[str], right: list[str], result: list[str], carry: int) -> str:

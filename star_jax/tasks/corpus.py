@@ -3,11 +3,14 @@
 The paper's base model has read the web; ours has read this. It must be weak but not hopeless:
 STaR needs a few right rationales to begin with, and a base that can already add shows nothing.
 
-Three kinds of documents, no problem of the validation split among them:
-  fact    single steps of a scratchpad, several in a document: a digit sum with its carry
-          "3 + 8 , C: 1" -> ", 2 C: 1". This is where single-digit addition comes from.
-  plain   a question with its gold scratchpad: the layout, and a thin tail of long sums
-  hinted  the same with the answer after "Target:": what a hint is good for
+Four kinds of documents, no problem of the validation split among them:
+  fact    single steps of scratchpads, some in a document: a digit sum with its carry
+          "3 + 8 , C: 1" -> ", 2 C: 1", alone or among other digits ("4 3 + 1 8 , 7 C: 1").
+          This is where single-digit addition comes from.
+  plain   a question with its gold scratchpad
+  layout  a question with a scratchpad whose sums and carries are random: what one looks like, and
+          nothing about adding; it keeps the base weak, however well it knows its facts
+  hinted  a question with the answer after "Target:" and its gold scratchpad: what a hint is for
 """
 
 import dataclasses
@@ -22,6 +25,7 @@ from star_jax.tasks.arithmetic import (
     draw_problems,
     held_out,
     make_question,
+    scratchpad,
     step_line,
 )
 from star_jax.vocabularies import encode_spans
@@ -35,12 +39,14 @@ class ArithmeticCorpus:
 
     n_documents: int = 20_000
     facts: float = 0.6  # shares of the documents, in any unit
-    plain: float = 0.1
+    plain: float = 0.05
+    layout: float = 0.05
     hinted: float = 0.3
-    facts_per_document: int = 9
-    held_out_facts: bool = False  # whether facts show held-out one-digit pairs, as part of a sum
-    plain_digits: tuple[float, ...] = (0.25, 0.45, 0.18, 0.08, 0.04)  # shares of 1, 2, ... digits
-    hinted_digits: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2, 0.2)
+    facts_per_document: int = 9  # at most
+    fact_context: int = 0  # digits around a fact, at most: 0 shows bare single-digit sums
+    plain_digits: tuple[float, ...] = (1,)  # shares of 1, 2, ... digits, in any unit
+    layout_digits: tuple[float, ...] = (0, 1, 1, 1, 1)
+    hinted_digits: tuple[float, ...] = (1, 2, 2, 2, 2)
     seed: int = 0
 
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
@@ -50,53 +56,68 @@ class ArithmeticCorpus:
           UserError: the shares are negative or all zero.
         """
         rng = np.random.default_rng([self.seed, 3])
-        kinds = rng.choice(3, self.n_documents, p=_shares(self.facts, self.plain, self.hinted))
-        n_plain, n_hinted = int(np.sum(kinds == 1)), int(np.sum(kinds == 2))
-        sums = {
-            1: iter(_sums(rng, n_plain, self.plain_digits)),
-            2: iter(_sums(rng, n_hinted, self.hinted_digits)),
+        shares = _shares(self.facts, self.plain, self.layout, self.hinted)
+        kinds = rng.choice(["fact", "plain", "layout", "hinted"], self.n_documents, p=shares)
+        digits = {
+            "plain": self.plain_digits,
+            "layout": self.layout_digits,
+            "hinted": self.hinted_digits,
         }
+        sums = {kind: iter(_sums(rng, int(np.sum(kinds == kind)), digits[kind])) for kind in digits}
         spans = [
-            fact_document(rng, self.facts_per_document, self.held_out_facts)
-            if kind == 0
-            else sum_document(*next(sums[kind]), hinted=kind == 2)
+            fact_document(rng, self.facts_per_document, self.fact_context)
+            if kind == "fact"
+            else sum_document(rng, kind, *next(sums[kind]))
             for kind in kinds.tolist()
         ]
         return [encode_spans(vocabulary, document) for document in spans]
 
 
-def sum_document(a: int, b: int, hinted: bool) -> list[tuple[str, bool]]:
-    """A question and its gold scratchpad as spans of (text, has loss)."""
-    task, question = ArithmeticTask(), make_question("corpus", a, b)
-    prompt = task.question_text(question, hinted)
-    return [(prompt, False), (task.gold_completion(question), True)]
+def sum_document(rng: np.random.Generator, kind: str, a: int, b: int) -> list[tuple[str, bool]]:
+    """A question and a scratchpad of `kind` as spans of (text, has loss)."""
+
+    def guess(*_: int) -> tuple[int, int]:
+        return int(rng.integers(2)), int(rng.integers(10))
+
+    question = make_question("corpus", a, b)
+    prompt = ArithmeticTask().question_text(question, hinted=kind == "hinted")
+    completion = scratchpad(a, b, guess) if kind == "layout" else scratchpad(a, b)
+    return [(prompt, False), (completion, True)]
 
 
 def fact_document(
-    rng: np.random.Generator, n_facts: int, held_out_facts: bool = False
+    rng: np.random.Generator, max_facts: int, max_context: int = 0
 ) -> list[tuple[str, bool]]:
-    """`n_facts` last steps of sums, each adding two digits and a carry; loss on sum and carry.
+    """Up to `max_facts` steps of sums, each adding two digits and a carry; loss on sum and carry.
 
-    A one-digit problem that is held out never stands here as the whole of a sum. Without a carry
-    its two digits are left out, or, with `held_out_facts`, are the last step of a two-digit sum.
-    (Doing so from the start makes all facts hard to learn: the digit there looks like a clue.)
+    A step stands among up to `max_context` digits still to be added on the left of each of its
+    two, and as many of the result so far. A one-digit problem that is held out never stands here
+    as the whole of a sum: without a carry it comes in a context or not at all.
     """
     spans: list[tuple[str, bool]] = []
+    n_facts, widest = int(rng.integers(1, max_facts + 1)), int(rng.integers(0, max_context + 1))
     while len(spans) < SPANS_PER_FACT * n_facts:
         a, b, carry = (int(x) for x in rng.integers(0, (10, 10, 2)))
-        whole = carry == 1 or not bool(held_out(np.array(a), np.array(b)))
-        if not (whole or held_out_facts):
+        n_left, n_result = (int(x) for x in rng.integers(0, widest + 1, 2))
+        whole = carry == 0 and n_left == n_result == 0
+        if whole and bool(held_out(np.array(a), np.array(b))):
             continue
-        result = [] if whole else [str(rng.integers(0, 10))]
-        total = a + b + carry
+        left, right = _digits(rng, n_left), _digits(rng, n_left)
+        result, total = _digits(rng, n_result), a + b + carry
+        before = step_line([*left, str(a)], [*right, str(b)], result, carry)
+        operands = " ".join([*left, "+", *right, ","] if left else [","])
         spans += [
-            (step_line([str(a)], [str(b)], result, carry) + "\n,", False),
+            (f"{before}\n{operands}", False),
             (str(total % 10), True),
             (" ".join([*result, "C:"]), False),
             (str(total // 10), True),
             ("\n", False),
         ]
     return spans
+
+
+def _digits(rng: np.random.Generator, n: int) -> list[str]:
+    return [str(d) for d in rng.integers(0, 10, n)]
 
 
 def _sums(rng: np.random.Generator, n: int, shares: tuple[float, ...]) -> list[tuple[int, int]]:

@@ -64,10 +64,10 @@ def train_step(
     """One step over a batch; returns the new state and the loss (nats per weighted token).
 
     The batch's rows are taken in `accumulation` parts, one after the other. Losses are summed
-    and divided by the whole batch's weight at the end, so the parts do not change the result.
+    and divided by the whole batch's weight, so the parts do not change the result.
     """
     rows = (batch.tokens, batch.segment_ids, batch.positions, batch.loss_weights)
-    parts = [leaf.reshape(accumulation, -1, *leaf.shape[1:]) for leaf in rows]
+    parts = [split_rows(leaf, accumulation) for leaf in rows]
     total_weight = jnp.maximum(jnp.sum(batch.loss_weights[:, 1:]), 1.0)
 
     def loss_of(params: Any, part: list[jax.Array]) -> jax.Array:
@@ -89,3 +89,12 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), loss
+
+
+def split_rows(leaf_BL: jax.Array, n_parts: int) -> jax.Array:
+    """[B, L] -> [n_parts, B / n_parts, L]; part i has the rows i, i + n_parts, ...
+
+    So each device has rows in every part. Were a part a run of neighbouring rows, it would lie on
+    some of the devices only, and the others would do their work over again.
+    """
+    return leaf_BL.reshape(-1, n_parts, *leaf_BL.shape[1:]).swapaxes(0, 1)

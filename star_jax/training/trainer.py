@@ -57,7 +57,9 @@ class Trainer:
     @functools.cached_property
     def parameter_shardings(self) -> Any:
         """Where each parameter lives while training."""
-        return partitioning.parameter_shardings(logical_axes(self.model), self.mesh, self.rules)
+        return partitioning.parameter_shardings(
+            abstract_params(self.model), logical_axes(self.model), self.mesh, self.rules
+        )
 
     def abstract_params(self) -> Any:
         """The parameters' shapes, dtypes and shardings."""
@@ -101,9 +103,11 @@ class Trainer:
           on_step: called after each step with its number and state.
 
         Raises:
-          UserError: no examples, one longer than a row, or a loss that is not finite.
+          UserError: no examples, one longer than a row, an id that the model has no row for, or a
+            loss that is not finite.
         """
         check_lengths(examples, self.config.row_length)
+        self._check_ids(examples)
         first = int(state.step)
         losses: list[float] = []
         pending = None  # a loss is fetched one step late, so that the device never waits for it
@@ -118,6 +122,15 @@ class Trainer:
         if pending is not None:
             losses.append(_finite(float(pending), n_steps))
         return state, losses
+
+    def _check_ids(self, examples: Sequence[TokenizedExample]) -> None:
+        """An id beyond the embedding reads as NaN: say so before the loss does."""
+        largest = max(int(example.tokens.max()) for example in examples)
+        if largest >= self.model.vocab_size:
+            raise UserError(
+                f"the training examples have the token id {largest}, the model room for "
+                f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
+            )
 
     def _batches(
         self, examples: Sequence[TokenizedExample], seed: int, start: int

@@ -1,0 +1,168 @@
+import copy
+import json
+import re
+from pathlib import Path
+
+import gin
+import pytest
+
+from star_jax import baselines, configurables, gin_errors, gin_sources
+from star_jax.main import RUN_MODES, main
+from star_jax.models.config import DecoderConfig
+from star_jax.star import StarConfig
+from tests import tiny
+
+GIN_CONFIGS = Path(__file__).parent.parent / "gin_configs"
+GIN_FILES = sorted(path.relative_to(GIN_CONFIGS).as_posix() for path in GIN_CONFIGS.rglob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
+# Every run mode, from end to end.
+
+
+@pytest.fixture(scope="module")
+def star_run(tmp_path_factory, tiny_base):
+    folder = tmp_path_factory.mktemp("star")
+    assert tiny.run(folder, "star", MODEL_DIR=folder / "run", BASE_CHECKPOINT=tiny_base) == 0
+    return folder / "run"
+
+
+def test_pretrain_leaves_a_base_and_does_nothing_twice(tiny_base):
+    assert (tiny_base / "checkpoint").is_dir()
+    assert (tiny_base / "phase_1").is_dir()
+    assert "ArithmeticCorpus" in (tiny_base / "config.gin").read_text()
+    marker = (tiny_base / "checkpoint.done").read_bytes()
+    notes = json.loads(marker)["notes"]
+    assert notes["train_steps"] == 450
+    assert notes["train_loss"] < 0.5
+    assert tiny.make_base(tiny_base.parent) == tiny_base
+    assert (tiny_base / "checkpoint.done").read_bytes() == marker
+
+
+def test_star_leaves_metrics_a_report_and_a_log(star_run):
+    lines = tiny.read_lines(star_run / "metrics.jsonl")
+    assert [line["iteration"] for line in lines] == [0, 1, 2]
+    assert all(line["kept_generated"] + line["kept_rationalized"] > 0 for line in lines[1:])
+    assert (star_run / "report/report.md").is_file()
+    config = (star_run / "config.gin").read_text()
+    assert "StarConfig.questions_per_iteration = 48" in config
+
+
+def test_iterations_can_be_raised_on_the_command_line(star_run, tiny_base):
+    before = (star_run / "metrics.jsonl").read_bytes()  # the clock's numbers too are noted once
+    folder = star_run.parent
+    assert tiny.run(folder, "star", MODEL_DIR=star_run, BASE_CHECKPOINT=tiny_base) == 0
+    assert (star_run / "metrics.jsonl").read_bytes() == before
+    assert (
+        tiny.run(folder, "star", MODEL_DIR=star_run, BASE_CHECKPOINT=tiny_base, ITERATIONS=3) == 0
+    )
+    assert len(tiny.read_lines(star_run / "metrics.jsonl")) == 4
+
+
+def test_finetune_trains_on_gold_and_evaluates(tmp_path, tiny_base):
+    run = tmp_path / "run"
+    assert tiny.run(tmp_path, "finetune", MODEL_DIR=run, BASE_CHECKPOINT=tiny_base) == 0
+    base, line = tiny.read_lines(run / "metrics.jsonl")
+    assert (base["iteration"], base["train_steps"]) == (0, 0)
+    assert (line["iteration"], line["train_steps"], line["n_sampled"]) == (1, 20, 50)
+    assert line["train_loss"] > 0
+    assert (run / "report/report.md").is_file()
+
+
+def test_evaluate_prints_accuracy_with_its_interval(tmp_path, tiny_base, star_run, capsys):
+    output = tmp_path / "attempts.jsonl"
+    code = tiny.run(
+        tmp_path, "evaluate", CHECKPOINT=tiny_base, evaluate__split="train",
+        evaluate__output_file=output,
+    )  # fmt: skip
+    assert code == 0
+    printed = capsys.readouterr().out
+    found = re.search(r"train all: (\S+) % \(95 %: (\S+) to (\S+), n = 400, seed 0\)", printed)
+    accuracy, low, high = map(float, found.groups())
+    assert low < accuracy < high
+    attempts = tiny.read_lines(output)
+    assert len(attempts) == 400
+    assert f"{sum(a['correct'] for a in attempts) / 4:.1f}" == found[1]
+    # An iteration of a run is a checkpoint too, and gets the accuracy the run has noted.
+    assert tiny.run(tmp_path, "evaluate", CHECKPOINT=star_run / "iter_001") == 0
+    noted = tiny.read_lines(star_run / "metrics.jsonl")[1]["accuracy"]
+    assert f"validation all: {100 * noted:.1f} %" in capsys.readouterr().out
+
+
+def test_infer_prints_prompts_and_completions(tmp_path, tiny_base, capsys):
+    code = tiny.run(
+        tmp_path, "infer", CHECKPOINT=tiny_base, infer__questions=["3 + 4", "5+6"],
+        infer__few_shot=True,
+    )  # fmt: skip
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Input:\n3 + 4\nTarget:\n")
+    assert "Input:\n5 + 6\nTarget:\n" in printed
+
+
+def test_report_sets_runs_side_by_side(tmp_path, star_run, capsys):
+    argv = [f"--gin.report.model_dirs=['{star_run}']", f"--gin.report.output_dir='{tmp_path}'"]
+    assert main(["--run_mode=report", *argv]) == 0
+    assert (tmp_path / "report.md").is_file()
+
+
+def test_every_run_mode_has_its_entry_point():
+    assert set(configurables.ENTRY_POINTS) == set(RUN_MODES)
+
+
+# The shipped gin files.
+
+
+def required_macros(name):
+    """Macros that the file, or one it includes, leaves to the user."""
+    text = (GIN_CONFIGS / name).read_text()
+    found = set(re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.MULTILINE))
+    for included in re.findall(r"^include ['\"](.+)['\"]", text, re.MULTILINE):
+        found |= required_macros(included)
+    return found - set(re.findall(r"^(\w+) = (?!%gin)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", GIN_FILES)
+def test_every_gin_file_is_read_and_bound(name):
+    flags = [(macro, "'/nowhere'") for macro in sorted(required_macros(name))]
+    gin_errors.load(gin_sources.read_sources([name], flags))
+    bound = gin.config_str()
+    assert "=" in bound
+
+
+def arguments_of(entry, names):
+    """What gin would give the entry point: every configurable behind it is made."""
+    return {name: copy.deepcopy(gin.query_parameter(f"{entry}.{name}")) for name in names}
+
+
+def test_quickstart_makes_all_that_star_needs():
+    flags = [("MODEL_DIR", "'/nowhere'"), ("BASE_CHECKPOINT", "'/nowhere/base'")]
+    gin_errors.load(gin_sources.read_sources(["runs/quickstart.gin"], flags))
+    made = arguments_of("star", ("model", "loop", "task", "sampler", "trainer", "vocabulary"))
+    assert isinstance(made["model"], DecoderConfig)
+    assert isinstance(made["loop"], StarConfig)
+    assert made["vocabulary"].vocab_size <= made["model"].vocab_size
+    assert made["trainer"].row_length <= made["model"].context_length
+    # Room for the longest question of the task and its scratchpad.
+    longest = made["task"].make_question("", "99999+99999")
+    gold = made["vocabulary"].encode(made["task"].gold_completion(longest))
+    prompt = made["vocabulary"].encode(made["task"].question_text(longest, hinted=True))
+    assert len(gold) + 1 <= made["sampler"].max_new_tokens
+    assert len(prompt) + made["sampler"].max_new_tokens <= made["model"].context_length
+    assert len(prompt) + len(gold) + 1 <= made["trainer"].row_length
+
+
+def test_pretrain_tiny_makes_all_that_pretrain_needs():
+    gin_errors.load(
+        gin_sources.read_sources(["runs/pretrain_tiny.gin"], [("MODEL_DIR", "'/nowhere'")])
+    )
+    made = arguments_of("pretrain", ("model", "phases", "trainer", "vocabulary"))
+    assert all(isinstance(phase, baselines.Phase) for phase in made["phases"])
+    for phase in made["phases"]:
+        longest = max(len(doc.tokens) for doc in phase.corpus.documents(made["vocabulary"]))
+        assert longest <= made["trainer"].row_length <= made["model"].context_length

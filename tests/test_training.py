@@ -1,0 +1,328 @@
+"""The optimizer step against numpy, and training that is stopped, resumed or goes wrong."""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax.checkpoints import TrainingCheckpoint
+from star_jax.errors import UserError
+from star_jax.models.attention import causal_mask
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import Decoder, abstract_params
+from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.records import PackedBatch, TokenizedExample
+from star_jax.training.loss import weighted_cross_entropy
+from star_jax.training.packing import epochs, pack_batches
+from star_jax.training.train_step import OptimizerConfig, make_optimizer, split_rows
+from star_jax.training.trainer import Trainer, TrainerConfig
+
+MODEL = DecoderConfig(
+    vocab_size=16, n_layers=2, d_model=32, n_heads=2, head_dim=16, d_ff=32, rotary_dim=8,
+    context_length=32,
+)  # fmt: skip
+OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, clip_norm=0.5)
+CONFIG = TrainerConfig(batch_size=4, row_length=16)
+
+
+@functools.cache
+def trainer(accumulation_steps=1):
+    """On one device; its compiled step is shared by the tests."""
+    config = dataclasses.replace(CONFIG, accumulation_steps=accumulation_steps)
+    return Trainer(MODEL, OPTIMIZER, config, make_mesh(MeshConfig(), jax.devices()[:1]))
+
+
+@functools.cache
+def base_params():
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype),
+        abstract_params(MODEL),
+    )
+
+
+@functools.cache
+def examples():
+    rng = np.random.default_rng(1)
+
+    def one(n):
+        weights = np.ones(n, np.float32)
+        weights[: n // 2] = 0
+        return TokenizedExample(rng.integers(0, 16, n).astype(np.int32), weights)
+
+    return [one(n) for n in (5, 9, 12, 6, 16, 7, 3, 8)]
+
+
+@functools.cache
+def batches(n=3, seed=0):
+    stream = pack_batches(epochs(examples(), seed), CONFIG.batch_size, CONFIG.row_length)
+    return list(itertools.islice(stream, n))
+
+
+def train(n_steps, state=None, **kwargs):
+    state = trainer().init_state(base_params()) if state is None else state
+    return trainer().train(state, examples(), n_steps, seed=0, **kwargs)
+
+
+@jax.jit
+def loss_and_grads(params, batch):
+    def loss(params):
+        mask = causal_mask(batch.segment_ids)
+        logits, _ = Decoder(MODEL).apply({"params": params}, batch.tokens, batch.positions, mask)
+        total, weight = weighted_cross_entropy(logits, batch.tokens, batch.loss_weights)
+        return total / weight
+
+    return jax.value_and_grad(loss)(params)
+
+
+def assert_trees_close(got, expected, **tolerance):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
+
+
+def assert_trees_equal(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+# The loss.
+
+
+def test_loss_is_the_weighted_mean_of_next_token_losses():
+    rng = np.random.default_rng(0)
+    logits, tokens = rng.standard_normal((2, 4, 5)), rng.integers(0, 5, (2, 4))
+    weights = np.array([[0, 1, 0, 1], [0, 0.5, 1, 0]])
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = sum(
+        -weights[b, t] * log_probs[b, t - 1, tokens[b, t]] for b in range(2) for t in range(1, 4)
+    )
+    total, weight = weighted_cross_entropy(*map(jnp.asarray, (logits, tokens, weights)))
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+    assert float(weight) == 3.5
+
+
+def test_weight_of_the_first_column_counts_nothing():
+    total, weight = weighted_cross_entropy(
+        jnp.zeros((1, 3, 4)), jnp.zeros((1, 3), jnp.int32), jnp.array([[1.0, 0, 0]])
+    )
+    assert (float(total), float(weight)) == (0, 0)
+
+
+# The step.
+
+
+def numpy_adam(params, grads_of_steps, rates):
+    """Adam as published, after clipping by the global norm, on float64 leaves."""
+    c = OPTIMIZER
+    m = v = jax.tree.map(np.zeros_like, params)
+    for t, (grads, rate) in enumerate(zip(grads_of_steps, rates, strict=True), start=1):
+        norm = math.sqrt(sum(float(np.square(g).sum()) for g in jax.tree.leaves(grads)))
+        grads = jax.tree.map(lambda g, n=norm: g * min(1, c.clip_norm / n), grads)
+        m = jax.tree.map(lambda m, g: c.b1 * m + (1 - c.b1) * g, m, grads)
+        v = jax.tree.map(lambda v, g: c.b2 * v + (1 - c.b2) * g * g, v, grads)
+        params = jax.tree.map(
+            lambda p, m, v, t=t, rate=rate: (
+                p - rate * (m / (1 - c.b1**t)) / (np.sqrt(v / (1 - c.b2**t)) + c.epsilon)
+            ),
+            params,
+            m,
+            v,
+        )
+    return params
+
+
+def test_three_steps_equal_adam_in_numpy():
+    """Warm-up over two steps, then constant; the gradient's norm is clipped."""
+    optimizer = make_optimizer(OPTIMIZER)
+    grads_of_steps = [loss_and_grads(base_params(), batch)[1] for batch in batches(3)]
+    params, state = base_params(), optimizer.init(base_params())
+    for grads in grads_of_steps:
+        updates, state = jax.jit(optimizer.update)(grads, state)
+        params = jax.tree.map(jnp.add, params, updates)
+    in_float64 = functools.partial(jax.tree.map, lambda leaf: np.asarray(leaf, np.float64))
+    norms = [
+        math.sqrt(sum(float(np.square(g).sum()) for g in jax.tree.leaves(grads)))
+        for grads in in_float64(grads_of_steps)
+    ]
+    assert max(norms) > OPTIMIZER.clip_norm, "clipping has to matter here"
+    expected = numpy_adam(
+        in_float64(base_params()), in_float64(grads_of_steps), rates=[5e-3, 1e-2, 1e-2]
+    )
+    assert_trees_close(params, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_is_adam_on_the_gradient_of_the_mean_loss():
+    (batch,) = batches(1)
+    loss, grads = loss_and_grads(base_params(), batch)
+    expected = numpy_adam(
+        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), base_params()),
+        [jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), grads)],
+        rates=[5e-3],
+    )
+    state, (taken,) = train(1)
+    assert taken == pytest.approx(float(loss), rel=1e-6)
+    assert int(state.step) == 1
+    # Adam's first step divides a gradient by itself: where it is nearly 0, rounding shows.
+    moved = jax.tree.map(
+        lambda got, want, grad: np.where(np.abs(grad) > 1e-5, got - want, 0),
+        state.params,
+        expected,
+        grads,
+    )
+    assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(moved)) < 1e-5
+
+
+def test_small_gradients_are_not_clipped():
+    config = dataclasses.replace(OPTIMIZER, clip_norm=1.0)
+    optimizer = make_optimizer(config)
+    states = []
+    for scale in (1.0, 7.0):
+        grads = {"w": jnp.array([3.0, 4.0]) / 5 * scale * 0.5}
+        states.append(optimizer.update(grads, optimizer.init(grads))[1])
+    below, above = (jax.tree.leaves(state)[1] for state in states)
+    np.testing.assert_allclose(below, 0.1 * 0.5 * np.array([0.6, 0.8]), rtol=1e-6)
+    np.testing.assert_allclose(above, 0.1 * 1.0 * np.array([0.6, 0.8]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("accumulation_steps", [2, 4])
+def test_accumulation_does_not_change_the_step(accumulation_steps):
+    """Rows have unequal loss weight, so a mean of the parts' means would differ."""
+    weights = [batch.loss_weights.sum(1) for batch in batches(1)]
+    assert len(set(weights[0].tolist())) > 1
+    parts = trainer(accumulation_steps)
+    state, losses = parts.train(parts.init_state(base_params()), examples(), 2, seed=0)
+    whole, whole_losses = train(2)
+    np.testing.assert_allclose(losses, whole_losses, rtol=1e-6)
+    assert_trees_close(state.opt_state, whole.opt_state, rtol=1e-4, atol=1e-6)
+    assert_trees_close(state.params, whole.params, atol=1e-5)
+
+
+def test_parts_together_are_the_batch():
+    rows = jnp.arange(24).reshape(8, 3)
+    parts = split_rows(rows, 4)
+    assert parts.shape == (4, 2, 3)
+    assert sorted(parts.reshape(8, 3).tolist()) == rows.tolist()
+    np.testing.assert_array_equal(split_rows(rows, 1)[0], rows)
+
+
+def test_a_batch_without_loss_gives_zero_and_not_nan():
+    no_loss = [dataclasses.replace(e, loss_weights=e.loss_weights * 0) for e in examples()]
+    state, losses = trainer().train(trainer().init_state(base_params()), no_loss, 1, seed=0)
+    assert losses == [0.0]
+    assert_trees_equal(state.params, base_params())
+
+
+# Training.
+
+
+def test_loss_falls_on_what_can_be_memorized():
+    _, losses = train(40)
+    assert len(losses) == 40
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_training_does_not_destroy_the_base():
+    """A step gives up its state's memory, and must not give up the base's with it."""
+    before = jax.tree.map(np.array, base_params())
+    state, _ = train(2)
+    assert_trees_equal(base_params(), before)
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.params, before)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_the_same_seed_trains_the_same_and_another_differently():
+    (first, losses), (again, losses_again) = train(3), train(3)
+    assert losses == losses_again
+    assert_trees_equal(first, again)
+    _, others = trainer().train(trainer().init_state(base_params()), examples(), 3, seed=1)
+    assert others != losses
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_resumed_training_is_bit_identical(stop, tmp_path):
+    checkpoint = TrainingCheckpoint(tmp_path)
+    undisturbed, losses = train(5)
+
+    def save_at_stop(step, state):
+        if step == stop:
+            checkpoint.save(step, state)
+
+    _, before = train(stop, on_step=save_at_stop)
+    state = checkpoint.restore(trainer().abstract_state())
+    assert int(state.step) == stop
+    resumed, after = train(5, state)
+    assert before + after == losses
+    assert_trees_equal(resumed, undisturbed)
+
+
+def test_each_step_is_told_with_its_number():
+    told = []
+    train(4, on_step=lambda step, state: told.append((step, int(state.step))))
+    assert told == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_no_steps_are_no_steps():
+    state, losses = train(0)
+    assert losses == []
+    assert_trees_equal(state.params, base_params())
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize("n_steps", [3, 4, 9])
+def test_a_loss_that_is_not_finite_stops_training_with_the_step_named(n_steps):
+    def spoil(step, state):
+        if step == 2:  # the loss of step 3 is computed from these
+            leaf = state.params["embedding"]
+            state.params["embedding"] = leaf.at[:].set(jnp.nan)
+
+    with pytest.raises(UserError, match=r"the loss is nan at step 3; lower .*learning_rate"):
+        train(n_steps, on_step=spoil)
+
+
+def test_a_batch_that_cannot_be_split_is_refused():
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    for batch_size, accumulation in ((12, 1), (8, 2), (0, 1), (-8, 1)):
+        config = TrainerConfig(batch_size, row_length=16, accumulation_steps=accumulation)
+        multiple = 8 * accumulation
+        message = rf"TrainerConfig.batch_size {batch_size} .* multiple of {multiple}"
+        with pytest.raises(UserError, match=message):
+            Trainer(MODEL, OPTIMIZER, config, mesh)
+
+
+def test_no_parts_are_refused():
+    config = dataclasses.replace(CONFIG, accumulation_steps=0)
+    with pytest.raises(UserError, match="in 0 parts; give 1 or more"):
+        Trainer(MODEL, OPTIMIZER, config, make_mesh(MeshConfig()))
+
+
+def test_rows_longer_than_the_context_are_refused():
+    config = dataclasses.replace(CONFIG, row_length=33)
+    with pytest.raises(UserError, match=r"row_length 33 passes the model's context of 32"):
+        Trainer(MODEL, OPTIMIZER, config, make_mesh(MeshConfig(), jax.devices()[:1]))
+
+
+def test_examples_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="nothing to train on"):
+        trainer().train(None, [], 1, seed=0)
+    long = TokenizedExample(np.zeros(17, np.int32), np.ones(17, np.float32))
+    with pytest.raises(UserError, match="the longest has 17 tokens"):
+        trainer().train(None, [*examples(), long], 1, seed=0)
+
+
+def test_an_id_beyond_the_model_is_refused_before_it_reads_as_nan():
+    strange = TokenizedExample(np.array([1, 16], np.int32), np.ones(2, np.float32))
+    with pytest.raises(UserError, match="the token id 16, the model room for 16"):
+        trainer().train(None, [*examples(), strange], 1, seed=0)
+
+
+def test_a_batch_is_a_tree_of_its_four_arrays():
+    (batch,) = batches(1)
+    assert isinstance(batch, PackedBatch)
+    assert [leaf.shape for leaf in jax.tree.leaves(batch)] == [(4, 16)] * 4
