@@ -98,6 +98,11 @@ def finetune_from_base(
             if every and step % every == 0 and step <= n_steps - n_last:
                 checkpoint.save(step, state)
 
-        state, losses = trainer.train(state, examples, n_steps, seed, on_step)
+        try:
+            state, losses = trainer.train(state, examples, n_steps, seed, on_step)
+        except UserError:
+            if checkpoint:
+                checkpoint.clear()  # it may hold what spoilt the loss
+            raise
     last = losses[-n_last:]
     return Finetuned(state.params, n_steps, sum(last) / len(last) if last else None)

@@ -32,7 +32,7 @@ TRAINING_RULES: Rules = (
 )
 
 # While decoding, gathering the parameters once a token would cost more than it saves, so only
-# `tensor` and `fsdp` as a second tensor axis split them along the axes that need no gathering.
+# `tensor` splits them; along fsdp, which then splits the batch alone, they are whole.
 DECODING_RULES: Rules = (
     ("batch", BATCH_AXES),
     ("length", None),
@@ -90,6 +90,17 @@ def check_batch(name: str, batch_size: int, mesh: Mesh, unit: int = 1) -> None:
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Splits a batch axis (after `leading` whole ones) over the data and fsdp mesh axes."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, BATCH_AXES))
+
+
+def keep_rows(x_BLD: jax.Array) -> jax.Array:
+    """Leaves each row on the devices that `batch_sharding` gave it; nothing to do without a mesh.
+
+    Left to itself, the compiler splits activations as it finds the parameters split (by fsdp along
+    `embed`), and every device holds every row.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x_BLD
+    return jax.lax.with_sharding_constraint(x_BLD, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

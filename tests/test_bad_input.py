@@ -143,9 +143,7 @@ def test_zero_kept_says_what_to_try_and_loses_nothing(tmp_path, capsys, random_b
 
 def test_model_dir_is_of_another_run_mode_or_a_file(tmp_path, capsys, random_base):
     def star(model_dir):
-        return lambda: tiny.run(
-            tmp_path, "star", MODEL_DIR=model_dir, BASE_CHECKPOINT=random_base
-        )
+        return lambda: tiny.run(tmp_path, "star", MODEL_DIR=model_dir, BASE_CHECKPOINT=random_base)
 
     before = sorted(random_base.rglob("*"))
     assert_told(error_of(capsys, star(random_base)), ["another configuration", str(random_base)])

@@ -8,6 +8,7 @@ from star_jax.tasks.arithmetic import (
     held_out,
     parse_problem,
     scratchpad,
+    step_line,
 )
 from star_jax.tasks.corpus import ArithmeticCorpus, fact_document, sum_document
 from star_jax.tasks.task import VALIDATION
@@ -56,7 +57,7 @@ def test_the_corpus_is_the_same_each_time_and_follows_its_seed():
 def test_no_validation_problem_is_in_the_corpus(digits, seed):
     shares = tuple(float(n in digits) for n in range(1, max(digits) + 1))
     corpus = ArithmeticCorpus(
-        1500, facts=0.3, plain=0.3, layout=0.1, hinted=0.3, held_out_facts=seed == 1,
+        1500, facts=0.3, plain=0.3, layout=0.1, hinted=0.3, fact_context=3 * (seed == 1),
         plain_digits=shares, layout_digits=shares, hinted_digits=shares, seed=seed,
     )  # fmt: skip
     validation = ArithmeticTask(digits=digits, n_validation=500, seed=seed).questions(VALIDATION)
@@ -66,7 +67,7 @@ def test_no_validation_problem_is_in_the_corpus(digits, seed):
         if is_sum(text):
             seen.add(frozenset(parse_problem(text.splitlines()[1])))
             continue
-        # A fact of one digit with no result and no carry is a whole problem.
+        # A step with no result and no carry is a problem's first.
         for line in text.splitlines():
             operands, _, rest = line.partition(" ,")
             if operands and rest == " C: 0":
@@ -101,30 +102,34 @@ def test_layout_has_the_shape_of_a_scratchpad_and_random_sums():
 
 
 def facts_of(spans):
-    """(a, b, carry, result, sum and carry afterwards) of each fact in a document."""
+    """(left, right, carry, result) of each fact in a document, and the line after it."""
     assert [loss for _, loss in spans] == [False, True, False, True, False] * (len(spans) // 5)
-    text = VOCABULARY.decode(VOCABULARY.encode(" ".join(text for text, _ in spans)))
-    lines = text.splitlines()
+    lines = VOCABULARY.decode(VOCABULARY.encode(" ".join(text for text, _ in spans))).splitlines()
     for before, after in zip(lines[::2], lines[1::2], strict=True):
         operands, _, rest = before.partition(",")
+        left, _, right = operands.partition("+")
         result, _, carry = rest.partition("C:")
-        yield (*parse_problem(operands), int(carry), result.split(), after)
+        yield left.split(), right.split(), int(carry), result.split(), after
 
 
-@pytest.mark.parametrize("held_out_too", [False, True])
-def test_facts_are_right_steps(held_out_too):
-    seen = set()
-    for a, b, carry, result, after in facts_of(
-        fact_document(np.random.default_rng(0), 20_000, held_out_too)
-    ):
-        total = a + b + carry
-        assert after == f", {' '.join([str(total % 10), *result])} C: {total // 10}"
-        if carry == 0 and held_out(np.array(a), np.array(b)):
-            assert held_out_too
-            assert result  # or it would be a whole problem of the validation split
-        seen.add((a, b, carry))
+@pytest.mark.parametrize("context", [0, 3])
+def test_facts_are_right_steps(context):
+    seen, widths = set(), set()
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        for left, right, carry, result, after in facts_of(fact_document(rng, 9, context)):
+            total = int(left[-1]) + int(right[-1]) + carry
+            assert after == step_line(
+                left[:-1], right[:-1], [str(total % 10), *result], total // 10
+            )
+            if carry == 0 and not result:
+                a, b = int("".join(left)), int("".join(right))
+                assert not held_out(np.array(a), np.array(b))
+            seen.add((left[-1], right[-1], carry))
+            widths.add((len(left), len(result)))
     n_held_out = sum(bool(held_out(np.array(a), np.array(b))) for a in range(10) for b in range(10))
-    assert len(seen) == 200 - (0 if held_out_too else n_held_out)
+    assert len(seen) == 200 - (0 if context else n_held_out)
+    assert widths == {(w, r) for w in range(1, context + 2) for r in range(context + 1)}
 
 
 @pytest.mark.parametrize(

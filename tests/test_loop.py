@@ -252,9 +252,7 @@ def test_training_starts_from_the_base_and_lowers_the_loss():
     small = trainer()
     base = small.random_params(0)
     examples = kept_to_examples(KEPT, QUESTIONS, TASK, VOCABULARY)
-    runs = [
-        finetune_from_base(lambda: base, examples, small, n_steps=20, seed=0) for _ in range(2)
-    ]
+    runs = [finetune_from_base(lambda: base, examples, small, n_steps=20, seed=0) for _ in range(2)]
     assert runs[0].steps == 20
     one_step = finetune_from_base(lambda: base, examples, small, n_steps=1, seed=0)
     assert runs[0].loss < one_step.loss

@@ -5,6 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from star_jax.errors import UserError
+
+REMAT_POLICIES = ("none", "dots", "full")
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
@@ -29,3 +33,13 @@ class DecoderConfig:
     remat: str = "none"  # "none", "dots" (keep matrix products) or "full" (keep block inputs)
     embedding_init: float = 0.02  # standard deviation of fresh embeddings
     init_scale: float = 1.0  # variance of fresh kernels is init_scale / fan_in
+
+    def __post_init__(self):
+        """Raises UserError for sizes that make no decoder."""
+        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
+            raise UserError(
+                f"DecoderConfig.rotary_dim = {self.rotary_dim} must be even and at most head_dim = "
+                f"{self.head_dim}"
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(f"DecoderConfig.remat = {self.remat!r} is none of {REMAT_POLICIES}")

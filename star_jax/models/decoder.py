@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 
-from star_jax.errors import UserError
 from star_jax.models.attention import KeyValues, Store, attend
 from star_jax.models.config import DecoderConfig
 from star_jax.models.layers import Dense, LayerNorm, param_with_axes
 from star_jax.models.rotary import rotary_angles, rotate
+from star_jax.partitioning import keep_rows
 
-REMAT_POLICIES = {
-    "none": None,
+REMAT = {
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -66,7 +65,7 @@ class Block(nn.Module):
         h_BLF = Dense(c, (c.d_ff,), axes=("embed", "mlp"), use_bias=True, name="mlp_in")(h_BLD)
         h_BLF = jax.nn.gelu(h_BLF, approximate=True)
         mlp = Dense(c, (c.d_model,), axes=("mlp", "embed"), use_bias=True, name="mlp_out")(h_BLF)
-        return x_BLD + attended + mlp, new if self.return_key_values else None
+        return keep_rows(x_BLD + attended + mlp), new if self.return_key_values else None
 
 
 class Decoder(nn.Module):
@@ -102,7 +101,7 @@ class Decoder(nn.Module):
             c.param_dtype,
             axes=("vocab", "embed"),
         )
-        x_BLD = jnp.take(embedding.astype(c.dtype), tokens_BL, axis=0)
+        x_BLD = keep_rows(jnp.take(embedding.astype(c.dtype), tokens_BL, axis=0))
         angles = rotary_angles(positions_BL, c.rotary_dim, c.rotary_base)
         key_values = None
         if c.scan_layers:
@@ -121,12 +120,8 @@ class Decoder(nn.Module):
     def _block_type(self) -> Any:
         if self.config.remat == "none":
             return Block
-        if self.config.remat not in REMAT_POLICIES:
-            raise UserError(
-                f"DecoderConfig.remat = {self.config.remat!r} is none of {list(REMAT_POLICIES)}"
-            )
         return nn_partitioning.remat(
-            Block, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False
+            Block, policy=REMAT[self.config.remat], prevent_cse=not self.config.scan_layers
         )
 
     def _scanned_layers(self) -> nn.Module:

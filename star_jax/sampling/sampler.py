@@ -200,10 +200,14 @@ class Sampler:
             state = decode.grow_cache(state, capacity)
         return self._completions(state, len(prompts))
 
+    @functools.cached_property
+    def _gather(self) -> Callable[[Any], Any]:
+        """Puts whole arrays on every device, so that every process can read all rows."""
+        return jax.jit(lambda leaves: leaves, out_shardings=partitioning.replicated(self.mesh))
+
     def _completions(self, state: decode.DecodeState, n: int) -> list[Completion]:
-        tokens, counts, log_probs, done = jax.device_get(
-            (state.tokens, state.n_tokens, state.log_prob, state.done)
-        )
+        fields = (state.tokens, state.n_tokens, state.log_prob, state.done)
+        tokens, counts, log_probs, done = jax.device_get(self._gather(fields))
         completions = []
         for row in range(n):
             ended = bool(done[row])

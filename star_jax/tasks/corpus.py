@@ -91,19 +91,17 @@ def fact_document(
     """Up to `max_facts` steps of sums, each adding two digits and a carry; loss on sum and carry.
 
     A step stands among up to `max_context` digits still to be added on the left of each of its
-    two, and as many of the result so far. A one-digit problem that is held out never stands here
-    as the whole of a sum: without a carry it comes in a context or not at all.
+    two, and as many of the result so far. No held-out problem stands here at its first step.
     """
     spans: list[tuple[str, bool]] = []
     n_facts, widest = int(rng.integers(1, max_facts + 1)), int(rng.integers(0, max_context + 1))
     while len(spans) < SPANS_PER_FACT * n_facts:
         a, b, carry = (int(x) for x in rng.integers(0, (10, 10, 2)))
         n_left, n_result = (int(x) for x in rng.integers(0, widest + 1, 2))
-        whole = carry == 0 and n_left == n_result == 0
-        if whole and bool(held_out(np.array(a), np.array(b))):
-            continue
         left, right = _digits(rng, n_left), _digits(rng, n_left)
         result, total = _digits(rng, n_result), a + b + carry
+        if carry == 0 and not result and _is_held_out([*left, str(a)], [*right, str(b)]):
+            continue
         before = step_line([*left, str(a)], [*right, str(b)], result, carry)
         operands = " ".join([*left, "+", *right, ","] if left else [","])
         spans += [
@@ -114,6 +112,10 @@ def fact_document(
             ("\n", False),
         ]
     return spans
+
+
+def _is_held_out(left: list[str], right: list[str]) -> bool:
+    return bool(held_out(np.array(int("".join(left))), np.array(int("".join(right)))))
 
 
 def _digits(rng: np.random.Generator, n: int) -> list[str]:

@@ -170,9 +170,12 @@ class Trainer:
 
     @functools.cached_property
     def _step(self) -> Callable[..., tuple[steps.TrainState, jax.Array]]:
-        step = functools.partial(
-            steps.train_step, self.model, self._optimizer, self.config.accumulation_steps
-        )
+        def step(state: steps.TrainState, batch: PackedBatch) -> tuple[steps.TrainState, jax.Array]:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return steps.train_step(
+                    self.model, self._optimizer, self.config.accumulation_steps, state, batch
+                )
+
         return jax.jit(
             step,
             in_shardings=(self._state_shardings, self._batch_sharding),
