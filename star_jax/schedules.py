@@ -60,6 +60,15 @@ def warmup_then_constant(peak: float, warmup_steps: int) -> optax.Schedule:
     return optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1)
 
 
+def final_decay(step: int, n_steps: int, share: float) -> float:
+    """Factor on the learning rate of step 1..n_steps: 1, then linearly down in the last `share`.
+
+    With share 0.5 and 4 steps: 1, 1, 1, 0.5. The factor would be 0 at the step after the last.
+    """
+    length = share * n_steps
+    return 1.0 if length <= 1 else min(1.0, (n_steps + 1 - step) / length)
+
+
 def _capped(steps: float, cap: int | None) -> int:
     steps = max(1, int(steps + 1e-9))
     return steps if cap is None else min(steps, cap)

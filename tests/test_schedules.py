@@ -2,7 +2,13 @@ import itertools
 
 import pytest
 
-from star_jax.schedules import EpochSteps, GeometricSteps, LinearSteps, warmup_then_constant
+from star_jax.schedules import (
+    EpochSteps,
+    GeometricSteps,
+    LinearSteps,
+    final_decay,
+    warmup_then_constant,
+)
 
 
 def steps(schedule, n):
@@ -62,3 +68,16 @@ def test_learning_rate_warms_up_and_stays():
 def test_no_warm_up_is_constant_from_the_first_step(warmup_steps):
     rate = warmup_then_constant(0.5, warmup_steps)
     assert [float(rate(step)) for step in (0, 1, 100)] == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "share", "expected"),
+    [
+        (4, 0.0, [1, 1, 1, 1]),
+        (4, 0.5, [1, 1, 1, 0.5]),
+        (4, 1.0, [1, 0.75, 0.5, 0.25]),
+        (1, 1.0, [1]),
+    ],
+)
+def test_final_decay_falls_linearly_in_the_last_share(n_steps, share, expected):
+    assert [final_decay(step, n_steps, share) for step in range(1, n_steps + 1)] == expected

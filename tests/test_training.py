@@ -326,3 +326,27 @@ def test_a_batch_is_a_tree_of_its_four_arrays():
     (batch,) = batches(1)
     assert isinstance(batch, PackedBatch)
     assert [leaf.shape for leaf in jax.tree.leaves(batch)] == [(4, 16)] * 4
+
+
+def test_decay_is_a_factor_on_the_learning_rate():
+    """The second of two steps has half the rate: it goes half as far from the same state."""
+    constant = trainer()
+    decayed = dataclasses.replace(
+        constant, optimizer=dataclasses.replace(OPTIMIZER, decay_share=1.0)
+    )
+    after_one, _ = constant.train(constant.init_state(base_params()), examples(), 1, seed=0)
+    after_one = jax.device_get(after_one.params)
+    full, _ = constant.train(constant.init_state(base_params()), examples(), 2, seed=0)
+    half, _ = decayed.train(decayed.init_state(base_params()), examples(), 2, seed=0)
+    for start, a, b in zip(
+        *map(jax.tree.leaves, (after_one, full.params, half.params)), strict=True
+    ):
+        np.testing.assert_allclose(b - start, 0.5 * (a - start), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"learning_rate": 0.0}, {"warmup_steps": -1}, {"decay_share": 1.5}]
+)
+def test_an_optimizer_that_trains_nothing_is_refused(fields):
+    with pytest.raises(UserError, match=f"{next(iter(fields))} = "):
+        OptimizerConfig(**fields)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from star_jax.errors import UserError
 from star_jax.models.attention import causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
@@ -25,6 +26,16 @@ class OptimizerConfig:
     b2: float = 0.999
     epsilon: float = 1e-8
     clip_norm: float = 1.0  # global gradient norm
+    decay_share: float = 0.0  # of the steps, at the end: the rate falls to 0 in them; paper: none
+
+    def __post_init__(self):
+        """Raises UserError for values that train nothing."""
+        if self.learning_rate <= 0 or self.warmup_steps < 0 or not 0 <= self.decay_share <= 1:
+            raise UserError(
+                f"OptimizerConfig: learning_rate = {self.learning_rate} must be positive, "
+                f"warmup_steps = {self.warmup_steps} not negative, and decay_share = "
+                f"{self.decay_share} a share from 0 to 1"
+            )
 
 
 class TrainState(NamedTuple):
@@ -60,8 +71,11 @@ def train_step(
     accumulation: int,
     state: TrainState,
     batch: PackedBatch,
+    decay: jax.Array | float = 1.0,
 ) -> tuple[TrainState, jax.Array]:
     """One step over a batch; returns the new state and the loss (nats per weighted token).
+
+    `decay` is a factor on the learning rate: `schedules.final_decay` of the step.
 
     The batch's rows are taken in `accumulation` parts, one after the other. Losses are summed
     and divided by the whole batch's weight, so the parts do not change the result.
@@ -87,6 +101,7 @@ def train_step(
         zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
         (loss, grads), _ = jax.lax.scan(add_part, zeros, parts)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates = jax.tree.map(lambda update: decay * update, updates)  # linear in the rate
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), loss
 

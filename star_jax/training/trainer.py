@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from star_jax import partitioning
@@ -15,6 +16,7 @@ from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params, init_params, logical_axes
 from star_jax.records import PackedBatch, TokenizedExample
+from star_jax.schedules import final_decay
 from star_jax.training import train_step as steps
 from star_jax.training.packing import check_lengths, epochs, pack_batches
 
@@ -114,7 +116,8 @@ class Trainer:
         for step, batch in enumerate(self._batches(examples, seed, first), start=first + 1):
             if step > n_steps:
                 break
-            state, loss = self._step(state, jax.device_put(batch, self._batch_sharding))
+            decay = np.float32(final_decay(step, n_steps, self.optimizer.decay_share))
+            state, loss = self._step(state, jax.device_put(batch, self._batch_sharding), decay)
             if pending is not None:
                 losses.append(_finite(float(pending), step - 1))
             pending = loss
@@ -170,16 +173,19 @@ class Trainer:
 
     @functools.cached_property
     def _step(self) -> Callable[..., tuple[steps.TrainState, jax.Array]]:
-        def step(state: steps.TrainState, batch: PackedBatch) -> tuple[steps.TrainState, jax.Array]:
+        def step(
+            state: steps.TrainState, batch: PackedBatch, decay: jax.Array
+        ) -> tuple[steps.TrainState, jax.Array]:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 return steps.train_step(
-                    self.model, self._optimizer, self.config.accumulation_steps, state, batch
+                    self.model, self._optimizer, self.config.accumulation_steps, state, batch, decay
                 )
 
+        whole = partitioning.replicated(self.mesh)
         return jax.jit(
             step,
-            in_shardings=(self._state_shardings, self._batch_sharding),
-            out_shardings=(self._state_shardings, partitioning.replicated(self.mesh)),
+            in_shardings=(self._state_shardings, self._batch_sharding, whole),
+            out_shardings=(self._state_shardings, whole),
             donate_argnums=0,
         )
 

@@ -1,0 +1,70 @@
+"""Every command of the README is one that works; the quickstart's own bars are a slow test."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from star_jax import gin_sources
+from star_jax.main import RUN_MODES, parse_command_line
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith(("./", ".venv/"))
+]
+
+
+def test_the_two_commands_come_first():
+    assert [shlex.split(command) for command in COMMANDS[:2]] == [
+        ["./launch/quickstart.sh"],
+        ["./launch/test.sh"],
+    ]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "star_jax.main" in c])
+def test_each_command_line_is_read_and_its_files_and_macros_are_there(command):
+    python, dash_m, module, *flags = shlex.split(command)
+    assert (python, dash_m, module) == (".venv/bin/python", "-m", "star_jax.main")
+    parsed = parse_command_line(flags)
+    gin_sources.read_sources(parsed.gin_files, parsed.bindings, parsed.search_paths)
+
+
+def test_the_table_of_run_modes_is_whole_and_names_files_that_are_there():
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", README, re.MULTILINE)
+    modes = {mode: rest for mode, rest in rows if mode in RUN_MODES}
+    assert set(modes) == set(RUN_MODES)
+    for file in re.findall(r"`([\w/]+\.gin)`", " ".join(modes.values())):
+        assert (ROOT / "gin_configs" / file).is_file(), file
+
+
+def test_every_file_it_names_is_there():
+    for file in re.findall(r"`((?:star_jax|launch|gin_configs)/[\w/.]*)`", README):
+        assert (ROOT / file).exists(), file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_quickstart_reaches_its_bars(tmp_path, seed):
+    """Base weak, then 80 / 45 / 5 % at 2 / 3 / 4 digits, and ahead of no rationalization."""
+    command = [str(ROOT / "launch/quickstart.sh"), "--dir", str(tmp_path), "--seed", str(seed)]
+    for options in ([], ["--no_rationalization"]):
+        subprocess.run([*command, *options], check=True)
+    folder = tmp_path if seed == 0 else tmp_path / f"seed_{seed}"
+
+    def lines(arm):
+        rows = (folder / arm / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(row)["accuracy_by_class"] for row in rows]
+
+    base, *_, end = lines("star")
+    without = lines("star_no_rationalization")[-1]
+    assert (base["2"] <= 0.30, base["3"] <= 0.05, base["4"] <= 0.01) == (True, True, True), base
+    assert (end["2"] >= 0.80, end["3"] >= 0.45, end["4"] > 0.05) == (True, True, True), end
+    assert (end["2"] > without["2"], end["3"] > without["3"]) == (True, True), without
