@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import inspect
-import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def load(sources: Sources) -> None:
         # With gin's dynamic registration names mean what each file imports: left to gin itself.
         _check_names(sources.bindings)
     try:
-        with _gin_silent():
+        with _files_only():
             for path in sources.files:
                 gin.parse_config_file(str(path))
             gin.parse_config(list(sources.flags))
@@ -41,14 +41,19 @@ def load(sources: Sources) -> None:
 
 
 @contextlib.contextmanager
-def _gin_silent() -> Iterator[None]:
-    """Hushes gin's "Path not found" for every search path that an included file is not in."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+def _files_only() -> Iterator[None]:
+    """Lets gin look for included files in folders alone, as `gin_sources` does.
+
+    Gin also takes `runs/star.gin` for a file of a Python package `runs`. A folder of that name
+    where the user stands, such as the one the quickstart writes to, is a package to Python, and
+    gin fails on it. It has no public way to leave a reader out.
+    """
+    readers = list(gin.config._FILE_READERS)
+    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
     try:
         yield
     finally:
-        logging.disable(before)
+        gin.config._FILE_READERS[:] = readers
 
 
 def _import_modules(imports: Sequence[tuple[str, str]]) -> None:

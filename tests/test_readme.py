@@ -1,14 +1,16 @@
 """Every command of the README is one that works; the quickstart's own bars are a slow test."""
 
+import importlib
 import json
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
+import gin
 import pytest
 
-from star_jax import gin_sources
+from star_jax import gin_errors, gin_sources
 from star_jax.main import RUN_MODES, parse_command_line
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,20 @@ def test_each_command_line_is_read_and_its_files_and_macros_are_there(command):
     assert (python, dash_m, module) == (".venv/bin/python", "-m", "star_jax.main")
     parsed = parse_command_line(flags)
     gin_sources.read_sources(parsed.gin_files, parsed.bindings, parsed.search_paths)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "star_jax.main" in c])
+def test_a_folder_called_runs_does_not_hide_the_included_files(command, tmp_path, monkeypatch):
+    """The quickstart makes runs/ where it stands, and Python takes that for a package."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    parsed = parse_command_line(shlex.split(command)[3:])
+    importlib.import_module("star_jax.configurables")
+    gin_errors.load(
+        gin_sources.read_sources(parsed.gin_files, parsed.bindings, parsed.search_paths)
+    )
+    assert gin.query_parameter("StarConfig.hinted_share") == 0.3
 
 
 def test_the_table_of_run_modes_is_whole_and_names_files_that_are_there():
