@@ -34,7 +34,8 @@ setup(
     package_dir={"star_jax.gin_configs": "gin_configs"},
     package_data={
         "star_jax.gin_configs": ["*.gin", "**/*.gin"],
-        "star_jax.tasks": ["exemplars/*.txt"],
+        "star_jax.tasks": ["exemplars/*.txt", "examples/*"],
+        "star_jax.tasks.builders": ["*.tsv"],
     },
     entry_points={"console_scripts": ["star_jax = star_jax.main:run"]},
     install_requires=[
@@ -42,8 +43,11 @@ setup(
         "clu>=0.0.12,<0.1",
         "flax>=0.12,<0.13",
         "gin-config>=0.5,<0.6",
+        "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not say so
         "jax>=0.10,<0.11",
         "matplotlib>=3.10,<4",
+        "ml_dtypes>=0.5,<1",
+        "msgpack>=1.1,<2",
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
@@ -55,15 +59,18 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "models": [
             "gguf>=0.17,<1",
-            "safetensors>=0.6,<1",
+            "safetensors>=0.8,<1",
             "sentencepiece>=0.2,<0.3",
             "tokenizers>=0.22,<1",
         ],
         "test": [
+            "accelerate>=1.10,<2",  # transformers reads GGUF with it
             "hypothesis>=6.140,<7",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
+            "torch>=2.9,<3",
+            "transformers>=5,<6",
         ],
     },
 )

@@ -78,7 +78,7 @@ make_base() {
 
 run_star() {
   star_jax --run_mode=star --gin_file=runs/quickstart.gin \
-    --gin.MODEL_DIR="$(quoted "$dir/$arm")" --gin.BASE_CHECKPOINT="$(quoted "$dir/base")" \
+    --gin.MODEL_DIR="$(quoted "$dir/$arm")" --gin.MODEL_CHECKPOINT="$(quoted "$dir/base")" \
     --gin.SEED="$seed" ${star_bindings[@]+"${star_bindings[@]}"}
 }
 

@@ -143,7 +143,7 @@ def finetune_on_gold(
     Raises:
       UserError: the task has no gold completions, the base is missing, and so on.
     """
-    checkpoints.check(Path(base_checkpoint), trainer.abstract_params())
+    checkpoints.check_base(Path(base_checkpoint), trainer.model, trainer.abstract_params())
     n_questions = len(task.questions(TRAIN))
     if not 0 <= n_examples <= n_questions:
         raise UserError(
@@ -154,7 +154,9 @@ def finetune_on_gold(
     directory.claim(config_text())
 
     def load_base() -> Any:
-        return checkpoints.load(Path(base_checkpoint), trainer.abstract_params())
+        return checkpoints.load_base(
+            Path(base_checkpoint), trainer.model, trainer.abstract_params()
+        )
 
     def evaluate(stage: StageDir, n: int, params: Callable[[], Any]) -> StageResult:
         asking = Asking(sampler, task, few_shot=False, seed=length.seed, iteration=n)

@@ -1,6 +1,7 @@
 """Weights and train states on disk, through Orbax; a checkpoint is complete or not there.
 
-Base weights are read-only and belong to nobody's run; what an iteration makes is its own.
+Base weights (Algorithm 1, line 1: M_0 = M) are read-only, belong to nobody's run and may come in
+the formats of others; what an iteration makes is its own.
 """
 
 import shutil
@@ -10,7 +11,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, mismatch
+from star_jax.models.config import DecoderConfig
+from star_jax.models.formats import is_foreign, open_model
+from star_jax.models.importing import check_config, check_tensors, import_params
+from star_jax.models.tensors import StoredModel
+from star_jax.progress import progress
 
 MARKER = "_CHECKPOINT_METADATA"  # Orbax's; a checkpoint without it is not complete
 
@@ -44,8 +50,46 @@ def check(directory: Path, abstract: Any) -> Path:
     directory = Path(directory).absolute()
     if (directory / "checkpoint").is_dir():
         directory /= "checkpoint"
-    _check_same(directory, _stored_shapes(directory), _shapes(abstract))
+    problem = mismatch(_stored_shapes(directory), _shapes(abstract))
+    if problem:
+        raise UserError(
+            f"checkpoint {directory} holds another model: {problem}; give the "
+            f"DecoderConfig it was made with, or another checkpoint"
+        )
     return directory
+
+
+def load_base(path: Path, model: DecoderConfig, abstract: Any) -> Any:
+    """The weights of the original model M from any format, in the places that `abstract` names.
+
+    Args:
+      path: an Orbax checkpoint, or anything that `models.formats` opens.
+      model: the decoder they are for.
+      abstract: as in `load`.
+
+    Raises:
+      UserError: as `check_base`.
+    """
+    stored = check_base(path, model, abstract)
+    if stored is None:
+        return load(path, abstract)
+    millions = sum(leaf.size for leaf in jax.tree.leaves(abstract)) / 1e6
+    with progress("load", round(millions), "million parameters") as advance:
+        return import_params(stored, model, abstract, lambda n: advance(n / 1e6))
+
+
+def check_base(path: Path, model: DecoderConfig, abstract: Any) -> StoredModel | None:
+    """Raises UserError unless `path` holds weights for `model`; reads none of them.
+
+    Returns the opened checkpoint of a foreign format, None for Orbax.
+    """
+    if not is_foreign(Path(path)):
+        check(Path(path), abstract)
+        return None
+    stored = open_model(Path(path))
+    check_config(stored, model)
+    check_tensors(stored, model)
+    return stored
 
 
 class TrainingCheckpoint:
@@ -107,29 +151,3 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def _check_same(
-    directory: Path, stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
-) -> None:
-    missing = sorted(wanted.keys() - stored.keys())
-    left_over = sorted(stored.keys() - wanted.keys())
-    differing = [
-        f"{name} is {stored[name]}, the model wants {wanted[name]}"
-        for name in sorted(stored.keys() & wanted.keys())
-        if stored[name] != wanted[name]
-    ]
-    problems = [
-        f"{label}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-        for label, names in (
-            ("missing", missing),
-            ("left over", left_over),
-            ("other shapes", differing),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError(
-            f"checkpoint {directory} holds another model: {'; '.join(problems)}; give the "
-            f"DecoderConfig it was made with, or another checkpoint"
-        )

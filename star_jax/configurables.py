@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 import jax.numpy as jnp
@@ -14,9 +15,22 @@ import seqio
 
 from star_jax import baselines, checkpoints, compilation, schedules
 from star_jax.errors import UserError
-from star_jax.evaluate import evaluate_model, evaluation_metrics
-from star_jax.models.config import DecoderConfig
-from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.evaluate import (
+    GENERATED,
+    GRADINGS,
+    LIKELIHOOD,
+    chance,
+    check_grading,
+    evaluate_by_likelihood,
+    evaluate_model,
+    evaluation_metrics,
+)
+from star_jax.models.config import DecoderConfig, RopeScaling
+from star_jax.models.decoder import placed_params
+from star_jax.models.formats import open_model
+from star_jax.models.hf_config import decoder_config
+from star_jax.partitioning import MeshConfig, Rules, make_mesh
+from star_jax.pretrained_vocabulary import load_vocabulary
 from star_jax.records import to_json
 from star_jax.report import report, wilson_interval
 from star_jax.run_dir import write_atomically
@@ -24,13 +38,18 @@ from star_jax.sampling.ask import Asking, ask
 from star_jax.sampling.sampler import Sampler, SamplerConfig
 from star_jax.star import StarConfig, run_star
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
+from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.corpus import ArithmeticCorpus
+from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.jsonl import JsonlTask
+from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.task import VALIDATION, ReasoningTask
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig
 
 for _configurable in (
     DecoderConfig,
+    RopeScaling,
     MeshConfig,
     SamplerConfig,
     StarConfig,
@@ -40,8 +59,13 @@ for _configurable in (
     schedules.LinearSteps,
     schedules.EpochSteps,
     ArithmeticTask,
+    CommonsenseQATask,
+    GSM8KTask,
+    JsonlTask,
     ArithmeticCorpus,
+    JsonlCorpus,
     arithmetic_vocabulary,
+    jsonl_vocabulary,
     baselines.TrainingLength,
     baselines.Phase,
 ):
@@ -140,9 +164,15 @@ def evaluate(
     split: str = VALIDATION,
     seed: int = 0,
     output_file: str = "",
+    grading: str = GENERATED,
+    normalize: str = "bytes",
     mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
 ) -> None:
-    """Prints a checkpoint's accuracy on a split; `output_file` gets every attempt as JSON lines."""
+    """Prints a checkpoint's accuracy on a split; `output_file` gets every attempt as JSON lines.
+
+    Graded by what the model writes ("generated") or by the "likelihood" of the choices' text, a
+    mean over its `normalize`: "bytes", "tokens" or, for the sum, "none".
+    """
     asking = Asking(
         Sampler(model, vocabulary, sampler, make_mesh(mesh), mesh.decoding_rules),
         task,
@@ -150,20 +180,30 @@ def evaluate(
         seed,
         iteration=0,
     )
-    params = _load(checkpoint, asking.sampler)
-    attempts = evaluate_model(params, task.questions(split), asking)
+    questions = task.questions(split)
+    check_grading(grading, normalize, task, questions)
+    params = _load(checkpoint, asking.sampler, mesh.training_rules)
+    if grading == LIKELIHOOD:
+        attempts = evaluate_by_likelihood(params, questions, asking, normalize)
+    else:
+        attempts = evaluate_model(params, questions, asking)
     result = evaluation_metrics(attempts)
+    print(f"grading: {GRADINGS[grading]}")
+    # A line that is copied alone still says that its answers were not generated.
+    how = f"seed {seed}" if grading == GENERATED else f"{grading} a choice, by {normalize}"
     for name, accuracy in {**result["accuracy_by_class"], "all": result["accuracy"]}.items():
         n = result["n_eval_by_class"].get(name, result["n_eval"])
         low, high = wilson_interval(round(accuracy * n), n)
         print(
             f"{task.name} {split} {name}: {100 * accuracy:.1f} % "
-            f"(95 %: {100 * low:.1f} to {100 * high:.1f}, n = {n}, seed {seed})"
+            f"(95 %: {100 * low:.1f} to {100 * high:.1f}, n = {n}, {how})"
         )
+    if guessing := chance(task, questions):
+        print(f"chance: {100 * guessing:.1f} %")
     print(f"without a readable answer: {result['unparsable']} of {result['n_eval']}")
     if output_file:
-        lines = "".join(json.dumps(to_json(attempt)) + "\n" for attempt in attempts)
-        write_atomically(Path(output_file), lines.encode())
+        lines = ({"grading": grading, **to_json(attempt)} for attempt in attempts)
+        write_atomically(Path(output_file), "".join(json.dumps(x) + "\n" for x in lines).encode())
 
 
 @gin.configurable(module="star_jax")
@@ -189,22 +229,47 @@ def infer(
         iteration=0,
     )
     asked = [task.make_question(f"infer_{i}", text) for i, text in enumerate(questions)]
-    params = _load(checkpoint, asking.sampler)
+    params = _load(checkpoint, asking.sampler, mesh.training_rules)
     for attempt in ask(params, asked, asking, hinted=False, stage="infer"):
         sys.stdout.write(f"{attempt.prompt}{attempt.completion}\n\n")
 
 
-def _load(checkpoint: str, sampler: Sampler) -> object:
+@gin.configurable(module="star_jax")
+def convert(
+    source: str,
+    target: str,
+    format: str,
+    model: DecoderConfig,
+    vocabulary: seqio.Vocabulary,
+    mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
+) -> None:
+    """Writes the weights at `source` to `target` as "huggingface" or "orbax"."""
+    # Its packages are those of the extra `models`, which a run from Orbax does without.
+    from star_jax.convert import convert_weights
+
+    convert_weights(source, target, format, model, vocabulary, make_mesh(mesh), mesh.training_rules)
+
+
+@gin.configurable(module="star_jax")
+def pretrained_model(path: str, **numerics: Any) -> DecoderConfig:
+    """The decoder that the checkpoint at `path` says it is; `numerics` are ours to choose."""
+    stored = open_model(Path(path))
+    if stored.config is None:
+        raise UserError(f"{path} does not say what model it is; bind MODEL = @DecoderConfig()")
+    return decoder_config(stored.config, path, **numerics)
+
+
+@gin.configurable(module="star_jax")
+def pretrained_vocabulary(path: str) -> seqio.Vocabulary:
+    """The tokenizer that lies at `path`: a model's directory, a tokenizer's or GGUF file."""
+    return load_vocabulary(path)
+
+
+def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> Any:
     """The weights, laid out as training would have them (the sampler lays them out anew)."""
-    trainer = Trainer(
-        sampler.model,
-        OptimizerConfig(),
-        TrainerConfig(
-            row_length=sampler.model.context_length, batch_size=sampler.config.batch_size
-        ),
-        sampler.mesh,
+    return checkpoints.load_base(
+        Path(checkpoint), sampler.model, placed_params(sampler.model, sampler.mesh, rules)
     )
-    return checkpoints.load(Path(checkpoint), trainer.abstract_params())
 
 
 @gin.configurable(module="star_jax")
@@ -228,5 +293,6 @@ ENTRY_POINTS = {
     "finetune": _entry(finetune),
     "evaluate": _entry(evaluate),
     "infer": _entry(infer),
+    "convert": _entry(convert),
     "report": _entry(gin.get_configurable("star_jax.report")),
 }

@@ -1,7 +1,7 @@
 """The one exception that is the user's to mend, and the hint that goes with a mistyped name."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -21,3 +21,20 @@ def did_you_mean(name: str, candidates: Iterable[str], otherwise: str = "") -> s
     by_folded = {candidate.casefold(): candidate for candidate in sorted(candidates)}
     near = difflib.get_close_matches(name.casefold(), by_folded, n=1)
     return f"; did you mean '{by_folded[near[0]]}'?" if near else otherwise
+
+
+def mismatch(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """What is missing, left over and of another shape among named arrays; "" when all is well."""
+    missing = sorted(wanted.keys() - found.keys())
+    left_over = sorted(found.keys() - wanted.keys())
+    differing = [
+        f"{name} is {found[name]}, the model wants {wanted[name]}"
+        for name in sorted(found.keys() & wanted.keys())
+        if tuple(found[name]) != tuple(wanted[name])
+    ]
+    labelled = (("missing", missing), ("left over", left_over), ("other shapes", differing))
+    return "; ".join(
+        f"{label}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        for label, names in labelled
+        if names
+    )

@@ -32,7 +32,7 @@ class Binding:
     """One `name = value` of a file or a flag; with no `arg_name` it sets the macro `selector`."""
 
     where: str  # "runs/star.gin:12" or "--gin.MODEL_DIR"
-    by_user: bool  # in a flag or in a --gin_file itself, not in a file that it includes
+    by_user: bool  # in a flag or a --gin_file, not in what it includes nor in gin_configs/
     scope: str
     selector: str
     arg_name: str
@@ -150,6 +150,7 @@ class _Reader:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the gin file {path}: {error}") from error
+        by_user = not including and self.search_paths[-1] not in path.parents
         for statement in _parse(text, str(path)):
             where = f"{path}:{statement.location.line_num}"
             if isinstance(statement, config_parser.IncludeStatement):
@@ -157,7 +158,7 @@ class _Reader:
             elif isinstance(statement, config_parser.ImportStatement):
                 self.imports.append((statement.module, where))
             elif isinstance(statement, config_parser.BindingStatement):
-                self._add(statement, where, by_user=not including)
+                self._add(statement, where, by_user)
 
     def read_flag(self, name: str, value: str) -> str:
         """Adds `--gin.name=value` and returns it as a gin statement."""

@@ -21,6 +21,7 @@ RUN_MODES = {
     "finetune": "fine-tune the base on worked solutions or on answers alone",
     "evaluate": "accuracy of a checkpoint on a task",
     "infer": "print what a checkpoint writes for your own questions",
+    "convert": "weights into Orbax, or out as a Hugging Face directory",
     "report": "tables and figures of finished runs, side by side",
 }
 

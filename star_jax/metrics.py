@@ -21,6 +21,8 @@ class IterationMetrics:
     n_sampled: int  # questions asked for training in this outer iteration
     train_fraction: float  # (kept_generated + kept_rationalized) / n_sampled
     unparsable: int  # evaluation completions without an answer; counted as wrong too
+    left_out: int  # evaluation questions too long for the model's context; counted as wrong too
+    hint_leaks: int  # right rationalizations that repeat their hint, and were not kept
     train_steps: int
     train_loss: float | None  # nats per weighted token, mean over the last tenth of the steps
     seconds_generate: float
@@ -42,8 +44,8 @@ def by_class(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
 
 
 def unparsable(attempts: Sequence[Attempt]) -> int:
-    """How many attempts had no answer that could be read."""
-    return sum(attempt.answer is None for attempt in attempts)
+    """How many questions were asked and got no answer that could be read."""
+    return sum(attempt.answer is None and not attempt.left_out for attempt in attempts)
 
 
 def _numeric_first(group: str) -> tuple[int, str]:

@@ -23,15 +23,16 @@ class Question:
     text: str
     answer: str
     group: str = ""  # the class accuracy is reported by, e.g. the digit count
+    solution: str = ""  # the data set's own rationale with its answer, where it has one
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What the model is shown: the few-shot prefix (shared by many prompts) and the question."""
+    """What the model is shown: the few-shot examples (shared by many prompts) and the question."""
 
     question_id: str
     text: str
-    prefix: str = ""
+    examples: tuple[str, ...] = ()  # oldest first, each with the blank line after it
     hinted: bool = False
 
 
@@ -59,6 +60,7 @@ class Attempt:
     ended: bool
     log_probability: float
     n_tokens: int
+    left_out: bool = False  # the question did not fit into the model's context and was not asked
 
 
 @dataclasses.dataclass(frozen=True)

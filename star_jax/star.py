@@ -11,7 +11,7 @@ import numpy as np
 from star_jax import checkpoints
 from star_jax.errors import UserError
 from star_jax.evaluate import evaluate_model, evaluation_metrics, evaluation_only
-from star_jax.filter import keep_correct
+from star_jax.filter import hint_leaks, keep_correct
 from star_jax.finetune import finetune_from_base, kept_to_examples
 from star_jax.generate import generate_rationales
 from star_jax.metrics import IterationMetrics
@@ -103,14 +103,16 @@ def run_star(
     Raises:
       UserError: another run's directory, no base, an empty data set, nothing kept, and so on.
     """
-    checkpoints.check(Path(base_checkpoint), trainer.abstract_params())
+    checkpoints.check_base(Path(base_checkpoint), trainer.model, trainer.abstract_params())
     loop = Star(
         star,
         task,
         sampler,
         trainer,
         schedule,
-        lambda: checkpoints.load(Path(base_checkpoint), trainer.abstract_params()),
+        lambda: checkpoints.load_base(
+            Path(base_checkpoint), trainer.model, trainer.abstract_params()
+        ),
         task.questions(TRAIN),
         task.questions(VALIDATION),
     )
@@ -193,6 +195,7 @@ def outer_iteration(
         kept_rationalized=sources.count(RATIONALIZED),
         n_sampled=len(questions),
         train_fraction=len(sources) / len(questions),
+        hint_leaks=len(hint_leaks(rationalized.value, questions, task)),
         seconds_generate=generated.seconds,
         seconds_rationalize=rationalized.seconds,
         seconds_finetune=finetuned.seconds,

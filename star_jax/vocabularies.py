@@ -102,15 +102,26 @@ class WordVocabulary(seqio.Vocabulary):
         return hash(self._words)
 
 
+def document_start(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
+    """The ids that `vocabulary`'s model wants in front of every document: often BOS or nothing."""
+    return tuple(getattr(vocabulary, "document_start_ids", ()))
+
+
+def stop_ids(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
+    """All ids that end what a model writes; EOS alone unless `vocabulary` knows of others."""
+    return tuple(getattr(vocabulary, "stop_ids", (vocabulary.eos_id,)))
+
+
 def encode_spans(
     vocabulary: seqio.Vocabulary, spans: Iterable[tuple[str, bool]]
 ) -> TokenizedExample:
     """Spans of (text, has loss) encoded apart and joined, then EOS, with the last span's loss.
 
-    Encoding them apart makes the loss boundary exact, in training as in sampling.
+    Encoding them apart makes the loss boundary exact, in training as in sampling. What the model
+    wants in front of a document comes first, without loss.
     """
-    tokens: list[int] = []
-    weights: list[float] = []
+    tokens = list(document_start(vocabulary))
+    weights = [0.0] * len(tokens)
     for text, has_loss in spans:
         ids = vocabulary.encode(text)
         tokens.extend(ids)
@@ -124,9 +135,9 @@ def encode_spans(
 def encode_example(
     vocabulary: seqio.Vocabulary, prompt: str, completion: str, loss_on_prompt: bool = False
 ) -> TokenizedExample:
-    """A question and what is to be learnt as one document.
+    """A question and what is to be learnt as one document, here of a model that wants BOS.
 
-    tokens        [p p p r r a e]
-    loss_weights  [0 0 0 1 1 1 1]     with loss_on_prompt: [0 1 1 1 1 1 1]
+    tokens        [b p p p r r a e]
+    loss_weights  [0 0 0 0 1 1 1 1]     with loss_on_prompt: [0 1 1 1 1 1 1 1]
     """
     return encode_spans(vocabulary, [(prompt, loss_on_prompt), (completion, True)])

@@ -10,10 +10,19 @@ MAX_LINES = 400
 FLOORS = (
     ("", "errors"),  # "" is star_jax/__init__.py
     ("records",),
-    ("vocabularies", "partitioning", "schedules", "metrics", "progress", "compilation"),
+    (
+        "vocabularies",
+        "partitioning",
+        "schedules",
+        "metrics",
+        "progress",
+        "compilation",
+        "tokenizer_files",
+    ),
+    ("pretrained_vocabulary",),
     ("tasks", "models"),
     ("checkpoints", "sampling", "training"),
-    ("generate", "rationalize", "filter", "finetune", "evaluate", "run_dir"),
+    ("generate", "rationalize", "filter", "finetune", "evaluate", "run_dir", "convert"),
     ("star", "baselines", "rise"),
     ("report", "sweep", "precompile", "gin_sources"),
     ("configurables", "gin_errors"),

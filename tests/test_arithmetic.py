@@ -24,6 +24,7 @@ from star_jax.tasks.task import TRAIN, VALIDATION, answer_accuracy
 
 TASK = ArithmeticTask()
 VOCABULARY = arithmetic_vocabulary()
+QUESTION = TASK.make_question("q", "29+57")
 SMALL = ArithmeticTask(n_train=300, n_validation=40, digits=(1, 2, 3))
 
 
@@ -31,8 +32,10 @@ def unordered(questions):
     return {frozenset(parse_problem(q.text)) for q in questions}
 
 
-def problems_of(prefix):
-    return [line for line in prefix.splitlines() if "+" in line and "," not in line]
+def problems_of(examples):
+    return [
+        line for text in examples for line in text.splitlines() if "+" in line and "," not in line
+    ]
 
 
 # The format, as in the paper's section 4.2.
@@ -103,7 +106,8 @@ def test_hint_and_target_agree():
         text = SMALL.question_text(question, hinted=True)
         hint = text.splitlines()[2].removeprefix("Target: ")
         assert hint == question.answer == SMALL.gold_completion(question).splitlines()[-1]
-        assert SMALL.parse_answer(SMALL.gold_completion(question)) == question.answer
+        gold = SMALL.gold_completion(question)
+        assert SMALL.parse_answer(question, gold) == question.answer
         left, right = parse_problem(question.text)
         assert int(hint.replace(" ", "")) == left + right
 
@@ -136,9 +140,9 @@ R = "<scratch>\n2 + 5 , 6 C: 1\n</scratch>\n"
     ],
 )
 def test_answers_are_the_line_after_the_scratchpad(completion, answer, trimmed):
-    assert TASK.parse_answer(completion) == answer
+    assert TASK.parse_answer(QUESTION, completion) == answer
     if trimmed is not None:
-        assert TASK.trim(completion) == trimmed
+        assert TASK.trim(QUESTION, completion) == trimmed
 
 
 def test_leading_zeros_are_not_equal_and_none_is_not_right():
@@ -153,17 +157,18 @@ def test_direct_answers_have_no_scratchpad():
     task = ArithmeticTask(direct=True)
     question = task.make_question("q", "29+57")
     assert task.gold_completion(question) == "8 6"
-    assert task.parse_answer("8 6\nInput:") == "8 6"
-    assert task.trim("8 6\nInput:") == "8 6"
-    assert task.parse_answer("<scratch>\n8 6") is None
+    assert task.parse_answer(question, "8 6\nInput:") == "8 6"
+    assert task.trim(question, "8 6\nInput:") == "8 6"
+    assert task.parse_answer(question, "<scratch>\n8 6") is None
     assert task.name == "arithmetic_direct" != TASK.name
 
 
 @given(st.lists(st.sampled_from(["8", "\n", "</scratch>", "<scratch>", ","]), max_size=12))
 def test_trimming_changes_no_answer(words):
     completion = VOCABULARY.decode(VOCABULARY.encode(" ".join(words)))
-    assert TASK.parse_answer(TASK.trim(completion)) == TASK.parse_answer(completion)
-    assert completion.startswith(TASK.trim(completion))
+    trimmed = TASK.trim(QUESTION, completion)
+    assert TASK.parse_answer(QUESTION, trimmed) == TASK.parse_answer(QUESTION, completion)
+    assert completion.startswith(trimmed)
 
 
 # The data.
@@ -213,7 +218,7 @@ def test_validation_shares_no_problem_nor_mirror_image_with_training(digits, see
     few_shot = [
         frozenset(parse_problem(line))
         for n in digits
-        for line in problems_of(task.few_shot_prefix(str(n), hinted=False))
+        for line in problems_of(task.few_shot_examples(str(n), hinted=False))
     ]
     assert len(few_shot) == 10 * len(digits)
     assert not validation & set(few_shot)
@@ -240,26 +245,26 @@ def test_all_held_out_problems_of_one_digit_and_500_of_the_others():
     assert trained == set(every) - held
 
 
-def test_few_shot_prefixes():
+def test_few_shot_examples():
     for group in "135":
-        plain = TASK.few_shot_prefix(group, hinted=False)
-        hinted = TASK.few_shot_prefix(group, hinted=True)
+        plain = TASK.few_shot_examples(group, hinted=False)
+        hinted = TASK.few_shot_examples(group, hinted=True)
         assert len(problems_of(plain)) == 10
         assert {len(line.split(" + ")[0].split()) for line in problems_of(plain)} == {int(group)}
         assert problems_of(plain) == problems_of(hinted)
-        assert plain.count("Target:\n") == 10
-        for block in hinted.split("\n\n")[:-1]:
-            lines = block.splitlines()
+        assert len(plain) == 10
+        assert all("Target:\n" in text and text.endswith("\n\n") for text in plain)
+        for text in hinted:
+            lines = text.removesuffix("\n\n").splitlines()
             assert lines[2] == f"Target: {lines[-1]}"
-        assert plain.endswith("\n\n")
-        # A prefix and a question are encoded apart and must read as one text.
-        question = TASK.question_text(TASK.make_question("", "1+2"), False)
-        joined = VOCABULARY.encode(plain) + VOCABULARY.encode(question)
-        assert joined == VOCABULARY.encode(plain + question)
-    assert ArithmeticTask(n_few_shot=0).few_shot_prefix("3", hinted=True) == ""
+        # Examples and a question are encoded apart and must read as one text.
+        texts = [*plain, TASK.question_text(TASK.make_question("", "1+2"), False)]
+        joined = [id_ for text in texts for id_ in VOCABULARY.encode(text)]
+        assert joined == VOCABULARY.encode("".join(texts))
+    assert ArithmeticTask(n_few_shot=0).few_shot_examples("3", hinted=True) == ()
     question = TASK.make_question("", "1+2")
-    assert TASK.prompt(question, hinted=True, few_shot=False).prefix == ""
-    assert TASK.prompt(question, hinted=True, few_shot=True).prefix == TASK.few_shot_prefix(
+    assert TASK.prompt(question, hinted=True, few_shot=False).examples == ()
+    assert TASK.prompt(question, hinted=True, few_shot=True).examples == TASK.few_shot_examples(
         "1", hinted=True
     )
 

@@ -66,7 +66,7 @@ STAR_MISTAKES = [
     ({"ArithmeticTask__n_train": 0}, ["n_train = 0"]),
     ({"ArithmeticTask__digits": (1, 19)}, ["digits = (1, 19)", "1..18"]),
     ({"ArithmeticTask__seed": -1}, ["seed", "-1"]),
-    ({"BASE_CHECKPOINT": "/nowhere/base"}, ["/nowhere/base", "not there"]),
+    ({"MODEL_CHECKPOINT": "/nowhere/base"}, ["/nowhere/base", "not there"]),
 ]
 
 
@@ -74,7 +74,7 @@ STAR_MISTAKES = [
     ("bindings", "words"), STAR_MISTAKES, ids=[next(iter(b)) for b, _ in STAR_MISTAKES]
 )
 def test_a_mistake_in_a_star_run_is_one_line(tmp_path, capsys, tiny_base, bindings, words):
-    bindings = {"MODEL_DIR": tmp_path / "run", "BASE_CHECKPOINT": tiny_base, **bindings}
+    bindings = {"MODEL_DIR": tmp_path / "run", "MODEL_CHECKPOINT": tiny_base, **bindings}
     assert_told(error_of(capsys, lambda: tiny.run(tmp_path, "star", **bindings)), words)
 
 
@@ -82,7 +82,7 @@ def test_a_mistake_that_is_mended_does_not_block_the_directory(tmp_path, capsys,
     # Nothing was computed when the mistake was found, so the directory is free still.
     def run(**bindings):
         return tiny.run(
-            tmp_path, "star", MODEL_DIR=tmp_path / "run", BASE_CHECKPOINT=random_base, **bindings
+            tmp_path, "star", MODEL_DIR=tmp_path / "run", MODEL_CHECKPOINT=random_base, **bindings
         )
 
     error_of(capsys, lambda: run(SamplerConfig__max_new_tokens=250))
@@ -94,7 +94,7 @@ def test_a_mistake_that_is_mended_does_not_block_the_directory(tmp_path, capsys,
 
 @pytest.mark.parametrize("name", ["SamplerConfig", "TrainerConfig"])
 def test_a_batch_that_the_mesh_cannot_split(tmp_path, capsys, tiny_base, name):
-    bindings = {"MODEL_DIR": tmp_path / "run", "BASE_CHECKPOINT": tiny_base}
+    bindings = {"MODEL_DIR": tmp_path / "run", "MODEL_CHECKPOINT": tiny_base}
     argv = tiny.command_line(tmp_path, "star", **bindings, **{f"{name}__batch_size": 12})
     message = error_of(capsys, lambda: main.main(argv))  # on all eight devices
     assert_told(message, [f"{name}.batch_size 12", "(8)", "multiple of 8"])
@@ -105,7 +105,7 @@ def test_the_base_is_no_checkpoint(tmp_path, capsys, tiny_base):
     def message(base):
         return error_of(
             capsys,
-            lambda: tiny.run(tmp_path, "star", MODEL_DIR=tmp_path / "run", BASE_CHECKPOINT=base),
+            lambda: tiny.run(tmp_path, "star", MODEL_DIR=tmp_path / "run", MODEL_CHECKPOINT=base),
         )
 
     empty = tmp_path / "empty"
@@ -127,7 +127,7 @@ def test_zero_kept_says_what_to_try_and_loses_nothing(tmp_path, capsys, random_b
     run = tmp_path / "run"
 
     def star(**bindings):
-        return tiny.run(tmp_path, "star", MODEL_DIR=run, BASE_CHECKPOINT=random_base, **bindings)
+        return tiny.run(tmp_path, "star", MODEL_DIR=run, MODEL_CHECKPOINT=random_base, **bindings)
 
     message = error_of(capsys, star)
     assert_told(
@@ -143,7 +143,7 @@ def test_zero_kept_says_what_to_try_and_loses_nothing(tmp_path, capsys, random_b
 
 def test_model_dir_is_of_another_run_mode_or_a_file(tmp_path, capsys, random_base):
     def star(model_dir):
-        return lambda: tiny.run(tmp_path, "star", MODEL_DIR=model_dir, BASE_CHECKPOINT=random_base)
+        return lambda: tiny.run(tmp_path, "star", MODEL_DIR=model_dir, MODEL_CHECKPOINT=random_base)
 
     before = sorted(random_base.rglob("*"))
     assert_told(error_of(capsys, star(random_base)), ["another configuration", str(random_base)])
@@ -163,7 +163,7 @@ def test_model_dir_is_of_another_run_mode_or_a_file(tmp_path, capsys, random_bas
     ],
 )
 def test_a_mistake_in_direct_finetuning(tmp_path, capsys, random_base, bindings, words):
-    bindings = {"MODEL_DIR": tmp_path / "run", "BASE_CHECKPOINT": random_base, **bindings}
+    bindings = {"MODEL_DIR": tmp_path / "run", "MODEL_CHECKPOINT": random_base, **bindings}
     assert_told(error_of(capsys, lambda: tiny.run(tmp_path, "finetune", **bindings)), words)
 
 
@@ -191,12 +191,6 @@ def test_a_mistake_in_pretraining(tmp_path, capsys, bindings, words):
         ("infer", {"infer__questions": ["1 - 1"]}, ["'1 - 1' is not an addition"]),
         ("infer", {}, ["infer.questions must be set"]),
         ("infer", {"infer__questions": ["1" * 120 + "+" + "1" * 120]}, ["context of 256"]),
-        (
-            "infer",
-            {"infer__questions": ["10+10"], "infer__few_shot": True,
-             "ArithmeticTask__n_few_shot": 99},
-            ["few-shot examples", "context of 256"],
-        ),
     ],
 )  # fmt: skip
 def test_a_mistake_in_asking(tmp_path, capsys, random_base, run_mode, bindings, words):

@@ -229,7 +229,7 @@ def test_quickstart_makes_the_base_and_runs_star(machine):
     assert "--gin.X" not in base
     assert star.startswith("--run_mode=star --gin_file=runs/quickstart.gin")
     assert '--gin.MODEL_DIR="runs/quickstart/star"' in star
-    assert '--gin.BASE_CHECKPOINT="runs/quickstart/base"' in star
+    assert '--gin.MODEL_CHECKPOINT="runs/quickstart/base"' in star
     assert star.endswith("--gin.X=1 --gin.Y='a b'")
 
 
@@ -238,7 +238,7 @@ def test_quickstart_shares_the_base_between_its_two_arms_and_compares_them(machi
         (machine.checkout / "runs/quickstart" / arm).mkdir(parents=True)
     base, star, report = machine.quickstart("--no_rationalization")
     assert '"runs/quickstart/base"' in base
-    assert '--gin.BASE_CHECKPOINT="runs/quickstart/base"' in star
+    assert '--gin.MODEL_CHECKPOINT="runs/quickstart/base"' in star
     assert '--gin.MODEL_DIR="runs/quickstart/star_no_rationalization"' in star
     assert "--gin.RATIONALIZE=False" in star
     expected = '["runs/quickstart/star", "runs/quickstart/star_no_rationalization"]'

@@ -102,7 +102,7 @@ def test_hint_never_reaches_kept_example():
     ask = asking(right_for(hinted_too=[q.text for q in QUESTIONS]), few_shot=True)
     attempts = generate_rationales(None, QUESTIONS, ask)
     hinted = rationalize_failures(None, QUESTIONS, attempts, ask)
-    assert all("Target: " in p.prefix for p in ask.sampler.prompts if p.hinted)
+    assert all("Target: " in p.examples[0] for p in ask.sampler.prompts if p.hinted)
     kept = keep_correct(hinted, QUESTIONS, TASK)
     assert [k.prompt for k in kept] == [TASK.question_text(q, hinted=False) for q in QUESTIONS]
     for example in kept_to_examples(kept, QUESTIONS, TASK, VOCABULARY):
@@ -172,8 +172,8 @@ def test_few_shot_prompts_hold_examples_of_the_questions_digit_count():
     ask = asking(wrong, few_shot=True)
     attempts = generate_rationales(None, QUESTIONS[:2], ask)
     rationalize_failures(None, QUESTIONS[:2], attempts, ask)
-    assert [p.prefix for p in ask.sampler.prompts] == [
-        TASK.few_shot_prefix(group, hinted) for hinted in (False, True) for group in ("2", "1")
+    assert [p.examples for p in ask.sampler.prompts] == [
+        TASK.few_shot_examples(group, hinted) for hinted in (False, True) for group in ("2", "1")
     ]
     # Neither the prompt that is noted nor the one that is trained on has the examples.
     assert attempts[0].prompt == TASK.question_text(QUESTIONS[0], hinted=False)

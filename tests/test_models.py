@@ -94,9 +94,10 @@ def numpy_attention(config, p, h_LD):
 
 def numpy_block(config, p, x_LD):
     h_LD = numpy_norm(p["norm"], x_LD, config.norm_epsilon)
-    inner = numpy_gelu(h_LD @ p["mlp_in"]["kernel"] + p["mlp_in"]["bias"])
-    mlp = inner @ p["mlp_out"]["kernel"] + p["mlp_out"]["bias"]
-    return x_LD + numpy_attention(config, p, h_LD) + mlp
+    mlp_in, mlp_out = p["mlp"]["mlp_in"], p["mlp"]["mlp_out"]
+    inner = numpy_gelu(h_LD @ mlp_in["kernel"] + mlp_in["bias"])
+    mlp = inner @ mlp_out["kernel"] + mlp_out["bias"]
+    return x_LD + numpy_attention(config, p["attention"], h_LD) + mlp
 
 
 def numpy_gptj(config, params, tokens_L):
@@ -125,7 +126,7 @@ small_dims = st.fixed_dictionaries(
 def test_block_equals_published_gptj(dims, length):
     config = dataclasses.replace(TINY, **dims)
     x_BLD = np.random.default_rng(length).standard_normal((2, length, config.d_model))
-    angles = rotary_angles(jnp.arange(length)[None], config.rotary_dim, config.rotary_base)
+    angles = rotary_angles(jnp.arange(length)[None], config)
     mask = causal_mask(jnp.ones((2, length), jnp.int32))
 
     block, x = Block(config), jnp.asarray(x_BLD, jnp.float32)
@@ -166,12 +167,15 @@ def test_gptj_6b_has_the_published_parameter_count():
 def test_fresh_parameters_have_the_declared_scale():
     config = dataclasses.replace(TINY, d_model=64, d_ff=256, vocab_size=256, embedding_init=0.05)
     params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
-    layer = params["layers"]
+    attention, mlp = params["layers"]["attention"], params["layers"]["mlp"]
+    query = attention["query"]["kernel"]
     assert np.std(params["embedding"]) == pytest.approx(0.05, rel=0.05)
-    assert np.std(layer["query"]["kernel"]) == pytest.approx(64**-0.5, rel=0.1)
-    assert np.std(layer["out"]["kernel"]) == pytest.approx(32**-0.5, rel=0.1)  # heads x head_dim
-    assert np.std(layer["mlp_out"]["kernel"]) == pytest.approx(256**-0.5, rel=0.1)
-    assert not np.allclose(layer["query"]["kernel"][0], layer["query"]["kernel"][1])
+    assert np.std(query) == pytest.approx(64**-0.5, rel=0.1)
+    assert np.std(attention["out"]["kernel"]) == pytest.approx(
+        32**-0.5, rel=0.1
+    )  # heads x head_dim
+    assert np.std(mlp["mlp_out"]["kernel"]) == pytest.approx(256**-0.5, rel=0.1)
+    assert not np.allclose(query[0], query[1])
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
@@ -181,7 +185,7 @@ def test_every_parameter_names_its_axes(scan_layers):
     jax.tree.map(lambda leaf, names: len(leaf.shape) == len(names) or pytest.fail(), shapes, axes)
     assert axes["head"]["kernel"] == jax.sharding.PartitionSpec("embed", "vocab")
     if scan_layers:
-        assert axes["layers"]["mlp_in"]["kernel"][0] == "layers"
+        assert axes["layers"]["mlp"]["mlp_in"]["kernel"][0] == "layers"
 
 
 def test_gradients_prove_causality():
@@ -273,7 +277,7 @@ def test_rotation_keeps_lengths_and_makes_scores_depend_on_distance_alone():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 3, 8)), jnp.float32)
 
     def score(first, second):
-        turned = rotate(x, rotary_angles(jnp.array([[first, second]]), 4, 10000.0))
+        turned = rotate(x, rotary_angles(jnp.array([[first, second]]), TINY))
         np.testing.assert_allclose(
             np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-6
         )
@@ -287,7 +291,7 @@ def test_rotation_keeps_lengths_and_makes_scores_depend_on_distance_alone():
 def test_rotation_of_bfloat16_is_exact_at_far_positions():
     """Positions beyond 256 do not fit bfloat16; the angles must not go through it."""
     x = jnp.ones((1, 1, 1, 4), jnp.bfloat16)
-    angles = rotary_angles(jnp.array([[2047]]), 4, 10000.0)
+    angles = rotary_angles(jnp.array([[2047]]), TINY)
     turned = rotate(x, angles)
     expected = numpy_rotate(np.ones(4), 2047, 4, 10000.0)
     assert turned.dtype == jnp.bfloat16

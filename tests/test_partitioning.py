@@ -144,7 +144,7 @@ def complete(sizes, batch_size=8):
     config = SamplerConfig(batch_size, max_new_tokens=12)
     sampler = Sampler(MODEL, WORDS, config, mesh_of(sizes))
     texts = ["a b c", "d", "e f g h i", "m l", "k k k", "b a", "c d e f", "g", "h a", "i b c"]
-    prompts = [Prompt(f"q{i}", text, prefix="a b\nc d\n") for i, text in enumerate(texts)]
+    prompts = [Prompt(f"q{i}", text, examples=("a b\n", "c d\n")) for i, text in enumerate(texts)]
     keys = [row_key(0, 1, prompt.question_id) for prompt in prompts]
     return sampler.sample(params_on(sizes), prompts, keys)
 
@@ -176,7 +176,7 @@ def lay_out(sizes, rules, model=MODEL):
 def test_every_axis_of_the_model_has_a_rule(rules):
     lay_out((2, 2, 2), rules)
     without_mlp = tuple(rule for rule in rules if rule[0] != "mlp")
-    with pytest.raises(UserError, match=r"parameter \['layers'\]\['mlp_in'\].* axis 'mlp'"):
+    with pytest.raises(UserError, match=r"\['layers'\]\['mlp'\]\['mlp_in'\].* axis 'mlp'"):
         lay_out((2, 2, 2), without_mlp)
 
 
@@ -201,7 +201,7 @@ def test_a_rule_that_makes_no_sense_is_refused_with_the_parameter(rule, sizes):
 
 def test_a_size_that_the_mesh_does_not_divide_is_refused_with_the_parameter():
     odd = dataclasses.replace(MODEL, n_heads=3)
-    message = r"\['layers'\]\['key'\].* sizes \(2, 32, 3, 8\) .* tensor=2; change MeshConfig"
+    message = r"\['attention'\]\['key'\].* sizes \(2, 32, 3, 8\) .* tensor=2; change MeshConfig"
     with pytest.raises(UserError, match=message):
         lay_out((2, 2, 2), TRAINING_RULES, odd)
 

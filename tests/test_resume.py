@@ -147,7 +147,7 @@ def kill_when(argv, appears, missing):
 def test_resume_after_kill_gives_identical_files(tmp_path, tiny_base):
     def argv(name):
         return tiny.command_line(
-            tmp_path, "star", MODEL_DIR=tmp_path / name, BASE_CHECKPOINT=tiny_base,
+            tmp_path, "star", MODEL_DIR=tmp_path / name, MODEL_CHECKPOINT=tiny_base,
             TrainerConfig__checkpoint_every=5,
         )  # fmt: skip
 

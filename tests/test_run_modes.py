@@ -28,7 +28,7 @@ def no_configuration_left():
 @pytest.fixture(scope="module")
 def star_run(tmp_path_factory, tiny_base):
     folder = tmp_path_factory.mktemp("star")
-    assert tiny.run(folder, "star", MODEL_DIR=folder / "run", BASE_CHECKPOINT=tiny_base) == 0
+    assert tiny.run(folder, "star", MODEL_DIR=folder / "run", MODEL_CHECKPOINT=tiny_base) == 0
     return folder / "run"
 
 
@@ -56,17 +56,17 @@ def test_star_leaves_metrics_a_report_and_a_log(star_run):
 def test_iterations_can_be_raised_on_the_command_line(star_run, tiny_base):
     before = (star_run / "metrics.jsonl").read_bytes()  # the clock's numbers too are noted once
     folder = star_run.parent
-    assert tiny.run(folder, "star", MODEL_DIR=star_run, BASE_CHECKPOINT=tiny_base) == 0
+    assert tiny.run(folder, "star", MODEL_DIR=star_run, MODEL_CHECKPOINT=tiny_base) == 0
     assert (star_run / "metrics.jsonl").read_bytes() == before
     assert (
-        tiny.run(folder, "star", MODEL_DIR=star_run, BASE_CHECKPOINT=tiny_base, ITERATIONS=3) == 0
+        tiny.run(folder, "star", MODEL_DIR=star_run, MODEL_CHECKPOINT=tiny_base, ITERATIONS=3) == 0
     )
     assert len(tiny.read_lines(star_run / "metrics.jsonl")) == 4
 
 
 def test_finetune_trains_on_gold_and_evaluates(tmp_path, tiny_base):
     run = tmp_path / "run"
-    assert tiny.run(tmp_path, "finetune", MODEL_DIR=run, BASE_CHECKPOINT=tiny_base) == 0
+    assert tiny.run(tmp_path, "finetune", MODEL_DIR=run, MODEL_CHECKPOINT=tiny_base) == 0
     base, line = tiny.read_lines(run / "metrics.jsonl")
     assert (base["iteration"], base["train_steps"]) == (0, 0)
     assert (line["iteration"], line["train_steps"], line["n_sampled"]) == (1, 20, 50)
@@ -118,18 +118,23 @@ def test_every_run_mode_has_its_entry_point():
 # The shipped gin files.
 
 
-def required_macros(name):
-    """Macros that the file, or one it includes, leaves to the user."""
+def open_macros(name):
+    """Macros that the file, with those it includes, leaves to the user or to other files."""
+    text = whole_text(name)
+    used = set(re.findall(r"%([A-Z_]+)\b", text))
+    required = set(re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.MULTILINE))
+    return (used | required) - set(re.findall(r"^(\w+) = (?!%gin)", text, re.MULTILINE))
+
+
+def whole_text(name):
     text = (GIN_CONFIGS / name).read_text()
-    found = set(re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.MULTILINE))
-    for included in re.findall(r"^include ['\"](.+)['\"]", text, re.MULTILINE):
-        found |= required_macros(included)
-    return found - set(re.findall(r"^(\w+) = (?!%gin)", text, re.MULTILINE))
+    included = re.findall(r"^include ['\"](.+)['\"]", text, re.MULTILINE)
+    return "\n".join([*map(whole_text, included), text])
 
 
 @pytest.mark.parametrize("name", GIN_FILES)
 def test_every_gin_file_is_read_and_bound(name):
-    flags = [(macro, "'/nowhere'") for macro in sorted(required_macros(name))]
+    flags = [(macro, "'/nowhere'") for macro in sorted(open_macros(name))]
     gin_errors.load(gin_sources.read_sources([name], flags))
     bound = gin.config_str()
     assert "=" in bound
@@ -141,7 +146,7 @@ def arguments_of(entry, names):
 
 
 def test_quickstart_makes_all_that_star_needs():
-    flags = [("MODEL_DIR", "'/nowhere'"), ("BASE_CHECKPOINT", "'/nowhere/base'")]
+    flags = [("MODEL_DIR", "'/nowhere'"), ("MODEL_CHECKPOINT", "'/nowhere/base'")]
     gin_errors.load(gin_sources.read_sources(["runs/quickstart.gin"], flags))
     made = arguments_of("star", ("model", "loop", "task", "sampler", "trainer", "vocabulary"))
     assert isinstance(made["model"], DecoderConfig)

@@ -15,9 +15,10 @@ from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.partitioning import MeshConfig, make_mesh
 from star_jax.records import Prompt
 from star_jax.sampling import decode
+from star_jax.sampling.fitting import fit_prompts, newest_that_fit
 from star_jax.sampling.logits import PickConfig, keep_top_k, keep_top_p, pick_tokens
 from star_jax.sampling.sampler import Sampler, SamplerConfig, bucket, row_key
-from star_jax.vocabularies import WordVocabulary
+from star_jax.vocabularies import WordVocabulary, encode_example
 
 WORDS = WordVocabulary(list("abcdefghijklm"))
 MODEL = DecoderConfig(
@@ -55,10 +56,10 @@ def sampler(batch_size=4, temperature=0.0, max_new_tokens=MAX_NEW, vocabulary=WO
     return Sampler(model, vocabulary, config, one_device())
 
 
-def random_prompts(n, seed=0, prefix="", longest=12):
+def random_prompts(n, seed=0, longest=12):
     rng = np.random.default_rng(seed)
     return [
-        Prompt(f"q{i}", WORDS.decode(rng.integers(3, 16, rng.integers(1, longest))), prefix)
+        Prompt(f"q{i}", WORDS.decode(rng.integers(3, 16, rng.integers(1, longest))))
         for i in range(n)
     ]
 
@@ -148,7 +149,7 @@ def test_cached_decode_equals_full_forward():
     state = decode.prefill(
         model, PickConfig(), weights, None, tokens[:, :16], jnp.array([16, 16]),
         jax.random.split(jax.random.key(0), 2), jnp.zeros(2, bool),
-        capacity=32, max_new_tokens=5, eos_id=WORDS.eos_id,
+        capacity=32, max_new_tokens=5, stop_ids=(WORDS.eos_id,),
     )  # fmt: skip
     step = jax.jit(
         lambda token, length, context: Decoder(model).apply(
@@ -158,7 +159,7 @@ def test_cached_decode_equals_full_forward():
     )  # fmt: skip
     cache, length = state.cache, state.length
     for column in range(16, 20):
-        context = decode._contexts(model, None, cache, length)
+        context = decode.contexts(model, None, cache, length)
         logits, new = step(tokens[:, column : column + 1], length[:, None], context)
         np.testing.assert_allclose(logits[:, 0], full[:, column], rtol=1e-5, atol=1e-5)
         cache = jax.tree.map(
@@ -204,11 +205,12 @@ def test_one_new_token():
 
 # The shared prefix.
 
-PREFIX = "a b c d\ne f g\nh a b\n"
+EXAMPLES = ("a b c d\ne f g\n", "h a b\n")
+PREFIX = "".join(EXAMPLES)
 
 
 def test_shared_prefix_equals_repeated_prefix():
-    shared = sample([dataclasses.replace(prompt, prefix=PREFIX) for prompt in PROMPTS])
+    shared = sample([dataclasses.replace(prompt, examples=EXAMPLES) for prompt in PROMPTS])
     texts = [dataclasses.replace(prompt, text=PREFIX + prompt.text) for prompt in PROMPTS]
     repeated = sample(texts)
     assert [c.token_ids for c in shared] == [c.token_ids for c in repeated]
@@ -220,11 +222,11 @@ def test_shared_prefix_equals_repeated_prefix():
 
 def test_prompts_with_different_prefixes_keep_their_order():
     prompts = [
-        dataclasses.replace(prompt, prefix=PREFIX if i % 2 else "")
+        dataclasses.replace(prompt, examples=EXAMPLES if i % 2 else ())
         for i, prompt in enumerate(PROMPTS)
     ]
     mixed = sample(prompts)
-    with_prefix = sample([dataclasses.replace(prompt, prefix=PREFIX) for prompt in PROMPTS])
+    with_prefix = sample([dataclasses.replace(prompt, examples=EXAMPLES) for prompt in PROMPTS])
     for i, completion in enumerate(mixed):
         expected = (with_prefix if i % 2 else completions())[i]
         assert completion.token_ids == expected.token_ids
@@ -311,19 +313,72 @@ def test_bucket(length, size):
 # Mistakes.
 
 
-def test_too_long_prompt_is_refused_with_its_name_and_the_sizes():
-    long = Prompt("q_long", " ".join("a" * 100), prefix=PREFIX)
-    n_prefix = len(WORDS.encode(PREFIX))
-    message = f"question q_long: {n_prefix} tokens .* 100 of the question .* {MAX_NEW} new .* 128;"
+def test_questions_that_cannot_fit_alone_are_left_out_by_name(capsys):
+    long = Prompt("q_long", " ".join("a" * 120), examples=EXAMPLES)
+    first, second = sample([PROMPTS[0], long])
+    assert (first, second) == (sample([PROMPTS[0]])[0], None)
+    assert "1 of 2 questions do not fit" in capsys.readouterr().err
+    message = "1 of 1 questions do not fit .* 128 .*120 of the question .* 16 new .*: q_long;"
     with pytest.raises(UserError, match=message):
-        sample([dataclasses.replace(PROMPTS[0], prefix=PREFIX), long])
+        sample([long])
+
+
+def test_a_long_prompt_loses_whole_examples_oldest_first(capsys):
+    examples = tuple(f"{word} {word} {word} {word}\n" for word in "abcd")  # 5 tokens each
+    text = " ".join("e" * (MODEL.context_length - MAX_NEW - 12))
+    cut, whole = sample([Prompt("q", text, examples), PROMPTS[0]])
+    assert (cut, whole) == tuple(sample([Prompt("q", text, examples[2:]), PROMPTS[0]]))
+    shown = capsys.readouterr().err
+    assert "1 of 2 prompts" in shown and "without 2 of their few-shot examples" in shown
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room", "kept"),
+    [
+        ([], 0, 0),
+        ([], -1, None),
+        ([5, 5], 10, 2),
+        ([5, 5], 9, 1),
+        ([5, 5], 4, 0),
+        ([1, 9, 5], 8, 1),  # whole examples, from the newest on, without a gap
+        ([5, 5], -1, None),
+    ],
+)
+def test_newest_examples_that_fit(lengths, room, kept):
+    assert newest_that_fit(lengths, room) == kept
 
 
 def test_prefix_prompt_and_completion_may_fill_the_context():
     n = MODEL.context_length - MAX_NEW
-    sampler()._check_length(PROMPTS[0], 10, n - 10)
-    with pytest.raises(UserError, match="question q0:"):
-        sampler()._check_length(PROMPTS[0], 10, n - 9)
+    fit = functools.partial(fit_prompts, vocabulary=WORDS, n_new=MAX_NEW, context=128)
+    examples = ("a " * 10,)
+    (group,) = fit([Prompt("q", "x", examples)], [[5] * (n - 10)])
+    assert len(group.prefix_ids) == 10
+    (group,) = fit([Prompt("q", "x", examples)], [[5] * (n - 9)])
+    assert group.prefix_ids == ()
+
+
+class WordsWithSpecials(WordVocabulary):
+    """Begins documents with a token of its own, and ends them with either of two."""
+
+    document_start_ids = (7,)
+    stop_ids = (WORDS.eos_id, 9)
+
+
+def test_documents_begin_and_end_as_the_vocabulary_says():
+    vocabulary = WordsWithSpecials(WORDS.words[3:])
+    assert encode_example(vocabulary, "a", "b").tokens.tolist() == [7, 3, 4, WORDS.eos_id]
+    plain = sample(PROMPTS)
+    started = sampler(vocabulary=vocabulary).sample(
+        params(), PROMPTS, [row_key(0, 0, p.question_id) for p in PROMPTS]
+    )
+    expected = sample([dataclasses.replace(p, examples=("e",)) for p in PROMPTS])  # id 7 is "e"
+    for prompt, mine, whole in zip(PROMPTS, started, expected, strict=True):
+        ids = list(whole.token_ids)
+        stop = ids.index(9) if 9 in ids else len(ids)
+        assert list(mine.token_ids) == ids[:stop], prompt
+        assert mine.ended == (whole.ended or 9 in ids)
+    assert [c.text for c in started] != [c.text for c in plain]
 
 
 def test_batch_that_the_mesh_cannot_split_is_refused():
@@ -340,7 +395,7 @@ def test_vocabulary_larger_than_the_model_is_refused():
 
 def test_an_empty_prompt_is_refused_by_name():
     with pytest.raises(UserError, match="question q_empty has an empty text"):
-        sample([PROMPTS[0], Prompt("q_empty", "", prefix=PREFIX)])
+        sample([PROMPTS[0], Prompt("q_empty", "", examples=EXAMPLES)])
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"max_new_tokens": 0}])

@@ -2,13 +2,20 @@ import string
 
 import numpy as np
 import pytest
+import seqio
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_jax.errors import UserError
 from star_jax.tasks.arithmetic import WORDS, ArithmeticTask, arithmetic_vocabulary
-from star_jax.vocabularies import WordVocabulary, encode_example, encode_spans
+from star_jax.vocabularies import (
+    WordVocabulary,
+    document_start,
+    encode_example,
+    encode_spans,
+    stop_ids,
+)
 
 VOCABULARY = arithmetic_vocabulary()
 LINES = st.lists(st.lists(st.sampled_from(WORDS), min_size=1).map(" ".join) | st.just(""))
@@ -105,3 +112,28 @@ def test_spans_keep_their_own_loss():
     example = encode_spans(VOCABULARY, [("1", True), ("2 3", False), ("4", True)])
     assert example.loss_weights.tolist() == [0, 0, 0, 1, 1]
     assert VOCABULARY.decode(example.tokens) == "1 2 3 4"
+
+
+class BeginningVocabulary(WordVocabulary):
+    """Words of a model that wants two ids in front of a document and stops at two."""
+
+    document_start_ids = (4, 3)
+    stop_ids = (6, 1)
+
+
+def test_any_vocabulary_has_a_document_start_and_stop_ids():
+    assert (document_start(VOCABULARY), stop_ids(VOCABULARY)) == ((), (VOCABULARY.eos_id,))
+    byte_vocabulary = seqio.ByteVocabulary()
+    assert (document_start(byte_vocabulary), stop_ids(byte_vocabulary)) == ((), (1,))
+    beginning = BeginningVocabulary("abcd")
+    assert (document_start(beginning), stop_ids(beginning)) == ((4, 3), (6, 1))
+
+
+def test_what_a_model_wants_in_front_comes_first_and_has_no_loss():
+    beginning = BeginningVocabulary("abcd")
+    example = encode_example(beginning, "a", "c", loss_on_prompt=True)
+    assert example.tokens.tolist() == [4, 3, 3, 5, 1]
+    assert example.loss_weights.tolist() == [0, 0, 1, 1, 1]  # the prompt's first has, too
+    plain = encode_example(beginning, "a", "c")
+    assert plain.loss_weights.tolist() == [0, 0, 0, 1, 1]
+    assert plain.tokens.tolist() == example.tokens.tolist()

@@ -20,6 +20,8 @@ from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig
 
 MODEL_GIN = """
+MODEL = @DecoderConfig()
+VOCABULARY = @arithmetic_vocabulary()
 DecoderConfig:
   vocab_size = 20
   n_layers = 2
@@ -46,8 +48,8 @@ MODEL_DIR = %gin.REQUIRED
 STEPS = 450
 pretrain:
   model_dir = %MODEL_DIR
-  model = @DecoderConfig()
-  vocabulary = @arithmetic_vocabulary()
+  model = %MODEL
+  vocabulary = %VOCABULARY
   phases = [@first/Phase(), @second/Phase()]
   trainer = @TrainerConfig()
   seed = 1
@@ -67,6 +69,7 @@ ArithmeticCorpus:
 )
 
 TASK_GIN = """
+TASK = @ArithmeticTask()
 ArithmeticTask:
   digits = (1,)
   n_train = 400
@@ -83,8 +86,6 @@ STAR_GIN = (
     + """
 include "runs/star.gin"
 ITERATIONS = 2
-star.task = @ArithmeticTask()
-star.vocabulary = @arithmetic_vocabulary()
 StarConfig:
   questions_per_iteration = 48
   few_shot = "never"
@@ -100,13 +101,13 @@ FINETUNE_GIN = (
     + TASK_GIN
     + """
 MODEL_DIR = %gin.REQUIRED
-BASE_CHECKPOINT = %gin.REQUIRED
+MODEL_CHECKPOINT = %gin.REQUIRED
 finetune:
   model_dir = %MODEL_DIR
-  base_checkpoint = %BASE_CHECKPOINT
-  model = @DecoderConfig()
-  vocabulary = @arithmetic_vocabulary()
-  task = @ArithmeticTask()
+  base_checkpoint = %MODEL_CHECKPOINT
+  model = %MODEL
+  vocabulary = %VOCABULARY
+  task = %TASK
   sampler = @SamplerConfig()
   trainer = @TrainerConfig()
   optimizer = @OptimizerConfig()
@@ -122,9 +123,9 @@ ASK_GIN = (
     + """
 CHECKPOINT = %gin.REQUIRED
 MODE.checkpoint = %CHECKPOINT
-MODE.model = @DecoderConfig()
-MODE.vocabulary = @arithmetic_vocabulary()
-MODE.task = @ArithmeticTask()
+MODE.model = %MODEL
+MODE.vocabulary = %VOCABULARY
+MODE.task = %TASK
 MODE.sampler = @SamplerConfig()
 """
 )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of one layer: [B, H, S, K], or [H, S, K] when all rows share them.
+    """Keys and values of one layer: [B, G, S, K], or [G, S, K] when all rows share them.
 
     Heads come before the tokens: each head's keys then lie together, which makes a decoding
     step's products over the cache about five times faster on the CPU.
@@ -42,25 +42,28 @@ def causal_mask(segment_ids_BL: jax.Array) -> jax.Array:
 def attend(query_BTHK: jax.Array, stores: tuple[Store, ...]) -> jax.Array:
     """Softmax attention over all stores together; returns [B, T, H, K].
 
-    Scores are float32 whatever the query's dtype. A query that may see nothing (padding) gets
-    the mean of what it may not see: finite, and never read.
+    Query heads are taken in G groups of H / G neighbours; a group shares one head of keys and
+    values. Scores are float32 whatever the query's dtype. A query that may see nothing (padding)
+    gets the mean of what it may not see: finite, and never read.
     """
-    scale = query_BTHK.shape[-1] ** -0.5
-    scores = [_scores(query_BTHK * scale, store) for store in stores]
+    n_rows, n_queries, n_heads, head_dim = query_BTHK.shape
+    n_groups = stores[0].key_values.key.shape[-3]
+    query_BTGRK = query_BTHK.reshape(n_rows, n_queries, n_groups, n_heads // n_groups, head_dim)
+    scores = [_scores(query_BTGRK * head_dim**-0.5, store) for store in stores]
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query_BTHK.dtype)
-    out, start = jnp.zeros_like(query_BTHK), 0
+    out, start = jnp.zeros_like(query_BTGRK), 0
     for store in stores:
         value = store.key_values.value
         stop = start + value.shape[-2]
-        spec = "bhts,hsk->bthk" if value.ndim == 3 else "bhts,bhsk->bthk"
+        spec = "bgrts,gsk->btgrk" if value.ndim == 3 else "bgrts,bgsk->btgrk"
         out += jnp.einsum(spec, weights[..., start:stop], value)
         start = stop
-    return out
+    return out.reshape(query_BTHK.shape)
 
 
-def _scores(query_BTHK: jax.Array, store: Store) -> jax.Array:
-    """float32 [B, H, T, S], hardly any where the mask forbids."""
+def _scores(query_BTGRK: jax.Array, store: Store) -> jax.Array:
+    """float32 [B, G, R, T, S], hardly any where the mask forbids."""
     key = store.key_values.key
-    spec = "bthk,hsk->bhts" if key.ndim == 3 else "bthk,bhsk->bhts"
-    scores = jnp.einsum(spec, query_BTHK, key, preferred_element_type=jnp.float32)
-    return jnp.where(store.mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    spec = "btgrk,gsk->bgrts" if key.ndim == 3 else "btgrk,bgsk->bgrts"
+    scores = jnp.einsum(spec, query_BTGRK, key, preferred_element_type=jnp.float32)
+    return jnp.where(store.mask[:, None, None], scores, jnp.finfo(jnp.float32).min)

@@ -1,4 +1,4 @@
-"""What makes one decoder differ from another."""
+"""What makes one decoder differ from another; the families are values of it."""
 
 import dataclasses
 from typing import Any
@@ -8,11 +8,40 @@ import jax.numpy as jnp
 from star_jax.errors import UserError
 
 REMAT_POLICIES = ("none", "dots", "full")
+CHOICES = {
+    "block": ("parallel", "sequential"),
+    "norm": ("layer", "rms"),
+    "mlp": ("gelu", "swiglu"),
+    "rotary_pairs": ("interleaved", "halves"),
+    "head": ("biased", "plain", "tied"),
+    "remat": REMAT_POLICIES,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.x's stretching of slow rotary frequencies, for contexts beyond the original one.
+
+    Source: the published configurations of Llama 3.1 and 3.2 ("rope_type": "llama3").
+    """
+
+    factor: float = 8.0  # slow frequencies are divided by this; Llama 3.2 has 32
+    low_freq_factor: float = 1.0  # slow: fewer turns than this within the original context
+    high_freq_factor: float = 4.0  # fast: more turns than this; they are left alone
+    original_context_length: int = 8192
+
+    def __post_init__(self):
+        """Raises UserError for bounds in the wrong order."""
+        if not 0 < self.low_freq_factor < self.high_freq_factor or self.factor <= 0:
+            raise UserError(
+                f"RopeScaling: 0 < low_freq_factor = {self.low_freq_factor} < high_freq_factor = "
+                f"{self.high_freq_factor} and factor = {self.factor} > 0 must hold"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes and numerics of a GPT-J decoder; the defaults are GPT-J 6B's.
+    """Sizes, parts and numerics of a decoder; the defaults are GPT-J 6B's.
 
     Source: the published configuration of GPT-J 6B (mesh-transformer-jax, 6B_roto_256).
     """
@@ -21,10 +50,19 @@ class DecoderConfig:
     n_layers: int = 28
     d_model: int = 4096
     n_heads: int = 16
+    n_kv_heads: int = 0  # heads of keys and values, each for a group of queries; 0: n_heads
     head_dim: int = 256
     d_ff: int = 16384
+    block: str = "parallel"  # attention and MLP beside each other, or "sequential"
+    norm: str = "layer"  # "layer" (scale and bias) or "rms" (scale)
+    mlp: str = "gelu"  # "gelu" (tanh form, biases) or "swiglu" (gated, none)
+    qkv_bias: bool = False  # of queries, keys and values: Qwen2
+    qk_norm: bool = False  # RMS norm of each head's query and key: Qwen3
+    head: str = "biased"  # output head "biased", "plain" or "tied" to the embedding
     rotary_dim: int = 64  # leading dims of each head that rotate
     rotary_base: float = 10000.0
+    rotary_pairs: str = "interleaved"  # (0, 1), (2, 3) ... or "halves": (0, R), (1, R + 1) ...
+    rope_scaling: RopeScaling | None = None
     context_length: int = 2048  # longest document, few-shot prefix included
     norm_epsilon: float = 1e-5
     dtype: Any = jnp.float32  # of activations and matrix products
@@ -35,11 +73,23 @@ class DecoderConfig:
     init_scale: float = 1.0  # variance of fresh kernels is init_scale / fan_in
 
     def __post_init__(self):
-        """Raises UserError for sizes that make no decoder."""
+        """Raises UserError for parts nobody knows and sizes that make no decoder."""
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"DecoderConfig.{name} = {getattr(self, name)!r} is none of {choices}"
+                )
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
             raise UserError(
                 f"DecoderConfig.rotary_dim = {self.rotary_dim} must be even and at most head_dim = "
                 f"{self.head_dim}"
             )
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(f"DecoderConfig.remat = {self.remat!r} is none of {REMAT_POLICIES}")
+        if self.n_kv_heads < 0 or self.n_heads % self.kv_heads:
+            raise UserError(
+                f"DecoderConfig.n_kv_heads = {self.n_kv_heads} must divide n_heads = {self.n_heads}"
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """How many heads have keys and values of their own."""
+        return self.n_kv_heads or self.n_heads

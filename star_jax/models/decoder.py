@@ -1,4 +1,4 @@
-"""The GPT-J decoder in Flax linen: parallel attention and MLP from one layer norm.
+"""The decoder in Flax linen; GPT-J, Llama, Mistral and Qwen are configurations of it.
 
 Parameters carry logical axis names through `param_with_axes`, where T5X looks for them. The
 decoder never writes a cache: it returns the keys and values of the tokens it was given, and the
@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
+from jax.sharding import Mesh
 
 from star_jax.models.attention import KeyValues, Store, attend
 from star_jax.models.config import DecoderConfig
-from star_jax.models.layers import Dense, LayerNorm, param_with_axes
+from star_jax.models.layers import Dense, Norm, param_with_axes
 from star_jax.models.rotary import rotary_angles, rotate
-from star_jax.partitioning import keep_rows
+from star_jax.partitioning import Rules, keep_rows, parameter_shardings
 
 REMAT = {
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
@@ -27,8 +28,59 @@ REMAT = {
 }
 
 
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions, over earlier stores and the new tokens."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        h_BLD: jax.Array,
+        angles_BLR: jax.Array,
+        mask_BLL: jax.Array,
+        context: tuple[Store, ...],
+    ) -> tuple[jax.Array, KeyValues]:
+        """Returns what is added to the residual stream [B, L, D], and the new keys and values."""
+        c = self.config
+
+        def project(name: str, n_heads: int, axis: str) -> jax.Array:
+            axes, bias = ("embed", axis, "kv"), c.qkv_bias
+            return Dense(c, (n_heads, c.head_dim), axes=axes, use_bias=bias, name=name)(h_BLD)
+
+        query, key = project("query", c.n_heads, "heads"), project("key", c.kv_heads, "kv_heads")
+        value = project("value", c.kv_heads, "kv_heads")
+        if c.qk_norm:
+            query = Norm(c, "rms", "kv", name="query_norm")(query)
+            key = Norm(c, "rms", "kv", name="key_norm")(key)
+        query = rotate(query, angles_BLR, c.rotary_pairs)
+        key = rotate(key, angles_BLR, c.rotary_pairs)
+        new = KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
+        mixed_BLHK = attend(query, (*context, Store(new, mask_BLL)))
+        out = Dense(c, (c.d_model,), axes=("heads", "kv", "embed"), n_in=2, name="out")
+        return out(mixed_BLHK), new
+
+
+class MLP(nn.Module):
+    """Two matrix products around a GELU (tanh form), or three around a gated SiLU."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, h_BLD: jax.Array) -> jax.Array:
+        """[B, L, D] -> [B, L, D]."""
+        c, biased = self.config, self.config.mlp == "gelu"
+        widen = functools.partial(Dense, c, (c.d_ff,), axes=("embed", "mlp"), use_bias=biased)
+        h_BLF = widen(name="mlp_in")(h_BLD)
+        if c.mlp == "gelu":
+            h_BLF = jax.nn.gelu(h_BLF, approximate=True)
+        else:
+            h_BLF = jax.nn.silu(widen(name="mlp_gate")(h_BLD)) * h_BLF
+        return Dense(c, (c.d_model,), axes=("mlp", "embed"), use_bias=biased, name="mlp_out")(h_BLF)
+
+
 class Block(nn.Module):
-    """x + attention(norm(x)) + mlp(norm(x)), the GPT-J block."""
+    """Attention and MLP: beside each other from one norm (GPT-J), or one after the other."""
 
     config: DecoderConfig
     return_key_values: bool = True
@@ -50,22 +102,14 @@ class Block(nn.Module):
           context: earlier keys and values that they may see too.
         """
         c = self.config
-        h_BLD = LayerNorm(c, name="norm")(x_BLD)
-        project = functools.partial(
-            Dense, c, (c.n_heads, c.head_dim), axes=("embed", "heads", "kv")
-        )
-        query = rotate(project(name="query")(h_BLD), angles_BLR)
-        key = rotate(project(name="key")(h_BLD), angles_BLR)
-        value = project(name="value")(h_BLD)
-        new = KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
-        mixed_BLHK = attend(query, (*context, Store(new, mask_BLL)))
-        attended = Dense(c, (c.d_model,), axes=("heads", "kv", "embed"), n_in=2, name="out")(
-            mixed_BLHK
-        )
-        h_BLF = Dense(c, (c.d_ff,), axes=("embed", "mlp"), use_bias=True, name="mlp_in")(h_BLD)
-        h_BLF = jax.nn.gelu(h_BLF, approximate=True)
-        mlp = Dense(c, (c.d_model,), axes=("mlp", "embed"), use_bias=True, name="mlp_out")(h_BLF)
-        return keep_rows(x_BLD + attended + mlp), new if self.return_key_values else None
+        h_BLD = Norm(c, c.norm, name="norm")(x_BLD)
+        attended, new = Attention(c, name="attention")(h_BLD, angles_BLR, mask_BLL, context)
+        if c.block == "sequential":
+            x_BLD = x_BLD + attended
+            x_BLD = x_BLD + MLP(c, name="mlp")(Norm(c, c.norm, name="mlp_norm")(x_BLD))
+        else:
+            x_BLD = x_BLD + attended + MLP(c, name="mlp")(h_BLD)
+        return keep_rows(x_BLD), new if self.return_key_values else None
 
 
 class Decoder(nn.Module):
@@ -102,7 +146,7 @@ class Decoder(nn.Module):
             axes=("vocab", "embed"),
         )
         x_BLD = keep_rows(jnp.take(embedding.astype(c.dtype), tokens_BL, axis=0))
-        angles = rotary_angles(positions_BL, c.rotary_dim, c.rotary_base)
+        angles = rotary_angles(positions_BL, c)
         key_values = None
         if c.scan_layers:
             assert context is None and not return_key_values, "unstack the layers to use a cache"
@@ -111,9 +155,13 @@ class Decoder(nn.Module):
             x_BLD, key_values = self._unrolled_layers(x_BLD, angles, mask_BLL, context)
         if read_at_B is not None:
             x_BLD = jnp.take_along_axis(x_BLD, read_at_B[:, None, None], axis=1)
-        x_BLD = LayerNorm(c, name="final_norm")(x_BLD)
-        head = Dense(c, (c.vocab_size,), axes=("embed", "vocab"), use_bias=True, name="head")
-        logits = head(x_BLD).astype(jnp.float32)
+        x_BLD = Norm(c, c.norm, name="final_norm")(x_BLD)
+        if c.head == "tied":
+            logits = jnp.einsum("bld,vd->blv", x_BLD, embedding.astype(c.dtype))
+        else:
+            axes, biased = ("embed", "vocab"), c.head == "biased"
+            logits = Dense(c, (c.vocab_size,), axes=axes, use_bias=biased, name="head")(x_BLD)
+        logits = logits.astype(jnp.float32)
         logits = logits if read_at_B is None else logits[:, 0]
         return logits, key_values if return_key_values else None
 
@@ -156,13 +204,24 @@ def init_params(config: DecoderConfig, key: jax.Array) -> Any:
 
 def abstract_params(config: DecoderConfig) -> Any:
     """The parameters' shapes and dtypes, without making them."""
-    return jax.eval_shape(lambda: _init(config, jax.random.key(0))["params"])
+    return jax.tree.map(lambda leaf: leaf, _abstract_variables(config)["params"])
 
 
 def logical_axes(config: DecoderConfig) -> Any:
     """The parameters' logical axis names: a tree of PartitionSpec, shaped like the parameters."""
-    variables = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+    variables = _abstract_variables(config)
     return flax.core.unfreeze(nn_partitioning.get_axis_names(variables["params_axes"]))
+
+
+def placed_params(config: DecoderConfig, mesh: Mesh, rules: Rules) -> Any:
+    """As `abstract_params`, with the sharding that `rules` give each parameter on `mesh`."""
+    shapes = abstract_params(config)
+    shardings = parameter_shardings(shapes, logical_axes(config), mesh, rules)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
 
 
 def unstack_layers(config: DecoderConfig, params: Any) -> tuple[DecoderConfig, Any]:
@@ -178,6 +237,12 @@ def unstack_layers(config: DecoderConfig, params: Any) -> tuple[DecoderConfig, A
         for i in range(config.n_layers)
     }
     return dataclasses.replace(config, scan_layers=False), {**rest, **layers}
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract_variables(config: DecoderConfig) -> Any:
+    """Tracing takes a second for a real model, and its shapes are asked for time and again."""
+    return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
 
 
 def _init(config: DecoderConfig, key: jax.Array) -> Any:

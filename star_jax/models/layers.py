@@ -1,4 +1,4 @@
-"""Dense and LayerNorm with logical axis names, declared where T5X looks for them."""
+"""Dense layers and norms with logical axis names, declared where T5X looks for them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,22 +49,25 @@ class Dense(nn.Module):
         return y
 
 
-class LayerNorm(nn.Module):
-    """Layer norm with scale and bias, computed in float32."""
+class Norm(nn.Module):
+    """Layer norm (scale and bias) or RMS norm (scale) over the last axis, computed in float32."""
 
     config: DecoderConfig
+    kind: str = "layer"
+    axis: str = "embed"  # logical name of the last axis
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        """[B, L, D] -> [B, L, D]."""
-        size, dtype = (x_BLD.shape[-1],), self.config.param_dtype
-        scale = param_with_axes("scale", nn.initializers.ones, size, dtype, axes=("embed",))
-        bias = param_with_axes("bias", nn.initializers.zeros, size, dtype, axes=("embed",))
-        x = x_BLD.astype(jnp.float32)
-        mean = x.mean(-1, keepdims=True)
-        variance = jnp.square(x - mean).mean(-1, keepdims=True)
-        x = (x - mean) * jax.lax.rsqrt(variance + self.config.norm_epsilon)
-        return (x * scale + bias).astype(self.config.dtype)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D]."""
+        size, dtype = (x.shape[-1],), self.config.param_dtype
+        scale = param_with_axes("scale", nn.initializers.ones, size, dtype, axes=(self.axis,))
+        x = x.astype(jnp.float32)
+        if self.kind == "layer":
+            bias = param_with_axes("bias", nn.initializers.zeros, size, dtype, axes=(self.axis,))
+            x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.config.norm_epsilon)
+        x = x * scale + bias if self.kind == "layer" else x * scale
+        return x.astype(self.config.dtype)
 
 
 def fan_in_normal(scale: float, n_in: int) -> Callable[..., jax.Array]:

@@ -45,10 +45,13 @@ def ask(
 
 
 def grade(
-    task: ReasoningTask, question: Question, prompt: Prompt, completion: Completion
+    task: ReasoningTask, question: Question, prompt: Prompt, completion: Completion | None
 ) -> Attempt:
-    """Reads the completion's answer and compares it with the question's."""
-    answer = task.parse_answer(completion.text)
+    """Reads the completion's answer and compares it with the question's; None: left out, wrong."""
+    left_out = completion is None
+    if left_out:
+        completion = Completion("", (), ended=False, log_probability=0.0)
+    answer = task.parse_answer(question, completion.text)
     return Attempt(
         question_id=question.id,
         group=question.group,
@@ -60,4 +63,5 @@ def grade(
         ended=completion.ended,
         log_probability=completion.log_probability,
         n_tokens=len(completion.token_ids),
+        left_out=left_out,
     )

@@ -58,7 +58,7 @@ def prefill_prefix(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "pick", "capacity", "max_new_tokens", "eos_id")
+    jax.jit, static_argnames=("config", "pick", "capacity", "max_new_tokens", "stop_ids")
 )
 def prefill(
     config: DecoderConfig,
@@ -72,7 +72,7 @@ def prefill(
     *,
     capacity: int,
     max_new_tokens: int,
-    eos_id: int,
+    stop_ids: tuple[int, ...],
 ) -> DecodeState:
     """Runs the model over the prompts (right-padded) and picks each row's first token.
 
@@ -87,7 +87,7 @@ def prefill(
       done_B: True for dummy rows, which are not decoded.
       capacity: columns of the cache, at least L.
       max_new_tokens: columns of the result.
-      eos_id: token that ends a row.
+      stop_ids: tokens that end a row, EOS first.
     """
     n_rows, length = tokens_BL.shape
     columns = jnp.arange(length)
@@ -95,9 +95,9 @@ def prefill(
     logits_BV, key_values = Decoder(config).apply(
         {"params": params},
         tokens_BL,
-        jnp.broadcast_to(columns, tokens_BL.shape) + _prefix_length(prefix),
+        jnp.broadcast_to(columns, tokens_BL.shape) + prefix_length(prefix),
         causal_mask(segment_ids),
-        context=_contexts(config, prefix, None, None),
+        context=contexts(config, prefix, None, None),
         read_at_B=lengths_B - 1,
         return_key_values=True,
     )
@@ -111,10 +111,10 @@ def prefill(
         log_prob=jnp.zeros(n_rows, jnp.float32),
         done=done_B,
     )
-    return _write_token(state, logits_BV, keys_B, pick, eos_id)
+    return _write_token(state, logits_BV, keys_B, pick, stop_ids)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "pick", "eos_id"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("config", "pick", "stop_ids"), donate_argnames="state")
 def decode(
     config: DecoderConfig,
     pick: PickConfig,
@@ -123,7 +123,7 @@ def decode(
     state: DecodeState,
     keys_B: jax.Array,
     *,
-    eos_id: int,
+    stop_ids: tuple[int, ...],
 ) -> DecodeState:
     """Decodes until every row is done, the result is full or the cache is."""
     max_new_tokens, capacity = state.tokens.shape[1], state.cache[0].key.shape[2]
@@ -137,9 +137,9 @@ def decode(
         logits_B1V, new = Decoder(config).apply(
             {"params": params},
             state.token[:, None],
-            state.length[:, None] + _prefix_length(prefix),
+            state.length[:, None] + prefix_length(prefix),
             jnp.ones((rows.size, 1, 1), bool),
-            context=_contexts(config, prefix, state.cache, state.length),
+            context=contexts(config, prefix, state.cache, state.length),
             return_key_values=True,
         )
         # A done row writes over its last column, which nobody reads again.
@@ -149,7 +149,7 @@ def decode(
         )
         length = jnp.where(state.done, state.length, state.length + 1)
         state = state._replace(cache=cache, length=length)
-        return _write_token(state, logits_B1V[:, 0], keys_B, pick, eos_id)
+        return _write_token(state, logits_B1V[:, 0], keys_B, pick, stop_ids)
 
     return jax.lax.while_loop(unfinished, one_token, state)
 
@@ -161,7 +161,11 @@ def grow_cache(state: DecodeState, capacity: int) -> DecodeState:
 
 
 def _write_token(
-    state: DecodeState, logits_BV: jax.Array, keys_B: jax.Array, pick: PickConfig, eos_id: int
+    state: DecodeState,
+    logits_BV: jax.Array,
+    keys_B: jax.Array,
+    pick: PickConfig,
+    stop_ids: tuple[int, ...],
 ) -> DecodeState:
     """Picks each live row's next token and notes it; draws depend on row key and step alone."""
     step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.step)
@@ -177,7 +181,7 @@ def _write_token(
         tokens=tokens,
         n_tokens=state.n_tokens + live,
         log_prob=state.log_prob + jnp.where(live, log_prob, 0.0),
-        done=state.done | (token == eos_id),
+        done=state.done | jnp.isin(token, jnp.array(stop_ids)),
     )
 
 
@@ -187,11 +191,12 @@ def _widen(cache: tuple[KeyValues, ...], capacity: int) -> tuple[KeyValues, ...]
     return jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, 0), (0, n_new), (0, 0))), cache)
 
 
-def _prefix_length(prefix: Prefix | None) -> jax.Array | int:
+def prefix_length(prefix: Prefix | None) -> jax.Array | int:
+    """Tokens of the shared prefix; 0 without one."""
     return 0 if prefix is None else prefix.length
 
 
-def _contexts(
+def contexts(
     config: DecoderConfig,
     prefix: Prefix | None,
     cache: tuple[KeyValues, ...] | None,

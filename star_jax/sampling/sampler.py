@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,14 @@ from jax.sharding import Mesh
 from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
-from star_jax.models.decoder import abstract_params, logical_axes, unstack_layers
+from star_jax.models.decoder import placed_params, unstack_layers
 from star_jax.records import Completion, Prompt
 from star_jax.sampling import decode
+from star_jax.sampling.fitting import fit_prompts
 from star_jax.sampling.logits import PickConfig
+from star_jax.vocabularies import stop_ids
 
+Result = TypeVar("Result")
 SMALLEST_BUCKET = 16  # tokens; prompts and caches are padded to this times a power of two
 
 
@@ -70,53 +73,82 @@ class Sampler:
         prompts: Sequence[Prompt],
         keys: Sequence[np.ndarray],
         on_progress: Callable[[int], None] = lambda n: None,
-    ) -> list[Completion]:
+    ) -> list[Completion | None]:
         """One completion a prompt, in the order of the prompts, whatever the batching.
+
+        A prompt that is too long for the model's context goes without its oldest examples; one
+        that does not fit even without any gets None.
 
         Args:
           params: the model's parameters in the layout of training.
-          prompts: prompts that share a prefix are batched together and pay for it once.
+          prompts: those with the same examples are batched together and pay for them once.
           keys: `row_key` of each prompt; unused when greedy.
           on_progress: called with the number of completions that were just finished.
 
         Raises:
-          UserError: a prompt is empty, or does not fit into the model's context together with
-            its completion.
+          UserError: a prompt is empty, or none fits into the model's context together with its
+            completion.
         """
         encoded = [self.vocabulary.encode(prompt.text) for prompt in prompts]
-        groups = self._groups(prompts, encoded)  # every length is checked before any work is done
-        model, params = self._unrolled, self._place(params)
-        completions: dict[int, Completion] = {}
-        for prefix_ids, members in groups:
-            prefix = self._prefill_prefix(model, params, prefix_ids)
-            for batch in _chunks(members, self.config.batch_size):
-                rows = self._sample_batch(
-                    model, params, prefix, [encoded[i] for i in batch], [keys[i] for i in batch]
-                )
-                completions.update(zip(batch, rows, strict=True))
-                on_progress(len(batch))
-        return [completions[i] for i in range(len(prompts))]
 
-    def _groups(
-        self, prompts: Sequence[Prompt], encoded: list[list[int]]
-    ) -> list[tuple[list[int], list[int]]]:
-        """For each prefix its ids and its prompts' places, short prompts first.
+        def sample_batch(
+            model: DecoderConfig, params: Any, prefix: decode.Prefix | None, members: Sequence[int]
+        ) -> list[Completion]:
+            texts, row_keys = [encoded[i] for i in members], [keys[i] for i in members]
+            return self._sample_batch(model, params, prefix, texts, row_keys)
 
-        Neighbours in a batch then have about the same length and end about together.
+        n_new = self.config.max_new_tokens
+        return self.in_batches(params, prompts, encoded, n_new, sample_batch, on_progress)
+
+    def in_batches(
+        self,
+        params: Any,
+        prompts: Sequence[Prompt],
+        encoded: Sequence[Sequence[int]],
+        n_new: int,
+        run_batch: Callable[..., Sequence[Result]],
+        on_progress: Callable[[int], None],
+    ) -> list[Result | None]:
+        """One result a prompt, in the order of the prompts; None for one that does not fit.
+
+        Args:
+          params: the model's parameters in the layout of training.
+          prompts: those with the same examples are batched together and pay for them once.
+          encoded: ids of each prompt's own text.
+          n_new: tokens that must fit behind each prompt.
+          run_batch: called with the model and its weights as decoding wants them, the shared
+            prefix, and the places of at most batch_size prompts; gives a result for each place.
+          on_progress: called with the number of results that were just finished.
+
+        Raises:
+          UserError: a prompt is empty, or none fits into the model's context.
         """
-        by_prefix: dict[str, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            if not encoded[i]:
-                raise UserError(f"question {prompt.question_id} has an empty text; give it one")
-            by_prefix.setdefault(prompt.prefix, []).append(i)
-        groups = []
-        for text, members in by_prefix.items():
-            prefix_ids = list(self.vocabulary.encode(text))
-            members.sort(key=lambda i: (len(encoded[i]), i))
-            longest = members[-1]
-            self._check_length(prompts[longest], len(prefix_ids), len(encoded[longest]))
-            groups.append((prefix_ids, members))
-        return groups
+        groups = fit_prompts(prompts, encoded, self.vocabulary, n_new, self.model.context_length)
+        model, params = self._unrolled, self._place(params)
+        results: dict[int, Result] = {}
+        for group in groups:
+            prefix = self._prefill_prefix(model, params, group.prefix_ids)
+            for members in _chunks(group.members, self.config.batch_size):
+                rows = run_batch(model, params, prefix, members)
+                results.update(zip(members, rows, strict=True))
+                on_progress(len(members))
+        if len(results) < len(prompts):
+            on_progress(len(prompts) - len(results))
+        return [results.get(i) for i in range(len(prompts))]
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
+        """Ids [B, L] of a whole batch, its last rows dummies of one token, and lengths [B]."""
+        n_rows, longest = self.config.batch_size, bucket(max(len(ids) for ids in rows))
+        tokens = np.zeros((n_rows, longest), np.int32)
+        lengths = np.ones(n_rows, np.int32)
+        for row, ids in enumerate(rows):
+            tokens[row, : len(ids)] = ids
+            lengths[row] = len(ids)
+        return jax.device_put((tokens, lengths), partitioning.batch_sharding(self.mesh))
+
+    def read(self, arrays: Any) -> Any:
+        """The arrays on this host, with all their rows, in every process."""
+        return jax.device_get(self._gather(arrays))
 
     @property
     def _pick(self) -> PickConfig:
@@ -135,25 +167,13 @@ class Sampler:
     @functools.cached_property
     def _place(self) -> Callable[[Any], Any]:
         """Weights to weights unrolled, in the dtype of computing, laid out for decoding."""
-        shardings = partitioning.parameter_shardings(
-            abstract_params(self._unrolled), logical_axes(self._unrolled), self.mesh, self.rules
-        )
+        placed = placed_params(self._unrolled, self.mesh, self.rules)
 
         def lay_out(params: Any) -> Any:
             params = unstack_layers(self.model, params)[1]
             return jax.tree.map(lambda leaf: leaf.astype(self.model.dtype), params)
 
-        return jax.jit(lay_out, out_shardings=shardings)
-
-    def _check_length(self, prompt: Prompt, n_prefix: int, n_prompt: int) -> None:
-        n_new, context = self.config.max_new_tokens, self.model.context_length
-        if n_prefix + n_prompt + n_new > context:
-            raise UserError(
-                f"question {prompt.question_id}: {n_prefix} tokens of few-shot examples + "
-                f"{n_prompt} of the question + {n_new} new ones pass the model's context of "
-                f"{context}; use fewer examples, lower SamplerConfig.max_new_tokens or raise "
-                f"DecoderConfig.context_length"
-            )
+        return jax.jit(lay_out, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, placed))
 
     def _prefill_prefix(
         self, model: DecoderConfig, params: Any, ids: Sequence[int]
@@ -173,27 +193,22 @@ class Sampler:
         keys: list[np.ndarray],
     ) -> list[Completion]:
         """Pads to a whole batch with dummy rows, decodes, and drops the dummies."""
-        eos_id, limit = self.vocabulary.eos_id, self.config.max_new_tokens
-        n_rows, longest = self.config.batch_size, bucket(max(len(ids) for ids in prompts))
-        tokens = np.zeros((n_rows, longest), np.int32)
-        lengths = np.ones(n_rows, np.int32)
-        for row, ids in enumerate(prompts):
-            tokens[row, : len(ids)] = ids
-            lengths[row] = len(ids)
-        key_data = np.zeros((n_rows, 2), np.uint32)
+        ends, limit = stop_ids(self.vocabulary), self.config.max_new_tokens
+        tokens, lengths = self.padded(prompts)
+        key_data = np.zeros((tokens.shape[0], 2), np.uint32)
         key_data[: len(keys)] = keys
-        split = partitioning.batch_sharding(self.mesh)
-        tokens, lengths, key_data, done = jax.device_put(
-            (tokens, lengths, key_data, np.arange(n_rows) >= len(prompts)), split
+        key_data, done = jax.device_put(
+            (key_data, np.arange(tokens.shape[0]) >= len(prompts)),
+            partitioning.batch_sharding(self.mesh),
         )
         row_keys = jax.random.wrap_key_data(key_data)
-        capacity = 2 * longest
+        capacity = 2 * tokens.shape[1]
         state = decode.prefill(
             model, self._pick, params, prefix, tokens, lengths, row_keys, done,
-            capacity=capacity, max_new_tokens=limit, eos_id=eos_id,
+            capacity=capacity, max_new_tokens=limit, stop_ids=ends,
         )  # fmt: skip
         while True:
-            state = decode.decode(model, self._pick, params, prefix, state, row_keys, eos_id=eos_id)
+            state = decode.decode(model, self._pick, params, prefix, state, row_keys, stop_ids=ends)
             if int(state.step) >= limit or bool(jnp.all(state.done)):
                 break
             capacity *= 2  # short answers never pay for the cache of long ones
@@ -207,7 +222,7 @@ class Sampler:
 
     def _completions(self, state: decode.DecodeState, n: int) -> list[Completion]:
         fields = (state.tokens, state.n_tokens, state.log_prob, state.done)
-        tokens, counts, log_probs, done = jax.device_get(self._gather(fields))
+        tokens, counts, log_probs, done = self.read(fields)
         completions = []
         for row in range(n):
             ended = bool(done[row])
@@ -226,6 +241,6 @@ def bucket(length: int) -> int:
     return size
 
 
-def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]

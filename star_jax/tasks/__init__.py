@@ -4,3 +4,5 @@ Importing this package registers the paper's tasks in `seqio.TaskRegistry`.
 """
 
 from star_jax.tasks import arithmetic as arithmetic
+from star_jax.tasks import commonsense_qa as commonsense_qa
+from star_jax.tasks import gsm8k as gsm8k

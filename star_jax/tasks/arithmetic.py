@@ -20,7 +20,6 @@ from collections.abc import Callable
 
 import numpy as np
 import seqio
-import tensorflow as tf
 
 from star_jax.errors import UserError
 from star_jax.records import Question
@@ -76,11 +75,12 @@ class ArithmeticTask(tasks.ReasoningTask):
             digits = "_".join(map(str, self.digits))
             name += f"_{digits}_n{self.n_train}_v{self.n_validation}_s{self.seed}"
         if name not in seqio.TaskRegistry.names():
-            source = seqio.FunctionDataSource(
-                functools.partial(_dataset, task=self), splits=(tasks.TRAIN, tasks.VALIDATION)
-            )
-            tasks.register(self, name, source, arithmetic_vocabulary())
+            tasks.register(self, name, self.source(), arithmetic_vocabulary())
         return name
+
+    def source(self) -> seqio.DataSource:
+        """Problems drawn by `seed`."""
+        return tasks.question_source(functools.partial(_questions, self))
 
     def make_question(self, id_: str, text: str) -> Question:
         """Reads "29+57" or "2 9 + 5 7"; raises UserError for anything else."""
@@ -91,16 +91,20 @@ class ArithmeticTask(tasks.ReasoningTask):
         hint = f" {question.answer}" if hinted else ""
         return f"Input:\n{question.text}\nTarget:{hint}\n"
 
+    def bare_answer(self, question: Question) -> str:
+        """The answer itself: "8 6"."""
+        return question.answer
+
     def gold_completion(self, question: Question) -> str:
         """The scratchpad with right steps and the answer, or only the answer if `direct`."""
         return question.answer if self.direct else scratchpad(*parse_problem(question.text))
 
-    def parse_answer(self, completion: str) -> str | None:
+    def parse_answer(self, question: Question, completion: str) -> str | None:
         r"""The line after </scratch>: "...\n</scratch>\n8 6" -> "8 6"; not digits -> None."""
         _, answer = self._split(completion)
         return answer if answer and all(d in DIGITS for d in answer.split(" ")) else None
 
-    def trim(self, completion: str) -> str:
+    def trim(self, question: Question, completion: str) -> str:
         """Up to the end of the answer's line."""
         rationale, answer = self._split(completion)
         return rationale + (answer or "")
@@ -112,9 +116,9 @@ class ArithmeticTask(tasks.ReasoningTask):
         rationale, mark, rest = completion.partition(END_OF_RATIONALE)
         return rationale + mark, rest.partition("\n")[0] if mark else None
 
-    def few_shot_prefix(self, group: str, hinted: bool) -> str:
+    def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """`n_few_shot` random training problems with `group` digits, a blank line after each."""
-        return _few_shot_prefix(self, group, hinted)
+        return _few_shot_examples(self, group, hinted)
 
 
 def arithmetic_vocabulary() -> WordVocabulary:
@@ -207,12 +211,6 @@ def draw_held_out(rng: np.random.Generator, n_digits: int, n: int) -> list[tuple
     return list(found)[:n]
 
 
-def _dataset(
-    split: str, shuffle_files: bool, seed: int | None = None, *, task: ArithmeticTask
-) -> tf.data.Dataset:
-    return tasks.questions_to_dataset(_questions(task, split))
-
-
 @functools.lru_cache(maxsize=8)
 def _questions(task: ArithmeticTask, split: str) -> list[Question]:
     rng = np.random.default_rng([task.seed, 0 if split == tasks.TRAIN else 1])
@@ -230,16 +228,16 @@ def _questions(task: ArithmeticTask, split: str) -> list[Question]:
 
 
 @functools.lru_cache(maxsize=64)
-def _few_shot_prefix(task: ArithmeticTask, group: str, hinted: bool) -> str:
+def _few_shot_examples(task: ArithmeticTask, group: str, hinted: bool) -> tuple[str, ...]:
     if not task.n_few_shot:
-        return ""
+        return ()
     n_digits = int(group)
     rng = np.random.default_rng([task.seed, 2, n_digits])
     questions = [
         make_question(f"few_shot_{n_digits}_{i}", a, b)
         for i, (a, b) in enumerate(draw_problems(rng, n_digits, task.n_few_shot))
     ]
-    return "".join(
+    return tuple(
         task.question_text(question, hinted) + task.gold_completion(question) + "\n\n"
         for question in questions
     )

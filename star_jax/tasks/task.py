@@ -2,7 +2,8 @@
 
 import abc
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import seqio
 import tensorflow as tf
@@ -11,6 +12,9 @@ from star_jax.errors import UserError
 from star_jax.records import Prompt, Question
 
 TRAIN, VALIDATION = "train", "validation"
+COLUMNS = {"id": "id", "text": "question", "answer": "answer", "group": "group",
+           "solution": "solution"}  # fields of Question -> features of the data  # fmt: skip
+HINT_IN_WORDS = re.compile(r"\b(?:the|this|given|your)\s+hint\b(?!\s+of)", re.IGNORECASE)
 
 
 class ReasoningTask(abc.ABC):
@@ -22,6 +26,10 @@ class ReasoningTask(abc.ABC):
         """Name in `seqio.TaskRegistry`; made anew there if this configuration has none yet."""
 
     @abc.abstractmethod
+    def source(self) -> seqio.DataSource:
+        """Where the questions come from; read only when they are asked for."""
+
+    @abc.abstractmethod
     def make_question(self, id_: str, text: str) -> Question:
         """A question of the user's, from its text; raises UserError if the task cannot read it."""
 
@@ -30,59 +38,86 @@ class ReasoningTask(abc.ABC):
         """The question as the model reads it, with the answer as a hint or without."""
 
     @abc.abstractmethod
+    def bare_answer(self, question: Question) -> str:
+        """The right answer as a completion without a rationale."""
+
+    @abc.abstractmethod
     def gold_completion(self, question: Question) -> str | None:
         """A right rationale with its answer, or None where the data have no rationales."""
 
     @abc.abstractmethod
-    def parse_answer(self, completion: str) -> str | None:
+    def parse_answer(self, question: Question, completion: str) -> str | None:
         """The answer a completion ends in, or None if there is none to be read."""
 
     @abc.abstractmethod
-    def trim(self, completion: str) -> str:
+    def trim(self, question: Question, completion: str) -> str:
         """A right completion up to the end of its answer; what was written after it is cut."""
 
     @abc.abstractmethod
-    def few_shot_prefix(self, group: str, hinted: bool) -> str:
-        """The few-shot prompt set P for questions of `group`; hinted examples carry hints."""
+    def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
+        """The few-shot prompt set P for questions of `group`; hinted examples carry hints.
+
+        Oldest first; each ends with the blank line that parts it from the next.
+        """
+
+    def choices(self, question: Question) -> dict[str, str]:
+        """Answer -> text, as a completion would begin with it; {} where nothing is to choose."""
+        return {}
+
+    def open_text(self, question: Question) -> str:
+        """The question as the model reads it where its choices are scored instead of shown."""
+        return self.question_text(question, hinted=False)
 
     def prompt(self, question: Question, *, hinted: bool, few_shot: bool) -> Prompt:
         """Algorithm 1: x, or add_hint(x, y), behind the few-shot examples."""
-        prefix = self.few_shot_prefix(question.group, hinted) if few_shot else ""
-        return Prompt(question.id, self.question_text(question, hinted), prefix, hinted)
+        examples = self.few_shot_examples(question.group, hinted) if few_shot else ()
+        return Prompt(question.id, self.question_text(question, hinted), examples, hinted)
 
     def is_correct(self, question: Question, answer: str | None) -> bool:
         """Whether a parsed answer equals the question's."""
         return answer is not None and answer == question.answer
 
+    def leaks_hint(self, question: Question, completion: str) -> bool:
+        """Whether a rationale gives its hint away: says its line again, or speaks of "the hint"."""
+        plain = self.question_text(question, hinted=False).splitlines()
+        hint = [x for x in self.question_text(question, hinted=True).splitlines() if x not in plain]
+        return any(x in completion for x in hint) or bool(HINT_IN_WORDS.search(completion))
+
     def questions(self, split: str) -> list[Question]:
         """All questions of a split, in the order of the seqio Task's source.
 
         Raises:
-          UserError: the split is unknown or empty.
+          UserError: the split is unknown or empty, or its data are missing or malformed.
         """
         source = seqio.get_mixture_or_task(self.name).source
         if split not in source.splits:
             raise UserError(f"task {self.name} has no split {split!r}; it has {source.splits}")
         questions = [
-            question
-            for batch in source.get_dataset(split, shuffle=False).batch(4096)
-            for question in _from_batch(batch)
+            _question(dict(zip(batch, row, strict=True)))
+            for batch in source.get_dataset(split, shuffle=False).batch(4096).as_numpy_iterator()
+            for row in zip(*batch.values(), strict=True)
         ]
         if not questions:
             raise UserError(f"task {self.name}: the split {split!r} has no questions")
         return questions
 
 
+def question_source(questions: Callable[[str], Sequence[Question]]) -> seqio.DataSource:
+    """A source of the training and validation splits; `questions` makes one when it is read."""
+
+    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+        return questions_to_dataset(questions(split))
+
+    return seqio.FunctionDataSource(dataset, splits=(TRAIN, VALIDATION))
+
+
 def questions_to_dataset(questions: Sequence[Question]) -> tf.data.Dataset:
-    """A data set of the raw fields `id`, `question`, `answer` and `group`."""
-    columns = {
-        "id": [q.id for q in questions],
-        "question": [q.text for q in questions],
-        "answer": [q.answer for q in questions],
-        "group": [q.group for q in questions],
-    }
+    """A data set of the raw features `id`, `question`, `answer`, `group` and `solution`."""
     return tf.data.Dataset.from_tensor_slices(
-        {name: tf.constant(values, tf.string) for name, values in columns.items()}
+        {
+            name: tf.constant([getattr(q, field) for q in questions], tf.string)
+            for field, name in COLUMNS.items()
+        }
     )
 
 
@@ -91,8 +126,9 @@ def register(
 ) -> None:
     """Adds `task` to seqio's registry: inputs (question), targets (rationale and answer).
 
-    The variant `<name>_hinted` has the answer as a hint in its inputs. Predictions are scored
-    by `accuracy`, through the task's own answer parser.
+    The variant `<name>_hinted` has the answer as a hint in its inputs. Where the data have no
+    rationale, the targets are the bare answer. Predictions are scored by `accuracy`, through the
+    task's own answer parser. Tasks that share a vocabulary go into one mixture.
     """
     feature = seqio.Feature(vocabulary=vocabulary, add_eos=False)
     with_eos = seqio.Feature(vocabulary=vocabulary, add_eos=True)
@@ -124,22 +160,27 @@ def answer_accuracy(targets: Sequence[str], predictions: Sequence[str | None]) -
 
 
 def _read_answer(
-    output: str, *, task: ReasoningTask, example: dict | None = None, is_target: bool = False
+    output: str, *, task: ReasoningTask, example: dict, is_target: bool = False
 ) -> str | None:
-    if is_target and example is not None:
-        return _text(example["answer"])
-    return task.parse_answer(output)
+    """The answer as text; one that the task takes for right is written as the target is."""
+    question = _question(example)
+    answer = question.answer if is_target else task.parse_answer(question, output)
+    return question.answer if task.is_correct(question, answer) else answer
 
 
 def _inputs_and_targets(
     dataset: tf.data.Dataset, *, task: ReasoningTask, hinted: bool
 ) -> tf.data.Dataset:
-    def texts(id_: tf.Tensor, text: tf.Tensor, answer: tf.Tensor, group: tf.Tensor) -> list[str]:
-        question = Question(*(_text(t) for t in (id_, text, answer, group)))
-        return [task.question_text(question, hinted), task.gold_completion(question) or ""]
+    def texts(*fields: tf.Tensor) -> list[str]:
+        question = _question(dict(zip(COLUMNS.values(), fields, strict=True)))
+        targets = task.gold_completion(question)
+        return [
+            task.question_text(question, hinted),
+            task.bare_answer(question) if targets is None else targets,
+        ]
 
     def add(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        fields = [example[name] for name in ("id", "question", "answer", "group")]
+        fields = [example[name] for name in COLUMNS.values()]
         inputs, targets = tf.py_function(texts, fields, [tf.string, tf.string])
         return {**example, "inputs": tf.ensure_shape(inputs, []),
                 "targets": tf.ensure_shape(targets, [])}  # fmt: skip
@@ -147,9 +188,8 @@ def _inputs_and_targets(
     return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _from_batch(batch: dict[str, tf.Tensor]) -> list[Question]:
-    columns = (batch[name].numpy() for name in ("id", "question", "answer", "group"))
-    return [Question(*(_text(field) for field in row)) for row in zip(*columns, strict=True)]
+def _question(example: dict) -> Question:
+    return Question(**{field: _text(example[name]) for field, name in COLUMNS.items()})
 
 
 def _text(value: bytes | str | tf.Tensor) -> str:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
-from star_jax.models.decoder import abstract_params, init_params, logical_axes
+from star_jax.models.decoder import abstract_params, init_params, placed_params
 from star_jax.records import PackedBatch, TokenizedExample
 from star_jax.schedules import final_decay
 from star_jax.training import train_step as steps
@@ -59,13 +59,11 @@ class Trainer:
     @functools.cached_property
     def parameter_shardings(self) -> Any:
         """Where each parameter lives while training."""
-        return partitioning.parameter_shardings(
-            abstract_params(self.model), logical_axes(self.model), self.mesh, self.rules
-        )
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params())
 
     def abstract_params(self) -> Any:
         """The parameters' shapes, dtypes and shardings."""
-        return _with_shardings(abstract_params(self.model), self.parameter_shardings)
+        return placed_params(self.model, self.mesh, self.rules)
 
     def abstract_state(self) -> steps.TrainState:
         """The whole state's shapes, dtypes and shardings; Adam's moments lie as the weights."""

@@ -1,0 +1,88 @@
+"""How far launch/fetch.py is with one file, with nothing but the standard library."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+BAR_SECONDS = 0.1  # a bar is drawn anew at most this often
+LOG_SECONDS = 10  # lines of one file in a log are at least this far apart
+LOG_SHARE = 0.1  # ... and follow each such share of the file,
+LOG_SILENCE_SECONDS = 60  # or this much time
+
+
+class Meter:
+    """Shows how far one file is: a bar on a terminal, a plain line now and then in a log."""
+
+    def __init__(
+        self,
+        name: str,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._name, self._clock = name, clock
+        self._stream = stream or sys.stderr
+        self._is_bar = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        # Time and bytes of the first call, and of the last that was shown.
+        self._start = self._shown = None
+
+    def show(self, done: int, total: int | None) -> None:
+        """Tells that `done` of `total` bytes are here; None stands for an unknown total."""
+        now = self._clock()
+        if self._start is None:  # what an earlier run brought says nothing of the speed
+            self._start = self._shown = (now, done)
+            return
+        silence, news = now - self._shown[0], done - self._shown[1]
+        if self._is_bar:
+            due = silence >= BAR_SECONDS
+        else:
+            due = silence >= LOG_SILENCE_SECONDS or (
+                silence >= LOG_SECONDS and total is not None and news >= LOG_SHARE * total
+            )
+        if due:
+            self._shown = (now, done)
+            self._write(self._line(done, total, now))
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._is_bar and self._shown != self._start:
+            self._stream.write("\r\033[K")
+            self._stream.flush()
+
+    def _line(self, done: int, total: int | None, now: float) -> str:
+        start, before = self._start
+        rate = (done - before) / (now - start) if now > start else 0
+        parts = [human_size(done) + (f" of {human_size(total)}" if total else "")]
+        if rate:
+            parts.append(f"{human_size(round(rate))}/s")
+            if total:
+                parts.append(f"{human_time((total - done) / rate)} left")
+        filled = 20 * done // total if total else 0
+        bar = f"[{'#' * filled:20}] " if self._is_bar and total else ""
+        return f"{self._name}: {bar}{', '.join(parts)}"
+
+    def _write(self, line: str) -> None:
+        if self._is_bar:
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write(f"\r\033[K{line[:width]}")
+        else:
+            self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+
+def human_size(size: int) -> str:
+    """3785890 -> "3.8 MB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def human_time(seconds: float) -> str:
+    """Two units at most: 9 -> "9 s", 125 -> "2 min 5 s", 3780 -> "1 h 3 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,128 @@
+"""Weights as a Hugging Face directory: what transformers and vLLM load."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from star_jax.errors import UserError
+
+UNFINISHED = ".unfinished"  # ends the name of the directory that an export is written in
+
+
+def export_model(
+    directory: Path,
+    tensors: Iterable[tuple[str, Callable[[], np.ndarray]]],
+    config: Mapping[str, Any],
+    *,
+    dtype: np.dtype,
+    generation_config: Mapping[str, Any] | None = None,
+    files: Iterable[Path] = (),
+    max_shard_bytes: int = 5 * 2**30,
+    on_progress: Callable[[int], None] = lambda n_bytes: None,
+) -> None:
+    """Writes safetensors, config.json and what goes with them; complete or not there at all.
+
+    A directory `<name>.unfinished` is filled and then renamed. At most one shard is in memory,
+    and the tensor that no longer fitted in it.
+
+    Args:
+      directory: where to; it must not be there yet, or be empty.
+      tensors: Hugging Face's names, and what gives each tensor when its turn comes.
+      config: for config.json; the dtype is added.
+      dtype: of the written numbers.
+      generation_config: for generation_config.json.
+      files: to be copied beside the weights, e.g. the tokenizer's.
+      max_shard_bytes: a further file is begun where this one would become larger.
+      on_progress: called with the bytes of each tensor once it is there.
+
+    Raises:
+      UserError: something is there already, or cannot be written.
+    """
+    directory = Path(directory).absolute()
+    unfinished = directory.with_name(directory.name + UNFINISHED)
+    check_target(directory)
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was killed
+        unfinished.mkdir(parents=True)
+        _write_json(unfinished / "config.json", _with_dtype(config, np.dtype(dtype)))
+        if generation_config is not None:
+            _write_json(unfinished / "generation_config.json", generation_config)
+        for file in files:
+            shutil.copyfile(file, unfinished / Path(file).name)
+        _write_weights(unfinished, _shards(tensors, np.dtype(dtype), max_shard_bytes, on_progress))
+        os.replace(unfinished, directory)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write the export {directory}: {error}; give another directory, or make room"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_target(directory: Path) -> None:
+    """Raises UserError when an export to `directory` would overwrite something."""
+    directory = Path(directory)
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if directory.exists():
+        raise UserError(f"{directory} is there already; an export goes to a new or empty directory")
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: np.dtype) -> Mapping[str, Any]:
+    """The configuration with the one name of the dtype that all versions of transformers read."""
+    return {**{k: v for k, v in config.items() if k != "dtype"}, "torch_dtype": dtype.name}
+
+
+def _shards(
+    tensors: Iterable[tuple[str, Callable[[], np.ndarray]]],
+    dtype: np.dtype,
+    max_bytes: int,
+    on_progress: Callable[[int], None],
+) -> Iterator[dict[str, np.ndarray]]:
+    """The tensors in groups of at most `max_bytes`; a larger tensor is a group of its own."""
+    shard, size = {}, 0
+    for name, read in tensors:
+        # save_file writes memory as it lies, so rows must lie behind one another.
+        tensor = np.asarray(read()).astype(dtype, order="C", copy=False)
+        on_progress(tensor.nbytes)
+        if shard and size + tensor.nbytes > max_bytes:
+            yield shard
+            shard.clear()  # not only here: the caller, too, would keep it while the next is read
+            size = 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard
+
+
+def _write_weights(directory: Path, shards: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Writes model.safetensors, or several shards and their index."""
+    names, size = [], 0
+    for shard in shards:
+        # How many shards there will be is not known before the last.
+        path = directory / f"{len(names)}.safetensors"
+        save_file(shard, path, metadata={"format": "pt"})
+        # safetensors gives its files to the user alone; these are as public as config.json.
+        shutil.copymode(directory / "config.json", path)
+        size += sum(tensor.nbytes for tensor in shard.values())
+        names.append(list(shard))
+    if len(names) == 1:
+        (directory / "0.safetensors").rename(directory / "model.safetensors")
+        return
+    weight_map = {}
+    for i, names_of_shard in enumerate(names):
+        file = f"model-{i + 1:05}-of-{len(names):05}.safetensors"
+        (directory / f"{i}.safetensors").rename(directory / file)
+        weight_map |= dict.fromkeys(names_of_shard, file)
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+    _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

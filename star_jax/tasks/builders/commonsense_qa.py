@@ -1,0 +1,134 @@
+"""CommonsenseQA 1.11 as a TFDS builder."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.core.download.util import DownloadError
+
+from star_jax.errors import UserError
+from star_jax.progress import log
+
+FETCH = "python launch/fetch.py commonsense_qa"
+
+
+# Not registered: TFDS refuses a second class of the same name for good, so that importing this
+# module could fail by what else was imported. The class itself is the way to it.
+class CommonsenseQA(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The random split of CommonsenseQA (Talmor et al. 2019), in the order of its files.
+
+    Splits train (9,741 questions) and validation (1,221, the published dev file); the test
+    questions come without answers and are left out. An example is
+
+        {"id": text, "question": text, "choices": {"label": texts, "text": texts},
+         "answer_key": the label of the right choice}
+    """
+
+    VERSION = tfds.core.Version("1.11.0")
+    RELEASE_NOTES = {"1.11.0": "The questions of release 1.11, random split."}  # noqa: RUF012
+    URLS = {  # noqa: RUF012
+        "train": "https://s3.amazonaws.com/commensenseqa/train_rand_split.jsonl",
+        "validation": "https://s3.amazonaws.com/commensenseqa/dev_rand_split.jsonl",
+    }
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Everyday questions with five choices each, one of them right.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": text,
+                    "question": text,
+                    "choices": tfds.features.Sequence({"label": text, "text": text}),
+                    "answer_key": text,
+                }
+            ),
+            disable_shuffling=True,  # the same order as reading the files themselves
+            homepage="https://www.tau-nlp.org/commonsenseqa",
+            license="MIT",
+            citation=CITATION,
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        return {
+            split: self._generate_examples(path)
+            for split, path in dl_manager.download(self.URLS).items()
+        }
+
+    def _generate_examples(self, path: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        with path.open("rb") as lines:
+            for line in lines:
+                example = flatten(json.loads(line))
+                yield example["id"], example
+
+
+def flatten(record: dict[str, Any]) -> dict[str, Any]:
+    """One line of the published files as an example of the builder."""
+    return {
+        "id": record["id"],
+        "question": record["question"]["stem"],
+        "choices": record["question"]["choices"],
+        "answer_key": record["answerKey"],
+    }
+
+
+def commonsense_qa_builder(data_dir: str) -> CommonsenseQA:
+    """Returns the builder whose data are, or will be, in `data_dir`/commonsense_qa/1.11.0."""
+    return CommonsenseQA(data_dir=data_dir)
+
+
+def prepare_commonsense_qa(data_dir: str, fetched_dir: str | None = None) -> CommonsenseQA:
+    """Returns the builder with its data prepared, which takes some seconds the first time.
+
+    With `fetched_dir`, the folder commonsenseqa/ that launch/fetch.py makes, no network is
+    needed: TFDS takes the files from there, and checks them all the same.
+
+    Raises:
+      UserError: the files are missing, altered or cannot be downloaded, or the disk is full.
+    """
+    builder = commonsense_qa_builder(data_dir)
+    if builder.data_path.exists():
+        return builder
+    if fetched_dir is not None:
+        _require_files(builder, fetched_dir)
+    log(f"preparing CommonsenseQA in {builder.data_dir}")
+    config = tfds.download.DownloadConfig(manual_dir=fetched_dir, try_download_gcs=False)
+    try:
+        # What TFDS prints and draws would cut through the run's own bars and table.
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=config)
+    except NonMatchingChecksumError as error:
+        finding = str(error).partition(":\n")[0]
+        raise UserError(f"CommonsenseQA: {finding}; fetch it anew with: {FETCH}") from error
+    except (OSError, DownloadError) as error:
+        raise UserError(
+            f"CommonsenseQA cannot be prepared in {data_dir}: {' '.join(str(error).split())}; "
+            f"without a network, fetch it elsewhere with: {FETCH}"
+        ) from error
+    return builder
+
+
+def _require_files(builder: CommonsenseQA, fetched_dir: str) -> None:
+    for url in builder.URLS.values():
+        path = Path(fetched_dir, url.rpartition("/")[2])
+        if not path.is_file():
+            raise UserError(f"CommonsenseQA: there is no {path}; fetch it with: {FETCH}")
+
+
+CITATION = """\
+@inproceedings{talmor2019commonsenseqa,
+  title = {{CommonsenseQA}: A Question Answering Challenge Targeting Commonsense Knowledge},
+  author = {Talmor, Alon and Herzig, Jonathan and Lourie, Nicholas and Berant, Jonathan},
+  booktitle = {Proceedings of NAACL-HLT},
+  year = {2019},
+}
+"""

@@ -1,0 +1,151 @@
+"""CommonsenseQA (Talmor et al. 2019), the paper's section 4.2: five choices and no rationales.
+
+    Q: What do you dry your hands on?
+    Answer Choices:
+    (a) a towel (CORRECT)      <- hinted only
+    (b) a tap
+    ...
+    A: Hands are dried on ... Therefore, the answer is a towel (a).
+
+The completion begins with the space after "A:".
+"""
+
+import dataclasses
+import functools
+import re
+from typing import Any, ClassVar
+
+from star_jax.errors import UserError
+from star_jax.records import Question
+from star_jax.tasks import grading, rows
+from star_jax.tasks import task as tasks
+from star_jax.tasks.data_set import DataSetTask
+
+HEADER = "\nAnswer Choices:\n"
+HINT = " (CORRECT)"
+CHOICE = re.compile(r"^\(([a-z])\) (.+)$", re.MULTILINE)
+CHOICE_ANYWHERE = re.compile(r"(?:^|\s)\(([A-Za-z])\)\s+")
+HINT_SAID_AGAIN = re.compile(
+    r"\(\s*correct\s*\)|\b(?:marked|labell?ed|tagged)\s+(?:as\s+)?\W{0,2}correct\b", re.IGNORECASE
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonsenseQATask(DataSetTask):
+    """9,741 training and 1,221 validation questions of common sense."""
+
+    answer_by_position: bool = False  # the released code's way to read an answer, see parity/
+
+    BASE: ClassVar[str] = "commonsense_qa"
+    TFDS_SPLITS: ClassVar[dict[str, str]] = {tasks.TRAIN: "train", tasks.VALIDATION: "validation"}
+
+    def make_question(self, id_: str, text: str) -> Question:
+        """Reads "What ...? (a) ... (b) ...", on one line or several, without an answer."""
+        stem, *parts = CHOICE_ANYWHERE.split(text.strip())
+        letters, texts = parts[::2], parts[1::2]
+        stem = stem.strip().removeprefix("Q:").removesuffix("Answer Choices:").strip()
+        if not stem or len(letters) < 2 or not all(map(str.strip, texts)):
+            raise UserError(
+                f"{text[:60]!r} is not a question with choices such as 'What is wet? (a) sand "
+                f"(b) water'"
+            )
+        try:
+            return _question(id_, stem, letters, texts)
+        except rows.BadRow as reason:
+            raise UserError(f"question {text[:60]!r} {reason}") from reason
+
+    def question_of(self, id_: str, row: dict[str, Any]) -> Question:
+        """The question of a published row, under the row's own id."""
+        stem = rows.text_of(row, "question", "stem")
+        choices = row["question"].get("choices")
+        if not isinstance(choices, list) or len(choices) < 2:
+            raise rows.BadRow("has no list of at least two 'question.choices'")
+        letters = [rows.text_of(choice, "label") for choice in choices]
+        texts = [rows.text_of(choice, "text") for choice in choices]
+        answer = rows.text_of(row, "answerKey")
+        return _question(rows.text_of(row, "id"), stem, letters, texts, answer)
+
+    def published(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The builder's lists of labels and texts as the published list of choices."""
+        choices = row.get("choices", {})
+        pairs = zip(choices.get("label", []), choices.get("text", []), strict=True)
+        return {
+            "id": row.get("id"),
+            "answerKey": row.get("answer_key"),
+            "question": {
+                "stem": row.get("question"),
+                "choices": [{"label": label, "text": text} for label, text in pairs],
+            },
+        }
+
+    def asked(self, question: Question) -> str:
+        """The question without its choices."""
+        return question.text.partition(HEADER)[0]
+
+    def question_text(self, question: Question, hinted: bool) -> str:
+        """The question and its choices up to "A:"; hinted, the right one is marked."""
+        stem, header, choices = question.text.partition(HEADER)
+        if hinted:
+            lines = choices.split("\n")
+            right = f"({question.answer}) "
+            choices = "\n".join(x + HINT if x.startswith(right) else x for x in lines)
+        return f"Q: {stem}{header}{choices}\nA:"
+
+    def bare_answer(self, question: Question) -> str:
+        """The letter, as " (c)."."""
+        return f" ({question.answer})."
+
+    def gold_completion(self, question: Question) -> str | None:
+        """None: the data have no rationales; the bare answer if `direct`."""
+        return self.bare_answer(question) if self.direct else None
+
+    def choices(self, question: Question) -> dict[str, str]:
+        """Letter -> the choice's text, with the space that completions begin with."""
+        return {letter: f" {text}" for letter, text in choices_of(question.text).items()}
+
+    def open_text(self, question: Question) -> str:
+        """The question up to "A:" without its choices."""
+        return f"Q: {self.asked(question)}\nA:"
+
+    def parse_answer(self, question: Question, completion: str) -> str | None:
+        """The letter of the conclusion (see `grading.read_choice`), None if it is no choice's."""
+        choices = choices_of(question.text)
+        if self.answer_by_position:
+            letter = completion.partition("\n")[0][-3:-2].lower()
+            return letter if letter in choices else None
+        reading = grading.read_choice(completion, choices)
+        return reading.answer if reading else None
+
+    def trim(self, question: Question, completion: str) -> str:
+        """Up to the end of the conclusion; by position, the first line."""
+        if self.answer_by_position:
+            return completion.partition("\n")[0]
+        reading = grading.read_choice(completion, choices_of(question.text))
+        return completion[: reading.end] if reading else completion
+
+    def leaks_hint(self, question: Question, completion: str) -> bool:
+        """Whether a rationale says that a choice was marked as correct."""
+        return bool(HINT_SAID_AGAIN.search(completion)) or super().leaks_hint(question, completion)
+
+
+@functools.lru_cache(maxsize=1024)
+def choices_of(text: str) -> dict[str, str]:
+    """Letter -> text of the choices in a question's text."""
+    return dict(CHOICE.findall(text.partition(HEADER)[2]))
+
+
+def _question(
+    id_: str, stem: str, letters: list[str], texts: list[str], answer: str | None = None
+) -> Question:
+    letters = [letter.strip().lower() for letter in letters]
+    if letters != [chr(ord("a") + i) for i in range(len(letters))]:
+        raise rows.BadRow(f"has choices labelled {letters}, which should be a, b, c and so on")
+    if answer is not None and answer.strip().lower() not in letters:
+        raise rows.BadRow(f"has the answer {answer!r}, which is none of its choices {letters}")
+    lines = [f"({a}) {rows.one_line(b)}" for a, b in zip(letters, texts, strict=True)]
+    text = rows.one_line(stem) + HEADER + "\n".join(lines)
+    return Question(id_, text, (answer or "").strip().lower())
+
+
+CommonsenseQATask().name  # noqa: B018  registers the paper's task under `commonsense_qa`
+CommonsenseQATask(direct=True).name  # noqa: B018

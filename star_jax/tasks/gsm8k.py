@@ -1,0 +1,107 @@
+"""GSM8K (Cobbe et al. 2021), the paper's section 4.2: grade-school problems with solutions.
+
+    Q: Ann has 3 boxes of 4 pens. How many pens has she? (12)      <- hinted: the answer
+    A: She has 3*4 = <<3*4=12>>12 pens.
+    #### 12
+
+The completion begins with the space after "A:". Validation is the published test split.
+"""
+
+import dataclasses
+import re
+from typing import Any, ClassVar
+
+from star_jax.errors import UserError
+from star_jax.records import Question
+from star_jax.tasks import grading, rows
+from star_jax.tasks import task as tasks
+from star_jax.tasks.data_set import DataSetTask
+
+HINTS = ("answer", "solution")
+
+
+@dataclasses.dataclass(frozen=True)
+class GSM8KTask(DataSetTask):
+    """7,473 training problems, and 1,319 of the test split for validation.
+
+    The published files have no ids: a question's is its line, or its place in the TFDS folder.
+    """
+
+    hint: str = "answer"  # or "solution", the whole one, as in the released code; see parity/
+
+    BASE: ClassVar[str] = "gsm8k"
+    TFDS_SPLITS: ClassVar[dict[str, str]] = {tasks.TRAIN: "train", tasks.VALIDATION: "test"}
+
+    def __post_init__(self):
+        """Raises UserError for an unknown hint and what every data set refuses."""
+        super().__post_init__()
+        if self.hint not in HINTS:
+            raise UserError(f"GSM8KTask.hint = {self.hint!r} is none of {HINTS}")
+
+    def make_question(self, id_: str, text: str) -> Question:
+        """Any text is a problem, put on one line."""
+        if not text.strip():
+            raise UserError("an empty text is no problem to solve; write one")
+        return Question(id_, rows.one_line(text), "")
+
+    def question_of(self, id_: str, row: dict[str, Any]) -> Question:
+        """The problem of a published row, with its solution and the number that this ends in."""
+        solution = rows.text_of(row, "answer").strip()
+        answer = grading.read_number(solution)
+        if answer is None:
+            raise rows.BadRow(f"its solution has no number after {grading.MARK!r}")
+        text = rows.one_line(rows.text_of(row, "question"))
+        return Question(id_, text, answer.answer, solution=solution)
+
+    def published(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The builder keeps the published fields."""
+        return row
+
+    def question_text(self, question: Question, hinted: bool) -> str:
+        """The problem up to "A:"; hinted, the answer stands in parentheses after it."""
+        hint = question.answer
+        if self.hint == "solution":
+            hint = question.solution or hint  # exemplars show the answer, there as here
+        return f"Q: {question.text}{f' ({hint})' if hinted else ''}\nA:"
+
+    def bare_answer(self, question: Question) -> str:
+        """The number, as " 12"."""
+        return f" {question.answer}"
+
+    def gold_completion(self, question: Question) -> str | None:
+        """The published solution, or the bare answer if `direct`."""
+        if self.direct:
+            return self.bare_answer(question)
+        return f" {question.solution}" if question.solution else None
+
+    def parse_answer(self, question: Question, completion: str) -> str | None:
+        """The number after "####"; if `direct`, also the only one of the first line."""
+        reading = self._read(completion)
+        return reading.answer if reading else None
+
+    def trim(self, question: Question, completion: str) -> str:
+        """Up to the end of the number."""
+        reading = self._read(completion)
+        return completion[: reading.end] if reading else completion
+
+    def is_correct(self, question: Question, answer: str | None) -> bool:
+        """Whether the two are equal as numbers: "1,000" and "1000.0" are."""
+        return answer is not None and grading.same_number(answer, question.answer)
+
+    def leaks_hint(self, question: Question, completion: str) -> bool:
+        """Whether a solution has the answer in parentheses, as the hint had, or names the hint.
+
+        With the whole solution for a hint, copying it cannot be told from reasoning.
+        """
+        said = re.findall(r"\(([^()\n]{1,64})\)", completion)
+        return any(grading.same_number(text, question.answer) for text in said) or bool(
+            tasks.HINT_IN_WORDS.search(completion)
+        )
+
+    def _read(self, completion: str) -> grading.Reading | None:
+        reading = grading.read_number(completion)
+        return grading.read_number(completion, mark="") if self.direct and not reading else reading
+
+
+GSM8KTask().name  # noqa: B018  registers the paper's task under `gsm8k`
+GSM8KTask(direct=True).name  # noqa: B018

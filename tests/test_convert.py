@@ -1,0 +1,250 @@
+"""Run mode convert, and weights on many devices."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax import main
+from star_jax.convert import convert_weights
+from star_jax.errors import UserError
+from star_jax.models.decoder import placed_params
+from star_jax.models.exporting import export_model
+from star_jax.models.formats import open_model
+from star_jax.models.hf_config import decoder_config
+from star_jax.models.hf_names import Place, places
+from star_jax.models.importing import check_config, import_params
+from star_jax.partitioning import TRAINING_RULES, MeshConfig, make_mesh
+from star_jax.vocabularies import WordVocabulary
+from tests.families import Dims, hf_logits, hf_model, transformers
+from tests.test_families import FAMILIES, logits_of, random_tokens
+
+each_family = pytest.mark.parametrize("family", FAMILIES)
+WORDS = WordVocabulary([str(n) for n in range(Dims.vocab_size - 3)])
+EVEN = Dims(vocab_size=96, n_heads=8, group_size=2, d_model=32)  # can be split by 8
+
+
+def saved(folder, family, dims=EVEN, **kwargs):
+    model = hf_model(family, dims)
+    model.save_pretrained(folder, **kwargs)
+    return model
+
+
+def mesh_of(**sizes):
+    return make_mesh(MeshConfig(**{"data": 1, **sizes}))
+
+
+def imported(folder, mesh, **numerics):
+    stored = open_model(folder)
+    config = decoder_config(stored.config, str(folder), **numerics)
+    return config, import_params(stored, config, placed_params(config, mesh, TRAINING_RULES))
+
+
+@each_family
+def test_export_of_an_import_is_bit_exact_and_transformers_loads_it(tmp_path, family):
+    theirs = saved(tmp_path / "in", family, max_shard_size="20KB")
+    config = decoder_config(open_model(tmp_path / "in").config, "in")
+    convert_weights(
+        str(tmp_path / "in"), str(tmp_path / "out"), "huggingface", config, WORDS, mesh_of(fsdp=8)
+    )
+    before, after = (open_model(tmp_path / name).tensors for name in ("in", "out"))
+    for name, tensor in after.items():
+        whole = tuple(slice(0, n) for n in tensor.shape)
+        np.testing.assert_array_equal(tensor.read(whole), before[name].read(whole), err_msg=name)
+    assert before.keys() - after.keys() <= {"lm_head.weight"}  # a tied head's own copy
+
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert type(again).__name__ == type(theirs).__name__.replace("Mistral", "Llama")
+    tokens, lengths = random_tokens(2, 16, config.vocab_size), [16, 9]
+    np.testing.assert_array_equal(
+        hf_logits(again, tokens, lengths), hf_logits(theirs, tokens, lengths)
+    )
+    assert again.generation_config.eos_token_id == WORDS.eos_id
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"tensor": 4, "data": 2}])
+def test_no_device_holds_a_full_copy(tmp_path, sizes):
+    theirs = saved(tmp_path, "llama3")
+    config, params = imported(tmp_path, mesh_of(**sizes))
+    split = {**{"fsdp": 1, "tensor": 1}, **sizes}
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    held = {device: 0 for device in jax.devices()}
+    for leaf in jax.tree.leaves(params):
+        for shard in leaf.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+    # Norms are small and not split by tensor.
+    assert max(held.values()) <= 1.1 * total / (split["fsdp"] * split["tensor"])
+    tokens, lengths = random_tokens(2, 16, config.vocab_size), np.array([16, 9])
+    with jax.set_mesh(mesh_of(**sizes)):
+        mine = np.asarray(logits_of(config, params, tokens, lengths))
+    real = np.arange(16) < lengths[:, None]
+    assert np.abs(mine - hf_logits(theirs, tokens, lengths))[real].max() <= 1e-4
+
+
+def test_bfloat16_survives_both_ways(tmp_path):
+    model = hf_model("qwen3", EVEN).bfloat16()
+    model.save_pretrained(tmp_path / "in")
+    config = decoder_config(open_model(tmp_path / "in").config, "in", param_dtype="bfloat16")
+    args = (config, WORDS, mesh_of(fsdp=8))
+    convert_weights(str(tmp_path / "in"), str(tmp_path / "orbax"), "orbax", *args)
+    convert_weights(str(tmp_path / "orbax"), str(tmp_path / "out"), "huggingface", *args)
+    before, after = (open_model(tmp_path / name).tensors for name in ("in", "out"))
+    for name, tensor in before.items():
+        whole = tuple(slice(0, n) for n in tensor.shape)
+        assert after[name].read(whole).tobytes() == tensor.read(whole).tobytes(), name
+    assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_another_models_weights_are_refused_with_what_differs(tmp_path):
+    saved(tmp_path, "llama2")
+    stored = open_model(tmp_path)
+    config = decoder_config(stored.config, "config.json")
+    mesh = mesh_of(fsdp=8)
+    other = {**stored.config, "model_type": "qwen3", "hidden_size": 64}
+    wrong = decoder_config(other, "config.json")
+    with pytest.raises(UserError) as error:
+        import_params(stored, wrong, placed_params(wrong, mesh, TRAINING_RULES))
+    for words in ("missing: ", "q_norm.weight", "other shapes: ", "(96, 32)", "(96, 64)"):
+        assert words in error.value.message
+    with pytest.raises(UserError, match=r"norm_epsilon = 0.5 \(there 1e-06\).*pretrained.gin"):
+        check_config(stored, decoder_config({**stored.config, "rms_norm_eps": 0.5}, "x"))
+    check_config(stored, config)
+
+
+@pytest.mark.parametrize(
+    ("target", "format", "message"),
+    [
+        ("in", "huggingface", "in.*not empty|in.*already"),
+        ("out", "torch", r"convert.format = 'torch' is none of \('huggingface', 'orbax'\)"),
+    ],
+)
+def test_bad_conversions_are_refused(tmp_path, target, format, message):
+    saved(tmp_path / "in", "llama2")
+    config = decoder_config(open_model(tmp_path / "in").config, "in")
+    with pytest.raises(UserError, match=message):
+        convert_weights(
+            str(tmp_path / "in"), str(tmp_path / target), format, config, WORDS, mesh_of(fsdp=8)
+        )
+
+
+def test_the_command_line_converts_there_and_back(tmp_path, capsys):
+    theirs = saved(tmp_path / "in", "smollm2", Dims(vocab_size=300))
+    byte_level_tokenizer(tmp_path / "in")
+    arguments = [
+        "--run_mode=convert",
+        "--gin_file=models/pretrained.gin",
+        "--gin_file=runs/convert.gin",
+        f"--gin.MODEL_CHECKPOINT='{tmp_path / 'in'}'",
+    ]
+    to_orbax = [f"--gin.TARGET='{tmp_path / 'orbax'}'", "--gin.FORMAT='orbax'"]
+    assert main.main([*arguments, *to_orbax]) == 0
+    back = [f"--gin.SOURCE='{tmp_path / 'orbax'}'", f"--gin.TARGET='{tmp_path / 'out'}'"]
+    assert main.main([*arguments, *back]) == 0
+    assert "load" in capsys.readouterr().err
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokens = random_tokens(2, 16, 300)
+    np.testing.assert_array_equal(
+        hf_logits(again, tokens, [16, 16]), hf_logits(theirs, tokens, [16, 16])
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.decode(tokenizer("why? because!")["input_ids"]) == "why? because!"
+
+
+def byte_level_tokenizer(folder):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {symbol: i for i, symbol in enumerate([*alphabet, "<|endoftext|>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+LOADS = """
+import jax, json, resource, sys
+from pathlib import Path
+from star_jax.models.decoder import placed_params
+from star_jax.models.exporting import export_model
+from star_jax.models.formats import open_model
+from star_jax.models.hf_config import decoder_config
+from star_jax.models.hf_names import Place, places
+from star_jax.models.importing import import_params
+from star_jax.partitioning import TRAINING_RULES, MeshConfig, make_mesh
+
+stored = open_model(Path(sys.argv[1]))
+config = decoder_config(stored.config, "config.json", param_dtype=sys.argv[2])
+placed = placed_params(config, make_mesh(MeshConfig(data=1, fsdp=8)), TRAINING_RULES)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+params = jax.block_until_ready(import_params(stored, config, placed))
+leaves = jax.tree.leaves(params)
+on_device = {}
+for leaf in leaves:
+    for shard in leaf.addressable_shards:
+        on_device[str(shard.device)] = on_device.get(str(shard.device), 0) + shard.data.nbytes
+print(json.dumps({
+    "parameters": sum(leaf.size for leaf in leaves),
+    "bytes": sum(leaf.nbytes for leaf in leaves),
+    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "before": before,
+    "largest_device": max(on_device.values()),
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_peak_memory_of_loading_1_5_billion_parameters(tmp_path, dtype):
+    """The whole process' peak, its libraries included, is at most 1.3 times the model."""
+    write_1_5_billion(tmp_path)
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS, str(tmp_path), dtype],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    measured = json.loads(done.stdout.splitlines()[-1])
+    ratio = measured["peak"] / measured["bytes"]
+    print(f"\n{dtype}: {measured}, peak / model = {ratio:.3f}")
+    assert measured["parameters"] >= 1.5e9
+    assert ratio <= 1.3
+    assert measured["largest_device"] <= 1.01 * measured["bytes"] / 8
+
+
+def write_1_5_billion(folder):
+    """Qwen2.5 1.5B's sizes, in shards of bfloat16."""
+    config = {
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536,
+        "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0, "tie_word_embeddings": True,
+    }  # fmt: skip
+    decoder = decoder_config(config, "config.json")
+    shapes = {
+        name: place.hf_shape
+        for place in jax.tree.leaves(places(decoder), is_leaf=lambda node: isinstance(node, Place))
+        for name in place.names
+    }
+    draws = np.random.default_rng(0).standard_normal(1 << 20).astype(jnp.bfloat16)
+
+    def tensor(shape):
+        return np.resize(draws, shape)
+
+    export_model(
+        folder / "model",
+        ((name, functools.partial(tensor, shape)) for name, shape in shapes.items()),
+        config,
+        dtype=jnp.bfloat16,
+        max_shard_bytes=2**29,
+    )
+    for path in (folder / "model").iterdir():
+        path.rename(folder / path.name)
+    (folder / "model").rmdir()

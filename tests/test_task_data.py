@@ -1,0 +1,184 @@
+"""The real data sets, all of them: STAR_JAX_DATA names the folder with the published files.
+
+STAR_JAX_DATA/commonsenseqa/{train,dev}_rand_split.jsonl
+STAR_JAX_DATA/gsm8k/train.jsonl
+STAR_JAX_DATA/paper_prompts/{commonsenseqa,gsm}/prompts*.txt   (of the paper's repository)
+"""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import seqio
+
+from star_jax.tasks import few_shot
+from star_jax.tasks.builders.commonsense_qa import CommonsenseQA, prepare_commonsense_qa
+from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
+from star_jax.tasks.grading import to_number
+from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.task import TRAIN, VALIDATION
+
+FOLDER = os.environ.get("STAR_JAX_DATA")
+DATA = Path(FOLDER or ".")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not FOLDER, reason="STAR_JAX_DATA is not set to the folder of the data"),
+]
+
+CQA_FILES = {
+    TRAIN: DATA / "commonsenseqa/train_rand_split.jsonl",
+    VALIDATION: DATA / "commonsenseqa/dev_rand_split.jsonl",
+}
+CQA = CommonsenseQATask(
+    train_file=str(CQA_FILES[TRAIN]), validation_file=str(CQA_FILES[VALIDATION])
+)
+GSM_FILE = DATA / "gsm8k/train.jsonl"
+GSM = GSM8KTask(train_file=str(GSM_FILE), held_out=473)
+RATIONALES = (
+    " The answer must be something. Of the above choices, {0} makes the most sense. Therefore, "
+    "the answer is {0} ({1}).",
+    " So it is {0} ({1})",
+    " The answer is ({1}) {0}.",
+    " ({1}).",
+    " ({1}) {0}",
+)
+
+
+def read(file):
+    with open(file, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def words(text):
+    return re.findall(r"\w+", text.casefold())
+
+
+@pytest.mark.parametrize(("split", "n"), [(TRAIN, 9741), (VALIDATION, 1221)])
+def test_every_cqa_question_becomes_a_prompt_with_nothing_lost(split, n):
+    rows, questions = read(CQA_FILES[split]), CQA.questions(split)
+    assert len(rows) == len(questions) == len({q.id for q in questions}) == n
+    for row, question in zip(rows, questions, strict=True):
+        assert question.id == row["id"]
+        assert question.answer == row["answerKey"].lower()
+        stem, choices = row["question"]["stem"], row["question"]["choices"]
+        lines = [f"Q: {stem.strip()}", "Answer Choices:"]
+        lines += [f"({c['label'].lower()}) {c['text'].strip()}" for c in choices]
+        plain = CQA.prompt(question, hinted=False, few_shot=True)
+        assert plain.text == "\n".join([*lines, "A:"])
+        assert len(plain.examples) == 7
+        right = "ABCDE".index(row["answerKey"])
+        lines[2 + right] += " (CORRECT)"
+        assert CQA.question_text(question, hinted=True) == "\n".join([*lines, "A:"])
+
+
+@pytest.mark.parametrize("split", [TRAIN, VALIDATION])
+def test_gold_cqa_rationales_are_graded_right_in_every_letter(split):
+    """Each of the five letters as the right one and as a wrong one, in several wordings."""
+    graded = {letter: 0 for letter in "abcde"}
+    for question in CQA.questions(split):
+        for letter, text in choices_of(question.text).items():
+            for rationale in RATIONALES:
+                completion = rationale.format(text, letter)
+                answer = CQA.parse_answer(question, completion)
+                assert answer == letter, completion
+                assert CQA.is_correct(question, answer) is (letter == question.answer)
+                trimmed = CQA.trim(question, completion)
+                assert completion.startswith(trimmed)
+                assert CQA.parse_answer(question, trimmed) == letter
+                assert not CQA.leaks_hint(question, completion)
+            graded[letter] += 1
+    assert set(graded.values()) == {len(CQA.questions(split))}
+
+
+def test_every_gsm8k_question_becomes_a_prompt_with_nothing_lost():
+    rows = read(GSM_FILE)
+    questions = GSM.questions(TRAIN) + GSM.questions(VALIDATION)
+    assert len(rows) == len(questions) == len({q.id for q in questions}) == 7473
+    assert (questions[0].id, questions[-1].id) == ("train_00001", "train_07473")
+    for row, question in zip(rows, questions, strict=True):
+        assert question.text == row["question"]
+        assert GSM.gold_completion(question) == " " + row["answer"]
+        plain = GSM.prompt(question, hinted=False, few_shot=True)
+        assert plain.text == f"Q: {row['question']}\nA:"
+        assert len(plain.examples) == 6
+        hinted = GSM.question_text(question, hinted=True)
+        assert hinted == f"Q: {row['question']} ({question.answer})\nA:"
+
+
+def test_the_gold_answer_is_parsed_from_every_gold_solution():
+    direct, leaks = dataclasses.replace(GSM, direct=True), 0
+    for question in GSM.questions(TRAIN) + GSM.questions(VALIDATION):
+        gold = GSM.gold_completion(question)
+        answer = GSM.parse_answer(question, gold)
+        # Another reading than grading.py's: the bare text after the mark.
+        assert to_number(answer) == int(gold.split("####")[1].replace(",", ""))
+        assert GSM.is_correct(question, answer)
+        assert GSM.trim(question, gold) == gold
+        leaks += GSM.leaks_hint(question, gold)
+        bare = direct.gold_completion(question)
+        assert direct.is_correct(question, direct.parse_answer(question, bare))
+    assert leaks == 2  # numbers that stand in parentheses for other reasons, as "(2) two kids"
+
+
+def test_seqio_gives_every_question():
+    for task, n in ((CQA, 9741), (GSM, 7000)):
+        dataset = seqio.get_mixture_or_task(task.name).get_dataset(None, split=TRAIN, shuffle=False)
+        assert sum(1 for _ in dataset) == n
+
+
+def test_the_tfds_builder_gives_what_the_files_give(tmp_path):
+    prepare_commonsense_qa(str(tmp_path), str(DATA / "commonsenseqa"))
+    assert (tmp_path / CommonsenseQA.name).is_dir()
+    through_tfds = CommonsenseQATask(data_dir=str(tmp_path))
+    for split in (TRAIN, VALIDATION):
+        assert through_tfds.questions(split) == CQA.questions(split)
+
+
+def test_our_exemplars_are_in_no_data_set():
+    for task in (CQA, GSM):
+        data = {
+            " ".join(words(task.asked(q))) for s in (TRAIN, VALIDATION) for q in task.questions(s)
+        }
+        for question, _ in few_shot.exemplars(few_shot.OWN / f"{task.BASE}.txt", task):
+            assert " ".join(words(task.asked(question))) not in data
+
+
+PAPER = {
+    "commonsenseqa": (CQA, "prompts.txt", "prompts_answer_key.txt", 7),
+    "commonsenseqa direct": (
+        dataclasses.replace(CQA, direct=True), "prompts_direct.txt",
+        "prompts_direct_answer_key.txt", 7,
+    ),
+    "gsm": (GSM, "prompts.txt", "prompts_answer_key.txt", 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_exemplar_files_agree_and_come_out_byte_for_byte(name):
+    task, plain, hinted, n = PAPER[name]
+    folder = DATA / "paper_prompts" / name.split()[0]
+    task = dataclasses.replace(
+        task, exemplar_file=str(folder / plain), hinted_exemplar_file=str(folder / hinted)
+    )
+    for file, is_hinted in ((plain, False), (hinted, True)):
+        text = "".join(task.few_shot_examples("", is_hinted))
+        assert text == (folder / file).read_text() + "\n\n"
+    # They are training questions, kept as in the paper; the switch takes out these and no others.
+    without = dataclasses.replace(task, exclude_exemplars=True)
+    gone = set(task.questions(TRAIN)) - set(without.questions(TRAIN))
+    assert len(gone) == len(task.questions(TRAIN)) - len(without.questions(TRAIN)) == n
+
+
+def test_nothing_of_ours_is_in_the_papers_files():
+    ours = [file.read_text() for file in few_shot.OWN.glob("*.txt")]
+    sentences = {
+        sentence.strip()
+        for file in (DATA / "paper_prompts").rglob("*.txt")
+        for sentence in re.split(r"[.?\n]", file.read_text())
+        if len(words(sentence)) > 6
+    }
+    assert len(sentences) > 50
+    assert not [s for s in sentences if any(s in text for text in ours)]
