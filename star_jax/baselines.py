@@ -15,7 +15,7 @@ import seqio
 
 from star_jax import checkpoints
 from star_jax.errors import UserError
-from star_jax.evaluate import evaluate_model, evaluation_only
+from star_jax.evaluate import chance, evaluate_model, evaluation_only
 from star_jax.finetune import Finetuned, finetune_from_base
 from star_jax.metrics import IterationMetrics
 from star_jax.progress import class_names, format_header, format_row, log
@@ -164,7 +164,8 @@ def finetune_on_gold(
         return stage.records("eval", Attempt, lambda: evaluate_model(params(), held_out, asking))
 
     def measured(n: int, evaluated: StageResult) -> IterationMetrics:
-        return evaluation_only(n, length.seed, False, evaluated.seconds, evaluated.value)
+        guessing = chance(task, task.questions(VALIDATION))
+        return evaluation_only(n, length.seed, False, evaluated.seconds, evaluated.value, guessing)
 
     base_stage, stage = directory.iteration(0), directory.iteration(1)
     base = measured(0, evaluate(base_stage, 0, load_base))

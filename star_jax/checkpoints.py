@@ -73,9 +73,9 @@ def load_base(path: Path, model: DecoderConfig, abstract: Any) -> Any:
     stored = check_base(path, model, abstract)
     if stored is None:
         return load(path, abstract)
-    millions = sum(leaf.size for leaf in jax.tree.leaves(abstract)) / 1e6
-    with progress("load", round(millions), "million parameters") as advance:
-        return import_params(stored, model, abstract, lambda n: advance(n / 1e6))
+    n_parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract))
+    with progress("load", n_parameters, "parameters") as advance:
+        return import_params(stored, model, abstract, advance)
 
 
 def check_base(path: Path, model: DecoderConfig, abstract: Any) -> StoredModel | None:

@@ -103,11 +103,14 @@ def chance(task: ReasoningTask, questions: Sequence[Question]) -> float | None:
     return sum(1 / n for n in counts) / len(counts) if counts and all(counts) else None
 
 
-def evaluation_metrics(attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """The fields of `metrics.IterationMetrics` that evaluation fills."""
+def evaluation_metrics(
+    attempts: Sequence[Attempt], guessing: float | None = None
+) -> dict[str, Any]:
+    """The fields of `metrics.IterationMetrics` that evaluation fills; `guessing` is `chance`."""
     classes = metrics.by_class(attempts)
     return {
         "accuracy": metrics.accuracy(attempts),
+        "chance": guessing,
         "accuracy_by_class": {name: metrics.accuracy(group) for name, group in classes.items()},
         "n_eval": len(attempts),
         "n_eval_by_class": {name: len(group) for name, group in classes.items()},
@@ -117,7 +120,12 @@ def evaluation_metrics(attempts: Sequence[Attempt]) -> dict[str, Any]:
 
 
 def evaluation_only(
-    iteration: int, seed: int, rationalize: bool, seconds: float, attempts: Sequence[Attempt]
+    iteration: int,
+    seed: int,
+    rationalize: bool,
+    seconds: float,
+    attempts: Sequence[Attempt],
+    guessing: float | None = None,
 ) -> metrics.IterationMetrics:
     """The metrics of a model that was evaluated and not trained: the base, above all."""
     return metrics.IterationMetrics(
@@ -135,5 +143,5 @@ def evaluation_only(
         seconds_finetune=0.0,
         seconds_evaluate=seconds,
         seed=seed,
-        **evaluation_metrics(attempts),
+        **evaluation_metrics(attempts, guessing),
     )

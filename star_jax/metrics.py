@@ -30,6 +30,7 @@ class IterationMetrics:
     seconds_finetune: float
     seconds_evaluate: float
     seed: int
+    chance: float | None = None  # accuracy of guessing among the choices, where there are any
 
 
 def accuracy(attempts: Sequence[Attempt]) -> float:

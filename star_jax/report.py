@@ -247,7 +247,8 @@ def _sample(run: Run) -> str:
     size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     kind = "digit count" if all(name.isdecimal() for name in run.classes) else "class"
     per_class = f" per {kind}" if run.classes else ""
-    return f"n = {size}{per_class}, seed {last['seed']}"
+    chance = f", chance {100 * last['chance']:.1f} %" if last.get("chance") else ""
+    return f"n = {size}{per_class}, seed {last['seed']}{chance}"
 
 
 def _markdown_table(cells: Sequence[Sequence[str]]) -> str:

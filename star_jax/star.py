@@ -10,7 +10,7 @@ import numpy as np
 
 from star_jax import checkpoints
 from star_jax.errors import UserError
-from star_jax.evaluate import evaluate_model, evaluation_metrics, evaluation_only
+from star_jax.evaluate import chance, evaluate_model, evaluation_metrics, evaluation_only
 from star_jax.filter import hint_leaks, keep_correct
 from star_jax.finetune import finetune_from_base, kept_to_examples
 from star_jax.generate import generate_rationales
@@ -138,7 +138,12 @@ def base_iteration(loop: Star, directory: StageDir) -> tuple[Callable[[], Any], 
         "eval", Attempt, lambda: evaluate_model(load(), loop.eval_questions, loop.asking(0, 0))
     )
     metrics = evaluation_only(
-        0, loop.config.seed, loop.config.rationalize, evaluated.seconds, evaluated.value
+        0,
+        loop.config.seed,
+        loop.config.rationalize,
+        evaluated.seconds,
+        evaluated.value,
+        chance(loop.task, loop.eval_questions),
     )
     directory.write_metrics(metrics)
     return load, metrics
@@ -202,7 +207,7 @@ def outer_iteration(
         seconds_evaluate=evaluated.seconds,
         seed=loop.config.seed,
         **finetuned.value,
-        **evaluation_metrics(evaluated.value),
+        **evaluation_metrics(evaluated.value, chance(task, loop.eval_questions)),
     )
     directory.write_metrics(metrics)
     return current, metrics

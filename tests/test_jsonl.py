@@ -1,17 +1,22 @@
 """A user's own questions: templates, answers, malformed lines, splits, and the worked example."""
 
+import functools
 import json
 import re
 from pathlib import Path
+from unittest import mock
 
 import gin
+import jax
 import pytest
 import seqio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from star_jax import configurables
 from star_jax.errors import UserError
 from star_jax.main import main
+from star_jax.partitioning import make_mesh
 from star_jax.records import Question
 from star_jax.tasks import jsonl, jsonl_file
 from star_jax.tasks.jsonl import JsonlTask
@@ -19,7 +24,7 @@ from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.task import TRAIN, VALIDATION
 from tests import tiny
 
-EXAMPLE = "house_walks.jsonl"
+EXAMPLE = "bus_line.jsonl"
 RUN_FILE = "runs/own_questions.gin"
 CHOICES = {"a": "sand", "b": "rain", "c": "the hot wind"}
 
@@ -73,7 +78,7 @@ def test_double_braces_are_braces():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"template": "Q: {questoin}"}, "{questoin}; did you mean 'question'?"),
+        ({"template": "Q: {questoin}"}, "for braces); did you mean 'question'?"),
         ({"template": "Q: {question.__class__}"}, "{question.__class__}"),
         ({"template": "Q: {question!r}"}, "{question!r}"),
         ({"template": "Q: {question:>9}"}, "{question>9}"),
@@ -297,6 +302,12 @@ def test_an_id_that_was_there_before_is_malformed(tmp_path):
     assert sorted(q.id for q in found) == ["0", "2", "4", "6", "8"]
 
 
+@pytest.mark.parametrize("path", ["", None, 3])
+def test_no_path_is_one_clear_line(path):
+    with pytest.raises(UserError, match="give your JSON Lines file"):
+        JsonlTask(path)
+
+
 @pytest.mark.parametrize("lines", [[], ["", "  "]])
 def test_an_empty_file_is_one_clear_line(tmp_path, lines):
     with pytest.raises(UserError, match="has no lines"):
@@ -405,29 +416,26 @@ def test_exemplars_are_shown_in_the_task_s_template(tmp_path):
 
 # The worked example.
 
-ROOMS = (("attic", "bath", "nursery"), ("kitchen", "hall", "study"), ("cellar", "porch", "garden"))
-MOVES = {"north": (-1, 0), "south": (1, 0), "east": (0, 1), "west": (0, -1)}
+STOPS = (
+    "Harbour Jetty Dairy Market Park Castle Bridge Nursery Abbey Garden Island Elm Library Quay "
+    "School Forge Orchard Kiln Tower River"
+)
+LINE = STOPS.split()
 
 
-def test_the_200_walks_end_where_they_say():
+def test_the_200_rides_end_where_they_say():
     lines = (jsonl_file.EXAMPLES / EXAMPLE).read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert len(rows) == len({row["question"] for row in rows}) == 200
-    places = {room: (i, j) for i, line in enumerate(ROOMS) for j, room in enumerate(line)}
     for row in rows:
-        _, _, _, start, _, *path, _, _, _, _, _ = row["question"].split()
-        y, x = places[start]
-        rooms = []
-        for move in path[1::2]:
-            y, x = y + MOVES[move][0], x + MOVES[move][1]
-            assert 0 <= y < 3 and 0 <= x < 3
-            rooms.append(ROOMS[y][x])
-        assert row["answer"] == rooms[-1]
-        assert row["steps"] == len(rooms)
-        steps = [
-            f"{i} {m} to {r}" for i, (m, r) in enumerate(zip(path[1::2], rooms, strict=True), 1)
-        ]
-        assert row.get("rationale", "\n".join(steps)) == "\n".join(steps)
+        start, n = re.fullmatch(
+            r"The bus is at (\w+) \. Where is it (\d+) stops on \?", row["question"]
+        ).groups()
+        passed = [LINE[(LINE.index(start) + k) % 20] for k in range(1, int(n) + 1)]
+        assert row["answer"] == passed[-1]
+        assert row["ride"] == ("short", "medium", "long")[(int(n) > 3) + (int(n) > 6)]
+        steps = "\n".join(f"{k} {stop}" for k, stop in enumerate(passed, 1))
+        assert row.get("rationale", steps) == steps
 
 
 def test_the_corpus_holds_training_rationales_and_nothing_held_out():
@@ -438,9 +446,7 @@ def test_the_corpus_holds_training_rationales_and_nothing_held_out():
     texts = [vocabulary.decode(doc.tokens.tolist()) for doc in corpus.documents(vocabulary)]
     given_rationale = [q for q in task.questions(TRAIN) if q.solution]
     assert len(texts) == 2 * len(given_rationale) > 0
-    assert {text.partition(" . 1 ")[0] for text in texts} <= {
-        q.text.partition(" . 1 ")[0] for q in given_rationale
-    }
+    assert all(sum(q.text in text for text in texts) == 2 for q in given_rationale)
     held_out = {q.text for q in task.questions(VALIDATION)}
     assert not any(question in text for question in held_out for text in texts)
     plain = JsonlCorpus(task, hinted=False).documents(vocabulary)
@@ -458,19 +464,22 @@ def test_a_corpus_without_rationales_says_what_to_bind():
         JsonlCorpus(task, plain=False, hinted=False)
 
 
-def test_the_worked_example_runs_and_learns(tmp_path, capfd):
+def test_the_worked_example_runs_and_learns(tmp_path):
     assert run(tmp_path, "pretrain") == 0
     assert run(tmp_path, "star", ITERATIONS=1) == 0
     base, end = tiny.read_lines(tmp_path / "star/metrics.jsonl")
     assert end["kept_generated"] > 0
     assert end["kept_rationalized"] > 0
-    assert end["accuracy"] > base["accuracy"]
+    assert base["n_eval"] == 56
+    assert end["accuracy"] > base["accuracy"] + 0.1
 
 
 def run(folder: Path, run_mode: str, **bindings: object) -> int:
     bindings = {"BASE_DIR": str(folder / "base"), "MODEL_DIR": str(folder / "star"), **bindings}
     flags = [f"--gin.{name}={value!r}" for name, value in bindings.items()]
-    return main([f"--run_mode={run_mode}", f"--gin_file={RUN_FILE}", *flags])
+    one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
+    with mock.patch.object(configurables, "make_mesh", one_device):
+        return main([f"--run_mode={run_mode}", f"--gin_file={RUN_FILE}", *flags])
 
 
 @pytest.mark.parametrize(

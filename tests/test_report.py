@@ -362,3 +362,9 @@ def test_output_that_is_a_file(with_rationalization, tmp_path):
     with pytest.raises(UserError, match=r"cannot write to .*out.*set report\.output_dir"):
         write_report([with_rationalization], str(tmp_path / "out"), COMMAND)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_chance_stands_beside_the_sample_size(tmp_path):
+    run = write_run(tmp_path / "run", [{**row, "chance": 0.2} for row in arithmetic_rows()])
+    written = write_report([run], str(tmp_path / "out"), "command").read_text()
+    assert "seed 3, chance 20.0 %;" in written

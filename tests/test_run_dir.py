@@ -17,7 +17,7 @@ PROMISED = {
     "train_fraction", "unparsable", "train_steps", "train_loss", "seconds_generate",
     "seconds_rationalize", "seconds_finetune", "seconds_evaluate", "seed",
 }  # fmt: skip
-BESIDES = {"rationalize", "n_eval_by_class", "n_sampled", "left_out", "hint_leaks"}
+BESIDES = {"rationalize", "n_eval_by_class", "n_sampled", "left_out", "hint_leaks", "chance"}
 
 
 def never():

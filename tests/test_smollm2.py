@@ -1,8 +1,12 @@
 """SmolLM2-135M-Instruct's real weights, from a package that carries them, beside transformers."""
 
+import itertools
+import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -109,3 +113,43 @@ def test_greedy_continuations_are_those_of_transformers(gguf_file, mine, theirs)
         there = hf_greedy(theirs[0], vocabulary.encode(prompt), 48, vocabulary.eos_id)
         assert list(completion.token_ids) == there, prompt
         print(f"\n{prompt}|{completion.text}")
+
+
+QUESTIONS = {"commonsense_qa": "commonsenseqa/train_rand_split.jsonl", "gsm8k": "gsm8k/train.jsonl"}
+TASKS = {"commonsense_qa": "CommonsenseQATask", "gsm8k": "GSM8KTask"}
+
+
+@pytest.mark.skipif("STAR_JAX_DATA" not in os.environ, reason="STAR_JAX_DATA names no data folder")
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_one_outer_iteration_with_rationalization(tmp_path, gguf_file, task):
+    """48 training questions and 48 others, the paper's few-shot prompts, two optimizer steps."""
+    with (Path(os.environ["STAR_JAX_DATA"]) / QUESTIONS[task]).open() as lines:
+        (tmp_path / "train.jsonl").write_text("".join(itertools.islice(lines, 48)))
+        (tmp_path / "validation.jsonl").write_text("".join(itertools.islice(lines, 48)))
+    files = ["models/pretrained.gin", f"tasks/{task}.gin", "meshes/cpu.gin", "runs/star.gin"]
+    bindings = {
+        "MODEL_CHECKPOINT": f"'{gguf_file}'",
+        "MODEL_DIR": f"'{tmp_path / 'run'}'",
+        "ITERATIONS": 1,
+        "pretrained_model.dtype": "%jnp.float32",
+        f"{TASKS[task]}.train_file": f"'{tmp_path / 'train.jsonl'}'",
+        f"{TASKS[task]}.validation_file": f"'{tmp_path / 'validation.jsonl'}'",
+        "SamplerConfig.batch_size": 16,
+        "SamplerConfig.max_new_tokens": 96,
+        "TrainerConfig.batch_size": 2,
+        "TrainerConfig.row_length": 512,
+        "GeometricSteps.first": 2,
+        "GeometricSteps.growth": 1.0,
+    }
+    flags = [f"--gin_file={name}" for name in files]
+    flags += [f"--gin.{name}={value}" for name, value in bindings.items()]
+    command = [sys.executable, "-m", "star_jax.main", "--run_mode=star", *flags]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run(command, env=environment, check=True)  # on one device, as a user's CPU has it
+    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["n_eval"] for row in rows] == [48, 48]
+    assert rows[1]["kept_generated"] + rows[1]["kept_rationalized"] > 0
+    report = (tmp_path / "run/report/report.md").read_text()
+    assert "n = 48, seed 0" in report
+    assert ("chance 20.0 %" in report) == (task == "commonsense_qa")
+    print(report)

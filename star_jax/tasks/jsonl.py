@@ -65,6 +65,8 @@ class JsonlTask(tasks.ReasoningTask):
 
     def __post_init__(self):
         """Raises UserError for settings that mean nothing or contradict each other."""
+        if not isinstance(self.path, str) or not self.path:
+            raise UserError(f"JsonlTask.path = {self.path!r} is no file; give your JSON Lines file")
         if self.answer_kind not in KINDS:
             hint = did_you_mean(str(self.answer_kind), KINDS, f"; it is one of {', '.join(KINDS)}")
             raise UserError(f"JsonlTask.answer_kind = {self.answer_kind!r} is unknown{hint}")
@@ -307,8 +309,8 @@ def _check_templates(template: str, hint_template: str) -> None:
         if unknown := sorted(found - wanted):
             hint = did_you_mean(unknown[0], wanted)
             raise UserError(
-                f"JsonlTask.{name}: unknown placeholder {{{unknown[0]}}}{hint} It may have "
-                f"{_braced(wanted)}; write {{{{ and }}}} for braces"
+                f"JsonlTask.{name}: unknown placeholder {{{unknown[0]}}} (it may have "
+                f"{_braced(wanted)}; write {{{{ and }}}} for braces){hint}"
             )
         if missing := wanted - found:
             raise UserError(f"JsonlTask.{name} = {text!r} lacks {_braced(missing)}; add it")
