@@ -22,6 +22,7 @@ from star_jax.models.hf_names import Place, places
 from star_jax.models.importing import check_config, import_params
 from star_jax.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.vocabularies import WordVocabulary
+from tests import writers
 from tests.families import Dims, hf_logits, hf_model, transformers
 from tests.test_families import FAMILIES, logits_of, random_tokens
 
@@ -66,6 +67,29 @@ def test_export_of_an_import_is_bit_exact_and_transformers_loads_it(tmp_path, fa
         hf_logits(again, tokens, lengths), hf_logits(theirs, tokens, lengths)
     )
     assert again.generation_config.eos_token_id == WORDS.eos_id
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (writers.write_mesh_transformer, "step_1"),
+        (lambda folder, tensors, rng: writers.write_flax(folder, tensors), "."),
+    ],
+    ids=["mesh-transformer-jax in 8 shards", "Flax msgpack"],
+)
+def test_other_layouts_of_gptj_give_transformers_logits(tmp_path, write, name):
+    dims = Dims(vocab_size=96, n_heads=8, group_size=1, head_dim=4, d_ff=128)
+    theirs = hf_model("gptj", dims)
+    arrays = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    (tmp_path / name).mkdir(exist_ok=True)
+    write(tmp_path / name, arrays, np.random.default_rng(0))
+    (tmp_path / name / "config.json").write_text(theirs.config.to_json_string())
+    config, params = imported(tmp_path / name, mesh_of(fsdp=8))
+    tokens, lengths = random_tokens(2, 16, 96), np.array([16, 9])
+    with jax.set_mesh(mesh_of(fsdp=8)):
+        mine = np.asarray(logits_of(config, params, tokens, lengths))
+    real = np.arange(16) < lengths[:, None]
+    assert np.abs(mine - hf_logits(theirs, tokens, lengths))[real].max() <= 1e-4
 
 
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"tensor": 4, "data": 2}])
