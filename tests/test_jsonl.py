@@ -168,6 +168,16 @@ def test_numbers_are_read_and_compared(settings, completion, answer, right):
     assert task.is_correct(question, answer) is right
 
 
+def test_choices_can_be_weighed_by_their_text():
+    task = choice_task()
+    question = make(task, {"question": "Which?", "answer": "b", "choices": ["ink", "(x) sand"]})
+    assert task.choices(question) == {"a": " ink", "b": " (x) sand"}
+    assert task.open_text(question) == "Q: Which?\nA:"
+    plain = JsonlTask("own.jsonl")
+    asked = make(plain, {"question": "Why?", "answer": "so"})
+    assert (plain.choices(asked), plain.open_text(asked)) == ({}, "Q: Why?\nA:")
+
+
 @pytest.mark.parametrize("answer", ["b", "B", "rain", "Rain"])
 @pytest.mark.parametrize("choices", [CHOICES, list(CHOICES.values())])
 def test_choices_are_letters_or_their_texts(answer, choices):

@@ -22,7 +22,7 @@ from star_jax.errors import UserError, did_you_mean
 from star_jax.records import Question
 from star_jax.tasks import few_shot, grading, jsonl_file, rows
 from star_jax.tasks import task as tasks
-from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
+from star_jax.tasks.commonsense_qa import HEADER, CommonsenseQATask, choices_of
 
 KINDS = ("text", "number", "choice", "regex")
 LONGEST_SEARCHED = 4_000  # characters at a completion's end that a user's pattern searches
@@ -148,6 +148,18 @@ class JsonlTask(tasks.ReasoningTask):
         if self.direct:
             return self.bare_answer(question)
         return self._lead + question.solution if question.solution else None
+
+    def choices(self, question: Question) -> dict[str, str]:
+        """Letter -> a choice's text as a completion begins with it; {} for the other kinds."""
+        found = choices_of(question.text) if self.answer_kind == "choice" else {}
+        return {letter: self._lead + text for letter, text in found.items()}
+
+    def open_text(self, question: Question) -> str:
+        """The template with the question, but without its choices."""
+        text = question.text
+        if self.answer_kind == "choice":
+            text = text.partition(HEADER)[0]
+        return _fill(self.template, {"question": text})
 
     def parse_answer(self, question: Question, completion: str) -> str | None:
         """The answer as the class says for its kind; if `direct`, also the first line."""
