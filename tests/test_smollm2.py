@@ -1,6 +1,5 @@
 """SmolLM2-135M-Instruct's real weights, from a package that carries them, beside transformers."""
 
-import itertools
 import json
 import math
 import os
@@ -122,10 +121,15 @@ TASKS = {"commonsense_qa": "CommonsenseQATask", "gsm8k": "GSM8KTask"}
 @pytest.mark.skipif("STAR_JAX_DATA" not in os.environ, reason="STAR_JAX_DATA names no data folder")
 @pytest.mark.parametrize("task", QUESTIONS)
 def test_one_outer_iteration_with_rationalization(tmp_path, gguf_file, task):
-    """48 training questions and 48 others, the paper's few-shot prompts, two optimizer steps."""
-    with (Path(os.environ["STAR_JAX_DATA"]) / QUESTIONS[task]).open() as lines:
-        (tmp_path / "train.jsonl").write_text("".join(itertools.islice(lines, 48)))
-        (tmp_path / "validation.jsonl").write_text("".join(itertools.islice(lines, 48)))
+    """48 training questions and 48 others, our few-shot prompts, two optimizer steps.
+
+    Of GSM8K the shortest lines: on the first 48 this model is right in none, with hints or
+    without, and a run without anything to keep ends there.
+    """
+    with (Path(os.environ["STAR_JAX_DATA"]) / QUESTIONS[task]).open() as file:
+        lines = sorted(file, key=len) if task == "gsm8k" else list(file)
+    (tmp_path / "train.jsonl").write_text("".join(lines[:96:2]))
+    (tmp_path / "validation.jsonl").write_text("".join(lines[1:96:2]))
     files = ["models/pretrained.gin", f"tasks/{task}.gin", "meshes/cpu.gin", "runs/star.gin"]
     bindings = {
         "MODEL_CHECKPOINT": f"'{gguf_file}'",

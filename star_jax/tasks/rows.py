@@ -52,6 +52,12 @@ def parse_json(line: str) -> Any:
         raise BadRow(f"not JSON ({error})") from error
 
 
+# TFDS has no builder of its own for these.
+PREPARE = {
+    "commonsense_qa": "star_jax.tasks.builders.commonsense_qa.prepare_commonsense_qa(data_dir)"
+}
+
+
 def read_tfds(builder: str, data_dir: str, split: str, otherwise: str) -> list[dict[str, Any]]:
     """The rows of a prepared TFDS data set, texts as str; nothing is downloaded.
 
@@ -69,15 +75,15 @@ def read_tfds(builder: str, data_dir: str, split: str, otherwise: str) -> list[d
         prepared = read_only_builder.builder_from_files(builder, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(
-            f"TFDS has no prepared data set '{builder}' in {where}; prepare it with "
-            f"launch/fetch.py, or {otherwise}"
+            f"TFDS has no prepared data set '{builder}' in {where}; {otherwise} (launch/fetch.py "
+            f"downloads them), or prepare it: {PREPARE.get(builder, f'tfds build {builder}')}"
         ) from error
     except ValueError as error:  # prepared in several folders at once
         raise UserError(f"TFDS data set '{builder}': {' '.join(str(error).split())}") from error
     if split not in prepared.info.splits:
         raise UserError(
             f"the TFDS data set '{builder}' in {where} has no split '{split}', only "
-            f"{sorted(prepared.info.splits)}; prepare it anew with launch/fetch.py"
+            f"{sorted(prepared.info.splits)}; remove it there and prepare it anew"
         )
     return [_plain(row) for row in tfds.as_numpy(prepared.as_dataset(split=split))]
 
