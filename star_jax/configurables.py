@@ -33,7 +33,7 @@ from star_jax.partitioning import MeshConfig, Rules, make_mesh
 from star_jax.pretrained_vocabulary import load_vocabulary
 from star_jax.records import to_json
 from star_jax.report import report, wilson_interval
-from star_jax.run_dir import write_atomically
+from star_jax.run_dir import check_writable, write_atomically
 from star_jax.sampling.ask import Asking, ask
 from star_jax.sampling.sampler import Sampler, SamplerConfig
 from star_jax.star import StarConfig, run_star
@@ -180,6 +180,8 @@ def evaluate(
         seed,
         iteration=0,
     )
+    if output_file:
+        check_writable(Path(output_file))
     questions = task.questions(split)
     check_grading(grading, normalize, task, questions)
     params = _load(checkpoint, asking.sampler, mesh.training_rules)

@@ -1,6 +1,7 @@
 """Weights from one format to another: any into Orbax, any out as a Hugging Face directory."""
 
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,9 @@ def convert_weights(
     if format not in FORMATS:
         raise UserError(f"convert.format = {format!r} is none of {FORMATS}")
     directory = Path(target).absolute()
+    if format == "orbax":  # what a killed conversion left; nothing else has such a name
+        for left in directory.glob("checkpoint.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left, ignore_errors=True)
     check_target(directory)
     words = hf_config(model) if format == "huggingface" else {}
     params = checkpoints.load_base(Path(source), model, placed_params(model, mesh, rules))

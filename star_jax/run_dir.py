@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -213,6 +214,17 @@ def differing_bindings(ours: str, theirs: str) -> list[str]:
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and not FREE_BINDINGS.match(name)
     ]
+
+
+def check_writable(file: Path) -> None:
+    """Raises UserError unless `file` can be written, before the work that is to go into it."""
+    try:
+        if file.is_dir():
+            raise UserError(f"{file} is a directory; name a file to write")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {str(file)[:200]!r}: {error}") from error
 
 
 def write_atomically(file: Path, data: bytes) -> None:

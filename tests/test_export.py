@@ -161,12 +161,20 @@ def test_nothing_is_overwritten(tmp_path, tensors, is_file):
     assert names(tmp_path) == ["out"]
 
 
-def test_an_empty_directory_and_leftovers_of_a_killed_export_are_fine(tmp_path, tensors):
+def test_an_empty_directory_is_filled_and_what_lies_beside_it_stays(tmp_path, tensors):
     (tmp_path / "out").mkdir()
     (tmp_path / "out.unfinished").mkdir()
-    (tmp_path / "out.unfinished/0.safetensors").write_text("half")
+    (tmp_path / "out.unfinished/precious").write_text("mine")
     assert_same(imported(export(tmp_path / "out", tensors)), tensors)
-    assert names(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out", "out.unfinished"]
+    assert (tmp_path / "out.unfinished/precious").read_text() == "mine"
+
+
+def test_a_link_is_no_place_for_an_export(tmp_path, tensors):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "empty")
+    with pytest.raises(UserError, match="is there already"):
+        export(tmp_path / "out", tensors)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])

@@ -168,6 +168,12 @@ def test_numbers_are_read_and_compared(settings, completion, answer, right):
     assert task.is_correct(question, answer) is right
 
 
+def test_a_text_of_one_character_is_an_answer_unless_it_is_a_letter():
+    row = {"question": "Which?", "choices": ["x", "7", "a"]}
+    answers = [make(choice_task(), {**row, "answer": text}).answer for text in ("x", "7", "a")]
+    assert answers == ["a", "b", "a"]
+
+
 def test_choices_can_be_weighed_by_their_text():
     task = choice_task()
     question = make(task, {"question": "Which?", "answer": "b", "choices": ["ink", "(x) sand"]})

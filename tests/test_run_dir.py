@@ -5,7 +5,7 @@ import pytest
 from star_jax import checkpoints, metrics, star
 from star_jax.errors import UserError
 from star_jax.records import GENERATED, KeptExample
-from star_jax.run_dir import RunDir, StageDir, differing_bindings, write_atomically
+from star_jax.run_dir import RunDir, StageDir, check_writable, differing_bindings, write_atomically
 from star_jax.schedules import GeometricSteps
 from star_jax.star import StarConfig, run_star
 from star_jax.tasks.arithmetic import ArithmeticTask
@@ -18,6 +18,15 @@ PROMISED = {
     "seconds_rationalize", "seconds_finetune", "seconds_evaluate", "seed",
 }  # fmt: skip
 BESIDES = {"rationalize", "n_eval_by_class", "n_sampled", "left_out", "hint_leaks", "chance"}
+
+
+@pytest.mark.parametrize("name", [".", "file/below", "x" * 300])
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a directory|cannot write"):
+        check_writable(tmp_path / name)
+    check_writable(tmp_path / "new/out.jsonl")
+    assert (tmp_path / "file").read_text() == "mine" and not list((tmp_path / "new").iterdir())
 
 
 def never():

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ def export_model(
 ) -> None:
     """Writes safetensors, config.json and what goes with them; complete or not there at all.
 
-    A directory `<name>.unfinished` is filled and then renamed. At most one shard is in memory,
-    and the tensor that no longer fitted in it.
+    A hidden directory beside it, `.export-*.unfinished`, is filled and then renamed. At most one
+    shard is in memory, and the tensor that no longer fitted in it.
 
     Args:
       directory: where to; it must not be there yet, or be empty.
@@ -46,11 +47,11 @@ def export_model(
       UserError: something is there already, or cannot be written.
     """
     directory = Path(directory).absolute()
-    unfinished = directory.with_name(directory.name + UNFINISHED)
     check_target(directory)
+    # A name that nobody has: what else lies beside the target is not ours to remove.
+    unfinished = Path(tempfile.mkdtemp(suffix=UNFINISHED, prefix=".export-", dir=directory.parent))
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was killed
-        unfinished.mkdir(parents=True)
+        unfinished.chmod(0o777 & ~_umask())
         _write_json(unfinished / "config.json", _with_dtype(config, np.dtype(dtype)))
         if generation_config is not None:
             _write_json(unfinished / "generation_config.json", generation_config)
@@ -67,12 +68,21 @@ def export_model(
 
 
 def check_target(directory: Path) -> None:
-    """Raises UserError when an export to `directory` would overwrite something."""
-    directory = Path(directory)
-    if directory.is_dir() and not any(directory.iterdir()):
-        return
-    if directory.exists():
-        raise UserError(f"{directory} is there already; an export goes to a new or empty directory")
+    """Raises UserError when an export to `directory` would overwrite something or cannot be made.
+
+    Makes the folder around it, so that a wrong path is told before any work is done.
+    """
+    directory = Path(directory).absolute()
+    try:
+        empty = directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir())
+        if not empty and (directory.exists() or directory.is_symlink()):
+            raise UserError(
+                f"{directory} is there already; an export goes to a new or empty directory"
+            )
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory.parent).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write to {str(directory)[:200]!r}: {error}") from error
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: np.dtype) -> Mapping[str, Any]:
@@ -126,3 +136,9 @@ def _write_weights(directory: Path, shards: Iterable[Mapping[str, np.ndarray]]) 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -34,8 +34,9 @@ def decoder_config(config: Config, where: str, **numerics: Any) -> DecoderConfig
     Raises:
       UserError: an unknown family, a missing field, or a part that this decoder does not have.
     """
+    config = _checked(config, where)
     family = config.get("model_type")
-    if family not in READERS:
+    if not isinstance(family, str) or family not in READERS:
         raise UserError(
             f"{where}: model_type {family!r} is no family of star_jax; it knows "
             f"{', '.join(READERS)}"
@@ -235,6 +236,40 @@ def _rope_words(scaling: RopeScaling | None) -> dict[str, Any] | None:
     words = dataclasses.asdict(scaling)
     words["original_max_position_embeddings"] = words.pop("original_context_length")
     return {"rope_type": "llama3", **words}
+
+
+WHOLE = (
+    *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "rotary_dim"),
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window"),
+    "original_max_position_embeddings",
+)
+POSITIVE = (
+    *("layer_norm_epsilon", "rms_norm_eps", "rope_theta"),
+    *("factor", "low_freq_factor", "high_freq_factor"),
+)
+
+
+def _checked(config: Config, where: str) -> dict[str, Any]:
+    """The fields that say something, after a look at the types of those that are read here."""
+    for name, value in config.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        wanted = ""
+        if value is None:
+            continue
+        if name in WHOLE and not (is_number and isinstance(value, int)):
+            wanted = "a whole number above 0"
+        elif name in POSITIVE and not is_number:
+            wanted = "a number above 0"
+        elif name == "tie_word_embeddings" and not isinstance(value, bool):
+            wanted = "true or false"
+        elif name in ("rope_parameters", "rope_scaling"):
+            wanted = "" if isinstance(value, dict) else "an object"
+            _checked(value if isinstance(value, dict) else {}, where)
+        if wanted:
+            raise UserError(f"{where}: {name} is {str(value)[:60]!r}, which is not {wanted}")
+    # Null says nothing, except of a window: there it says that there is none.
+    return {k: v for k, v in config.items() if v is not None or k == "sliding_window"}
 
 
 def _must_be(config: Config, name: str, value: Any, default: Any) -> None:

@@ -255,7 +255,7 @@ def _choice_question(id_: str, text: str, row: Any, field: str, answer: str) -> 
             f"has no list of at least two choices in its field {field!r} (JsonlTask.choices_field)"
         )
     named = [a for a, choice in choices.items() if _plain(str(choice)) == _plain(answer)]
-    if len(answer) > 1 and len(named) == 1:
+    if answer.lower() not in choices and len(named) == 1:
         answer = named[0]
     labelled = [{"label": letter, "text": str(choice)} for letter, choice in choices.items()]
     return CommonsenseQATask().question_of(

@@ -66,8 +66,11 @@ def open_files(
 
 def check_contents(path: Path) -> None:
     """Raises UserError for a file that holds what a failed download leaves for weights."""
-    with path.open("rb") as file:
-        head = file.read(512)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; fetch it again") from error
     if not head:
         raise UserError(f"{path} is empty; fetch it again")
     if head.startswith(b"version https://git-lfs"):
