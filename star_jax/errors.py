@@ -1,7 +1,9 @@
 """The one exception that is the user's to mend, and the hint that goes with a mistyped name."""
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -21,6 +23,18 @@ def did_you_mean(name: str, candidates: Iterable[str], otherwise: str = "") -> s
     by_folded = {candidate.casefold(): candidate for candidate in sorted(candidates)}
     near = difflib.get_close_matches(name.casefold(), by_folded, n=1)
     return f"; did you mean '{by_folded[near[0]]}'?" if near else otherwise
+
+
+def check_types(record: Any) -> None:
+    """Raises UserError for a text, whole number or switch of a frozen record that is none."""
+    words = {str: "a text in quotes", int: "a whole number", bool: "True or False"}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if field.type in words and type(value) is not field.type:
+            raise UserError(
+                f"{type(record).__name__}.{field.name} = {str(value)[:60]!r} is not "
+                f"{words[field.type]}"
+            )
 
 
 def mismatch(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:

@@ -249,3 +249,18 @@ def test_seqio_compares_numbers(files):
     predictions = [task.postprocess_fn(x, example=raw, is_target=False) for x in outputs]
     (metric,) = task.metric_fns
     assert metric([target] * 5, predictions) == {"accuracy": 60.0, "unparsable": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("held_out", 0.5), ("held_out", "a"), ("train_file", 5), ("direct", "yes")]
+)
+def test_settings_of_the_wrong_type_are_told(field, value):
+    with pytest.raises(UserError, match=rf"GSM8KTask\.{field} = '{value}' is not"):
+        GSM8KTask(**{field: value})
+
+
+def test_half_a_character_is_a_malformed_row(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"question": "What is \\ud800?", "answer": "1\\n#### 1"}\n')
+    with pytest.raises(UserError, match="half a character"):
+        GSM8KTask(train_file=str(path), validation_file=str(path)).questions("train")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import seqio
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_types
 from star_jax.records import Question
 from star_jax.tasks import few_shot, rows
 from star_jax.tasks import task as tasks
@@ -37,6 +37,7 @@ class DataSetTask(tasks.ReasoningTask):
 
     def __post_init__(self):
         """Raises UserError for settings that contradict each other."""
+        check_types(self)
         kind = type(self).__name__
         if self.held_out < 0 or (self.held_out and (self.validation_file or not self.train_file)):
             raise UserError(

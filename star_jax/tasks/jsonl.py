@@ -18,7 +18,7 @@ from typing import Any
 
 import seqio
 
-from star_jax.errors import UserError, did_you_mean
+from star_jax.errors import UserError, check_types, did_you_mean
 from star_jax.records import Question
 from star_jax.tasks import few_shot, grading, jsonl_file, rows
 from star_jax.tasks import task as tasks
@@ -67,6 +67,7 @@ class JsonlTask(tasks.ReasoningTask):
         """Raises UserError for settings that mean nothing or contradict each other."""
         if not isinstance(self.path, str) or not self.path:
             raise UserError(f"JsonlTask.path = {self.path!r} is no file; give your JSON Lines file")
+        check_types(self)
         if self.answer_kind not in KINDS:
             hint = did_you_mean(str(self.answer_kind), KINDS, f"; it is one of {', '.join(KINDS)}")
             raise UserError(f"JsonlTask.answer_kind = {self.answer_kind!r} is unknown{hint}")

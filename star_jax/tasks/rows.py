@@ -96,6 +96,10 @@ def text_of(row: Any, *path: str) -> str:
         row = row[name]
     if not isinstance(row, str) or not row.strip():
         raise BadRow(f"field {'.'.join(path)!r} is {json.dumps(row)[:60]}, which is no text")
+    try:
+        row.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(f"field {'.'.join(path)!r} has half a character: {error.reason}") from error
     return row
 
 
