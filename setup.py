@@ -51,6 +51,7 @@ setup(
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
+        "psutil>=7,<8",
         "rich>=14,<16",
         "seqio>=0.0.20,<0.1",
         "tensorflow-datasets>=4.9.9,<5",

@@ -161,7 +161,11 @@ def finetune_on_gold(
     def evaluate(stage: StageDir, n: int, params: Callable[[], Any]) -> StageResult:
         asking = Asking(sampler, task, few_shot=False, seed=length.seed, iteration=n)
         held_out = task.questions(VALIDATION)
-        return stage.records("eval", Attempt, lambda: evaluate_model(params(), held_out, asking))
+        return stage.records(
+            "eval",
+            Attempt,
+            lambda: evaluate_model(sampler.prepare(params()), held_out, asking),
+        )
 
     def measured(n: int, evaluated: StageResult) -> IterationMetrics:
         guessing = chance(task, task.questions(VALIDATION))

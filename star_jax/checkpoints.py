@@ -5,11 +5,14 @@ the formats of others; what an iteration makes is its own.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+import psutil
 
 from star_jax.errors import UserError, mismatch
 from star_jax.models.config import DecoderConfig
@@ -19,6 +22,10 @@ from star_jax.models.tensors import StoredModel
 from star_jax.progress import progress
 
 MARKER = "_CHECKPOINT_METADATA"  # Orbax's; a checkpoint without it is not complete
+
+
+def _free_memory() -> int:
+    return psutil.virtual_memory().available
 
 
 def save(directory: Path, tree: Any) -> None:
@@ -90,6 +97,56 @@ def check_base(path: Path, model: DecoderConfig, abstract: Any) -> StoredModel |
     check_config(stored, model)
     check_tensors(stored, model)
     return stored
+
+
+class BaseWeights:
+    """The weights of M, read once and kept on the host if its memory has room for them.
+
+    Every outer iteration trains from them (Algorithm 1, line 7). Each process keeps the parts that
+    its own devices hold; where there is no room for those, they are read again.
+    """
+
+    def __init__(self, read: Callable[[], Any], room: Callable[[], int] = _free_memory):
+        """`read` gives the weights on the devices; `room` the bytes that are free on the host."""
+        self._read, self._room = read, room
+        self._parts: Any = None
+
+    def __call__(self) -> Any:
+        """The weights, laid out on the devices as `read` lays them out."""
+        if self._parts is not None:
+            return jax.tree.map(_to_devices, self._parts, is_leaf=lambda x: isinstance(x, _Parts))
+        params = self._read()
+        if 2 * sum(_local_bytes(leaf) for leaf in jax.tree.leaves(params)) <= self._room():
+            self._parts = jax.tree.map(_to_host, params)
+        return params
+
+
+class _Parts(NamedTuple):
+    """An array as this process holds it: its parts by the place they begin at."""
+
+    shape: tuple[int, ...]
+    sharding: jax.sharding.Sharding
+    parts: dict[tuple[int, ...], np.ndarray]
+
+
+def _to_host(leaf: jax.Array) -> _Parts:
+    parts = {_place(shard.index): shard.data for shard in leaf.addressable_shards}
+    return _Parts(leaf.shape, leaf.sharding, {at: np.array(x) for at, x in parts.items()})
+
+
+def _to_devices(kept: _Parts) -> jax.Array:
+    return jax.make_array_from_callback(
+        kept.shape, kept.sharding, lambda index: kept.parts[_place(index)]
+    )
+
+
+def _place(index: tuple[slice, ...]) -> tuple[int, ...]:
+    return tuple(part.start or 0 for part in index)
+
+
+def _local_bytes(leaf: jax.Array) -> int:
+    parts = {_place(shard.index): shard.data.nbytes for shard in leaf.addressable_shards}
+    return sum(parts.values())
 
 
 class TrainingCheckpoint:

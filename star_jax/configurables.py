@@ -36,6 +36,7 @@ from star_jax.report import report, wilson_interval
 from star_jax.run_dir import check_writable, write_atomically
 from star_jax.sampling.ask import Asking, ask
 from star_jax.sampling.sampler import Sampler, SamplerConfig
+from star_jax.sampling.weights import DecodingModel
 from star_jax.star import StarConfig, run_star
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
@@ -184,11 +185,11 @@ def evaluate(
         check_writable(Path(output_file))
     questions = task.questions(split)
     check_grading(grading, normalize, task, questions)
-    params = _load(checkpoint, asking.sampler, mesh.training_rules)
+    weights = _load(checkpoint, asking.sampler, mesh.training_rules)
     if grading == LIKELIHOOD:
-        attempts = evaluate_by_likelihood(params, questions, asking, normalize)
+        attempts = evaluate_by_likelihood(weights, questions, asking, normalize)
     else:
-        attempts = evaluate_model(params, questions, asking)
+        attempts = evaluate_model(weights, questions, asking)
     result = evaluation_metrics(attempts)
     print(f"grading: {GRADINGS[grading]}")
     # A line that is copied alone still says that its answers were not generated.
@@ -231,8 +232,8 @@ def infer(
         iteration=0,
     )
     asked = [task.make_question(f"infer_{i}", text) for i, text in enumerate(questions)]
-    params = _load(checkpoint, asking.sampler, mesh.training_rules)
-    for attempt in ask(params, asked, asking, hinted=False, stage="infer"):
+    weights = _load(checkpoint, asking.sampler, mesh.training_rules)
+    for attempt in ask(weights, asked, asking, hinted=False, stage="infer"):
         sys.stdout.write(f"{attempt.prompt}{attempt.completion}\n\n")
 
 
@@ -267,10 +268,12 @@ def pretrained_vocabulary(path: str) -> seqio.Vocabulary:
     return load_vocabulary(path)
 
 
-def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> Any:
-    """The weights, laid out as training would have them (the sampler lays them out anew)."""
-    return checkpoints.load_base(
-        Path(checkpoint), sampler.model, placed_params(sampler.model, sampler.mesh, rules)
+def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> DecodingModel:
+    """The weights, read as training would have them and laid out anew."""
+    return sampler.prepare(
+        checkpoints.load_base(
+            Path(checkpoint), sampler.model, placed_params(sampler.model, sampler.mesh, rules)
+        )
     )
 
 

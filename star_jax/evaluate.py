@@ -14,6 +14,7 @@ from star_jax.progress import progress
 from star_jax.records import Attempt, Completion, Prompt, Question
 from star_jax.sampling.ask import Asking, ask, grade
 from star_jax.sampling.score import NORMALIZATIONS, normalized, score_continuations
+from star_jax.sampling.weights import DecodingModel
 from star_jax.tasks.task import ReasoningTask
 
 GENERATED, LIKELIHOOD = "generated", "likelihood"
@@ -23,13 +24,15 @@ GRADINGS = {
 }
 
 
-def evaluate_model(params: Any, questions: Sequence[Question], asking: Asking) -> list[Attempt]:
+def evaluate_model(
+    model: DecodingModel, questions: Sequence[Question], asking: Asking
+) -> list[Attempt]:
     """One graded attempt for each held-out question."""
-    return ask(params, questions, asking, hinted=False, stage="evaluate")
+    return ask(model, questions, asking, hinted=False, stage="evaluate")
 
 
 def evaluate_by_likelihood(
-    params: Any, questions: Sequence[Question], asking: Asking, normalize: str = "bytes"
+    model: DecodingModel, questions: Sequence[Question], asking: Asking, normalize: str = "bytes"
 ) -> list[Attempt]:
     """The likeliest choice of each held-out question, the first one of equals.
 
@@ -37,7 +40,7 @@ def evaluate_by_likelihood(
     of the text, and `ended` is False because EOS is not scored.
 
     Args:
-      params: of the model that chooses.
+      model: that chooses, as `Sampler.prepare` makes it.
       questions: of a task with choices.
       asking: sampler, task and few-shot examples; seed and temperature do not matter.
       normalize: what a choice's log-probability is divided by, see `score.normalized`.
@@ -57,7 +60,7 @@ def evaluate_by_likelihood(
     ]
     texts = [list(task.choices(question).values()) for question in questions]
     with progress("evaluate", len(prompts), "questions") as advance:
-        scores = score_continuations(sampler, params, prompts, texts, advance)
+        scores = score_continuations(sampler, model, prompts, texts, advance)
 
     def choose(question: Question, prompt: Prompt, sums: list[float] | None) -> Attempt:
         if sums is None:

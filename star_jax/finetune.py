@@ -24,6 +24,7 @@ class Finetuned:
     params: Any
     steps: int
     loss: float | None  # nats per weighted token, mean over the last tenth of the steps
+    packing_efficiency: float | None = None  # share of the rows' places that held a token
 
 
 def kept_to_examples(
@@ -99,10 +100,11 @@ def finetune_from_base(
                 checkpoint.save(step, state)
 
         try:
-            state, losses = trainer.train(state, examples, n_steps, seed, on_step)
+            trained = trainer.train(state, examples, n_steps, seed, on_step)
         except UserError:
             if checkpoint:
                 checkpoint.clear()  # it may hold what spoilt the loss
             raise
-    last = losses[-n_last:]
-    return Finetuned(state.params, n_steps, sum(last) / len(last) if last else None)
+    last = trained.losses[-n_last:]
+    loss = sum(last) / len(last) if last else None
+    return Finetuned(trained.state.params, n_steps, loss, trained.packing_efficiency)

@@ -1,17 +1,17 @@
 """Algorithm 1, line 3: the model writes a rationale and an answer for every question."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from star_jax.records import Attempt, Question
 from star_jax.sampling.ask import Asking, ask
+from star_jax.sampling.weights import DecodingModel
 
 
 def generate_rationales(
-    params: Any, questions: Sequence[Question], asking: Asking
+    model: DecodingModel, questions: Sequence[Question], asking: Asking
 ) -> list[Attempt]:
     """(r, y^) = M_{n-1}(x) for every x, in the order of the questions.
 
-    `params` are those of M_{n-1}, the last outer iteration's model.
+    `model` is M_{n-1}, the last outer iteration's.
     """
-    return ask(params, questions, asking, hinted=False, stage="generate")
+    return ask(model, questions, asking, hinted=False, stage="generate")

@@ -76,9 +76,14 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return Mesh(np.array(devices).reshape(sizes), MESH_AXES)
 
 
+def n_shards(mesh: Mesh) -> int:
+    """Parts in which a batch's rows are split over the mesh."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch(name: str, batch_size: int, mesh: Mesh, unit: int = 1) -> None:
     """Raises UserError unless `batch_size` divides into `unit` parts split over the mesh."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"] * unit
+    parts = n_shards(mesh) * unit
     if unit < 1:
         raise UserError(f"{name} {batch_size} is to be taken in {unit} parts; give 1 or more")
     if batch_size < 1 or batch_size % parts:

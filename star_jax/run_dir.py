@@ -1,7 +1,7 @@
 """A run on disk: stages, their markers, and the order of resuming.
 
     MODEL_DIR/config.gin, metrics.jsonl
-    MODEL_DIR/iter_001/<stage>.jsonl, <stage>.done, checkpoint/, metrics.json
+    MODEL_DIR/iter_001/<stage>.jsonl, <stage>.done, checkpoint/, metrics.json, sampling.json
 
 A stage is finished when its marker exists. The marker is written last and atomically, with the
 count and the hash of what the stage wrote. A stage without its marker is done again from its
@@ -40,6 +40,24 @@ class StageResult:
     seconds: float
 
 
+class Lazy:
+    """A value that is made when first asked for, and again after it was dropped."""
+
+    def __init__(self, make: Callable[[], Any], *made: Any):
+        """`made` is the value itself, if it is there already."""
+        self._make, self._made = make, list(made)
+
+    def __call__(self) -> Any:
+        """The value."""
+        if not self._made:
+            self._made.append(self._make())
+        return self._made[0]
+
+    def drop(self) -> None:
+        """Gives up the value, and with it its memory if nobody else holds it."""
+        self._made.clear()
+
+
 @dataclasses.dataclass(frozen=True)
 class StageDir:
     """A directory of stages: one outer iteration (0 evaluates the base), or a base model."""
@@ -73,11 +91,11 @@ class StageDir:
         compute: Callable[[], tuple[Any, dict[str, Any]]],
         save: Callable[[Path, Any], None],
         load: Callable[[Path], Any],
-    ) -> tuple[StageResult, Callable[[], Any]]:
-        """The stage's notes, and a function that gives its weights.
+    ) -> tuple[StageResult, Lazy]:
+        """The stage's notes, and its weights.
 
-        Weights that were just made stay in memory; those of a finished stage are read when
-        first asked for, which is never if all that follows is finished too.
+        Weights that were just made stay in memory until they are dropped; those of a finished
+        stage are read when first asked for, which is never if all that follows is finished too.
 
         Args:
           stage: its name; the weights go to a directory of that name.
@@ -97,14 +115,21 @@ class StageDir:
                     f"{directory} was not trained on {train_file} as it is now; restore that file, "
                     f"or remove {stage}.done and all that came after it to train again"
                 )
-            return StageResult(marker["notes"], marker["seconds"]), _once(lambda: load(directory))
+            return StageResult(marker["notes"], marker["seconds"]), Lazy(lambda: load(directory))
         start = time.monotonic()
         weights, notes = compute()
         self.path.mkdir(parents=True, exist_ok=True)
         save(directory, weights)
         seconds = round(time.monotonic() - start, 3)
         self._finish(stage, notes.get("train_steps", 0), trained_on, seconds, notes)
-        return StageResult(notes, seconds), lambda: weights
+        return StageResult(notes, seconds), Lazy(lambda: load(directory), weights)
+
+    def write_stats(self, stage: str, summary: dict[str, float]) -> None:
+        """Notes in sampling.json what sampling the stage cost, beside what other stages did."""
+        file = self.path / "sampling.json"
+        known = json.loads(file.read_text()) if file.exists() else {}
+        text = json.dumps({**known, stage: summary}, indent=1) + "\n"
+        write_atomically(file, text.encode())
 
     def write_metrics(self, metrics: IterationMetrics) -> None:
         """Writes metrics.json, the iteration's line of metrics.jsonl."""
@@ -243,17 +268,6 @@ def _bindings(text: str) -> dict[str, str]:
     logical = re.sub(r"\n(?=[ \t)\]}])\s*", " ", joined)  # gin wraps long values
     pairs = (line.partition("=") for line in logical.splitlines() if not line.startswith("#"))
     return {name.strip(): value.strip() for name, equals, value in pairs if equals}
-
-
-def _once(function: Callable[[], Any]) -> Callable[[], Any]:
-    made: list[Any] = []
-
-    def value() -> Any:
-        if not made:
-            made.append(function())
-        return made[0]
-
-    return value
 
 
 def _sha256(data: bytes) -> str:

@@ -1,7 +1,6 @@
 """Algorithm 1, lines 1-2: the outer loop."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ from star_jax.metrics import IterationMetrics
 from star_jax.progress import class_names, format_header, format_row, log
 from star_jax.rationalize import rationalize_failures
 from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample, Question
-from star_jax.run_dir import RunDir, StageDir
+from star_jax.run_dir import Lazy, RunDir, StageDir
 from star_jax.sampling.ask import Asking
+from star_jax.sampling.meter import SamplingStats
 from star_jax.sampling.sampler import Sampler
+from star_jax.sampling.weights import DecodingModel
 from star_jax.schedules import StepSchedule
 from star_jax.tasks.task import TRAIN, VALIDATION, ReasoningTask
 from star_jax.training.trainer import Trainer
@@ -66,16 +67,20 @@ class Star:
     sampler: Sampler
     trainer: Trainer
     schedule: StepSchedule
-    load_base: Callable[[], Any]  # reads the weights of M
+    load_base: Callable[[], Any]  # gives the weights of M
     train_questions: Sequence[Question]
     eval_questions: Sequence[Question]
 
-    def asking(self, iteration: int, model: int) -> Asking:
-        """How M_model is asked in outer iteration `iteration`."""
+    def asking(self, iteration: int, model: int, directory: StageDir) -> Asking:
+        """How M_model is asked in outer iteration `iteration`, whose directory gets the cost."""
         few_shot = self.config.few_shot == "always" or (
             self.config.few_shot == "first" and model == 0
         )
-        return Asking(self.sampler, self.task, few_shot, self.config.seed, iteration)
+
+        def on_stats(stage: str, stats: SamplingStats) -> None:
+            directory.write_stats(stage, stats.summary())
+
+        return Asking(self.sampler, self.task, few_shot, self.config.seed, iteration, on_stats)
 
 
 def run_star(
@@ -103,19 +108,12 @@ def run_star(
     Raises:
       UserError: another run's directory, no base, an empty data set, nothing kept, and so on.
     """
-    checkpoints.check_base(Path(base_checkpoint), trainer.model, trainer.abstract_params())
-    loop = Star(
-        star,
-        task,
-        sampler,
-        trainer,
-        schedule,
-        lambda: checkpoints.load_base(
-            Path(base_checkpoint), trainer.model, trainer.abstract_params()
-        ),
-        task.questions(TRAIN),
-        task.questions(VALIDATION),
-    )
+    base = (Path(base_checkpoint), trainer.model, trainer.abstract_params())
+    checkpoints.check_base(*base)
+    load_base = checkpoints.BaseWeights(lambda: checkpoints.load_base(*base))
+    questions = task.questions(TRAIN), task.questions(VALIDATION)
+    sampler = sampler.for_prompts(_all_texts(task, questions))
+    loop = Star(star, task, sampler, trainer, schedule, load_base, *questions)
     draw_questions(loop, 1)  # refuses too many questions now, not after the base's evaluation
     directory = RunDir(Path(model_dir))
     directory.claim(config_text())
@@ -131,11 +129,12 @@ def run_star(
     return lines
 
 
-def base_iteration(loop: Star, directory: StageDir) -> tuple[Callable[[], Any], IterationMetrics]:
+def base_iteration(loop: Star, directory: StageDir) -> tuple[Lazy, IterationMetrics]:
     """Algorithm 1, line 1: M_0 = M, evaluated."""
-    load = functools.cache(loop.load_base)
+    base = Lazy(lambda: loop.sampler.prepare(loop.load_base()))
+    asking = loop.asking(0, model=0, directory=directory)
     evaluated = directory.records(
-        "eval", Attempt, lambda: evaluate_model(load(), loop.eval_questions, loop.asking(0, 0))
+        "eval", Attempt, lambda: evaluate_model(base(), loop.eval_questions, asking)
     )
     metrics = evaluation_only(
         0,
@@ -146,17 +145,17 @@ def base_iteration(loop: Star, directory: StageDir) -> tuple[Callable[[], Any], 
         chance(loop.task, loop.eval_questions),
     )
     directory.write_metrics(metrics)
-    return load, metrics
+    return base, metrics
 
 
 def outer_iteration(
-    loop: Star, n: int, previous: Callable[[], Any], directory: StageDir
-) -> tuple[Callable[[], Any], IterationMetrics]:
-    """Algorithm 1, lines 3-7, each a stage on disk; returns M_n and its metrics.
+    loop: Star, n: int, previous: Lazy, directory: StageDir
+) -> tuple[Lazy, IterationMetrics]:
+    """Algorithm 1, lines 3-7, each a stage on disk; returns M_n for sampling and its metrics.
 
-    `previous` gives the weights of M_{n-1}; it is called only if a stage needs them.
+    `previous` is M_{n-1}; it is made only if a stage needs it, and dropped before training.
     """
-    task, asking = loop.task, loop.asking(n, model=n - 1)
+    task, asking = loop.task, loop.asking(n, model=n - 1, directory=directory)
     questions = draw_questions(loop, n)
     generated = directory.records(  # line 3
         "generations", Attempt, lambda: generate_rationales(previous(), questions, asking)
@@ -180,17 +179,18 @@ def outer_iteration(
     )
     if not kept.value:
         raise UserError(_nothing_kept(loop, n, len(questions), directory))
-    finetuned, current = directory.weights(  # line 7
+    previous.drop()
+    finetuned, weights = directory.weights(  # line 7
         "checkpoint",
         lambda: _finetune(loop, n, kept.value, questions, directory),
         checkpoints.save,
         lambda path: checkpoints.load(path, loop.trainer.abstract_params()),
     )
     checkpoints.TrainingCheckpoint(directory.path / "training").clear()
+    current = Lazy(lambda: _prepare(loop, weights))
+    asking = loop.asking(n, model=n, directory=directory)
     evaluated = directory.records(
-        "eval",
-        Attempt,
-        lambda: evaluate_model(current(), loop.eval_questions, loop.asking(n, model=n)),
+        "eval", Attempt, lambda: evaluate_model(current(), loop.eval_questions, asking)
     )
     sources = [example.source for example in kept.value]
     metrics = IterationMetrics(
@@ -225,6 +225,23 @@ def draw_questions(loop: Star, n: int) -> list[Question]:
         return list(loop.train_questions)
     order = np.random.default_rng([loop.config.seed, 4, n]).permutation(len(loop.train_questions))
     return [loop.train_questions[i] for i in order[:count]]
+
+
+def _prepare(loop: Star, weights: Lazy) -> DecodingModel:
+    """Lays the trained weights out for sampling, on the devices, and gives them up."""
+    model = loop.sampler.prepare(weights())
+    weights.drop()
+    return model
+
+
+def _all_texts(task: ReasoningTask, splits: Sequence[Sequence[Question]]) -> list[str]:
+    """Of all prompts that the run can ask."""
+    return [
+        task.question_text(question, hinted=hinted)
+        for hinted in (False, True)
+        for questions in splits
+        for question in questions
+    ]
 
 
 def _finetune(

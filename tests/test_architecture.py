@@ -9,7 +9,7 @@ MAX_LINES = 400
 # From the ground up; a room imports only from rooms on lower lines, or from itself.
 FLOORS = (
     ("", "errors"),  # "" is star_jax/__init__.py
-    ("records",),
+    ("records", "packing"),
     (
         "vocabularies",
         "partitioning",

@@ -220,7 +220,8 @@ def test_a_model_with_more_ids_than_the_vocabulary_has_words():
     sampler = Sampler(small.model, vocabulary, SamplerConfig(4, 40, temperature=5.0), small.mesh)
     asking = Asking(sampler, ArithmeticTask(digits=(1,)), False, 0, 0)
     questions = [tiny.question(1, a) for a in range(8)]
-    attempts = ask(small.random_params(0), questions, asking, hinted=False, stage="ask")
+    model = sampler.prepare(small.random_params(0))
+    attempts = ask(model, questions, asking, hinted=False, stage="ask")
     assert len(attempts) == 8
     for attempt in attempts:
         vocabulary.encode(attempt.completion)

@@ -113,7 +113,9 @@ def greedy(config, params, prompts, n_new, examples=()):
     asked = [
         Prompt(str(i), NUMBERS.decode(ids.tolist()), examples) for i, ids in enumerate(prompts)
     ]
-    return sampler.sample(params, asked, [row_key(0, 0, p.question_id) for p in asked])
+    return sampler.sample(
+        sampler.prepare(params), asked, [row_key(0, 0, p.question_id) for p in asked]
+    )
 
 
 @each_family

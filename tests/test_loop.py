@@ -141,9 +141,9 @@ def test_draws_differ_by_hint_iteration_and_seed():
     keys = []
 
     class Recording(FakeSampler):
-        def sample(self, params, prompts, row_keys, on_progress=lambda n: None):
+        def stream(self, model, prompts, row_keys, **options):
             keys.append(row_keys[0].tobytes())
-            return super().sample(params, prompts, row_keys, on_progress)
+            return super().stream(model, prompts, row_keys, **options)
 
     ask = Asking(Recording(wrong), TASK, False, seed=0, iteration=1)
     attempts = generate_rationales(None, QUESTIONS[:1], ask)
@@ -162,10 +162,10 @@ def test_draws_differ_by_hint_iteration_and_seed():
 )
 def test_few_shot_policies(policy, base, first, later):
     loop = loop_with(StarConfig(few_shot=policy))
-    assert loop.asking(0, model=0).few_shot is base  # evaluation of the base
-    assert loop.asking(1, model=0).few_shot is first  # sampling in iteration 1, from M_0
-    assert loop.asking(1, model=1).few_shot is later  # evaluation of M_1
-    assert loop.asking(2, model=1).few_shot is later
+    assert loop.asking(0, 0, None).few_shot is base  # evaluation of the base
+    assert loop.asking(1, 0, None).few_shot is first  # sampling in iteration 1, from M_0
+    assert loop.asking(1, 1, None).few_shot is later  # evaluation of M_1
+    assert loop.asking(2, 1, None).few_shot is later
 
 
 def test_few_shot_prompts_hold_examples_of_the_questions_digit_count():

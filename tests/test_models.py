@@ -306,11 +306,12 @@ def test_compute_dtype_changes_activations_and_not_parameters():
     assert logits.dtype == jnp.float32
 
 
-def test_reading_one_column_equals_reading_all():
+def test_reading_some_columns_equals_reading_all():
     tokens, positions, mask = inputs(n_rows=2)
-    read_at = jnp.array([3, 8])
-    one, _ = jax.jit(Decoder(TINY).apply)(
-        {"params": tiny_params()}, tokens, positions, mask, read_at_B=read_at
+    read_at = jnp.array([[3, 5, 3], [8, 0, 1]])
+    some, _ = jax.jit(Decoder(TINY).apply)(
+        {"params": tiny_params()}, tokens, positions, mask, read_at_BR=read_at
     )
     every = logits_of(TINY, tiny_params(), tokens, positions, mask)
-    np.testing.assert_allclose(one, every[jnp.arange(2), read_at], rtol=1e-5, atol=1e-6)
+    rows = jnp.arange(2)[:, None]
+    np.testing.assert_allclose(some, every[rows, read_at], rtol=1e-5, atol=1e-6)

@@ -69,7 +69,8 @@ def trained(sizes):
         TokenizedExample(rng.integers(0, 16, n).astype(np.int32), np.ones(n, np.float32))
         for n in (5, 9, 12, 6, 16, 7, 3, 8)
     ]
-    return trainer(sizes).train(trainer(sizes).init_state(params_on(sizes)), examples, 2, seed=0)
+    state = trainer(sizes).init_state(params_on(sizes))
+    return trainer(sizes).train(state, examples, 2, seed=0)[:2]
 
 
 # Training.
@@ -146,7 +147,7 @@ def complete(sizes, batch_size=8):
     texts = ["a b c", "d", "e f g h i", "m l", "k k k", "b a", "c d e f", "g", "h a", "i b c"]
     prompts = [Prompt(f"q{i}", text, examples=("a b\n", "c d\n")) for i, text in enumerate(texts)]
     keys = [row_key(0, 1, prompt.question_id) for prompt in prompts]
-    return sampler.sample(params_on(sizes), prompts, keys)
+    return sampler.sample(sampler.prepare(params_on(sizes)), prompts, keys)
 
 
 @functools.cache

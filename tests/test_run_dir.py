@@ -120,6 +120,9 @@ def test_weights_are_read_lazily_and_once(tmp_path):
     notes = {"train_steps": 3, "train_loss": 0.5}
     result, params = stage.weights("checkpoint", lambda: ("fresh", notes), save, load)
     assert (result.value, params(), loaded) == (notes, "fresh", [])
+    params.drop()  # what was just made can be read again
+    assert (params(), loaded) == ("weights", [tmp_path / "iter_001/checkpoint"])
+    loaded.clear()
     result, params = stage.weights("checkpoint", never, save, load)
     assert (result.value, loaded) == (notes, [])
     assert (params(), params()) == ("weights", "weights")
@@ -217,14 +220,14 @@ def test_the_directory_is_as_promised(tmp_path):
     for n in (1, 2):
         names = {path.name for path in (folder / f"iter_00{n}").iterdir()}
         assert names == {
-            "checkpoint", "checkpoint.done", "metrics.json",
+            "checkpoint", "checkpoint.done", "metrics.json", "sampling.json",
             *(f"{stage}.jsonl" for stage in stages), *(f"{stage}.done" for stage in stages),
         }  # fmt: skip
         for stage in stages:
             marker = json.loads((folder / f"iter_00{n}/{stage}.done").read_text())
             assert marker["count"] == len(read_lines(folder / f"iter_00{n}/{stage}.jsonl"))
     assert {path.name for path in (folder / "iter_000").iterdir()} == {
-        "eval.jsonl", "eval.done", "metrics.json",
+        "eval.jsonl", "eval.done", "metrics.json", "sampling.json",
     }  # fmt: skip
     kept = read_lines(folder / "iter_001/train.jsonl")
     assert set(kept[0]) == {"question_id", "prompt", "completion", "source"}
@@ -262,3 +265,12 @@ def test_a_tampered_stage_stops_the_run_and_loses_no_metrics(tmp_path):
 def comparable(line):
     """A metrics line without what the clock says."""
     return {k: v for k, v in vars(line).items() if not k.startswith("seconds_")}
+
+
+def test_what_sampling_cost_is_noted_by_stage(tmp_path):
+    stage = StageDir(tmp_path / "iter_001")
+    stage.write_stats("generate", {"seconds": 1.0})
+    stage.write_stats("evaluate", {"seconds": 2.0})
+    stage.write_stats("generate", {"seconds": 3.0})  # done again after an interruption
+    written = json.loads((tmp_path / "iter_001/sampling.json").read_text())
+    assert written == {"generate": {"seconds": 3.0}, "evaluate": {"seconds": 2.0}}

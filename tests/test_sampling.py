@@ -17,7 +17,8 @@ from star_jax.records import Prompt
 from star_jax.sampling import decode
 from star_jax.sampling.fitting import fit_prompts, newest_that_fit
 from star_jax.sampling.logits import PickConfig, keep_top_k, keep_top_p, pick_tokens
-from star_jax.sampling.sampler import Sampler, SamplerConfig, bucket, row_key
+from star_jax.sampling.sampler import Sampler, SamplerConfig, row_key
+from star_jax.sampling.shapes import Shapes, fill_chunk
 from star_jax.vocabularies import WordVocabulary, encode_example
 
 WORDS = WordVocabulary(list("abcdefghijklm"))
@@ -46,6 +47,11 @@ def params():
 
 
 @functools.cache
+def prepared(sampler):
+    return sampler.prepare(params())
+
+
+@functools.cache
 def one_device():
     return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
 
@@ -70,12 +76,14 @@ PROMPTS = random_prompts(7)
 @functools.cache
 def completions(batch_size=4, temperature=0.0, seed=0):
     keys = [row_key(seed, 1, prompt.question_id) for prompt in PROMPTS]
-    return sampler(batch_size, temperature).sample(params(), PROMPTS, keys)
+    mine = sampler(batch_size, temperature)
+    return mine.sample(prepared(mine), PROMPTS, keys)
 
 
 def sample(prompts, **kwargs):
     keys = [row_key(0, 1, prompt.question_id) for prompt in prompts]
-    return sampler(**kwargs).sample(params(), prompts, keys)
+    mine = sampler(**kwargs)
+    return mine.sample(prepared(mine), prompts, keys)
 
 
 @jax.jit
@@ -128,14 +136,6 @@ def test_greedy_equals_the_uncached_loop():
     assert any(not completion.ended for completion in completions())
 
 
-def test_cache_growth_does_not_change_results():
-    """A cache of 32 columns is outgrown by rows of different length, and becomes one of 64."""
-    got = sample(PROMPTS[:4], max_new_tokens=40)
-    assert max(len(completion.token_ids) for completion in got) == 40
-    for prompt, completion in zip(PROMPTS[:4], got, strict=True):
-        assert written_by(completion) == uncached_greedy(WORDS.encode(prompt.text), 40)
-
-
 def test_cached_decode_equals_full_forward():
     """The logits of decoding token by token over a cache are those of one pass over the text."""
     model, weights = unstack_layers(MODEL, params())
@@ -146,11 +146,11 @@ def test_cached_decode_equals_full_forward():
         jnp.broadcast_to(jnp.arange(20), tokens.shape),
         causal_mask(jnp.ones_like(tokens)),
     )
-    state = decode.prefill(
-        model, PickConfig(), weights, None, tokens[:, :16], jnp.array([16, 16]),
-        jax.random.split(jax.random.key(0), 2), jnp.zeros(2, bool),
-        capacity=32, max_new_tokens=5, stop_ids=(WORDS.eos_id,),
-    )  # fmt: skip
+    writer = decode.Writer(model, PickConfig(), (WORDS.eos_id,))
+    shapes = Shapes(1, 2, 16, 16, chunk_tokens=32, chunk_prompts=2, wave=2)
+    keys = [row_key(0, 0, "a")] * 2
+    chunk = fill_chunk([[0, 1]], shapes, tokens[:, :16].tolist(), [0, 1], keys, [9, 9])
+    state, _ = decode.refill(writer, 16, weights, None, decode.empty_slots(model, 2, 16, 16), chunk)
     step = jax.jit(
         lambda token, length, context: Decoder(model).apply(
             {"params": weights}, token, length, jnp.ones((2, 1, 1), bool), context,
@@ -159,7 +159,7 @@ def test_cached_decode_equals_full_forward():
     )  # fmt: skip
     cache, length = state.cache, state.length
     for column in range(16, 20):
-        context = decode.contexts(model, None, cache, length)
+        context = decode.contexts(model, None, cache, jnp.arange(32) < length[:, None])
         logits, new = step(tokens[:, column : column + 1], length[:, None], context)
         np.testing.assert_allclose(logits[:, 0], full[:, column], rtol=1e-5, atol=1e-5)
         cache = jax.tree.map(
@@ -233,13 +233,11 @@ def test_prompts_with_different_prefixes_keep_their_order():
 
 
 def test_prefix_store_has_no_batch_axis():
-    model, weights = unstack_layers(MODEL, params())
-    ids = WORDS.encode(PREFIX)
-    prefix = sampler()._prefill_prefix(model, weights, ids)
-    size = bucket(len(ids))
+    ids = tuple(WORDS.encode(PREFIX))
+    prefix = sampler().prefix(sampler().prepare(params()), ids)
     assert int(prefix.length) == len(ids)
     assert {leaf.shape for leaf in jax.tree.leaves(prefix.key_values)} == {
-        (MODEL.n_heads, size, MODEL.head_dim)
+        (MODEL.n_heads, 64, MODEL.head_dim)
     }
 
 
@@ -250,8 +248,8 @@ def test_last_partial_batch_is_sampled():
     assert len(PROMPTS) % 4
     done = []
     keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    got = sampler().sample(params(), PROMPTS, keys, done.append)
-    assert done == [4, 3]
+    got = sampler().sample(prepared(sampler()), PROMPTS, keys, done.append)
+    assert sum(done) == len(PROMPTS)
     assert got == completions()
 
 
@@ -266,7 +264,7 @@ def test_batch_size_does_not_change_completions(temperature):
 
 def test_order_and_company_of_prompts_do_not_change_completions():
     keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    back = sampler(4, 1.3).sample(params(), PROMPTS[::-2], keys[::-2])
+    back = sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), PROMPTS[::-2], keys[::-2])
     assert [c.token_ids for c in back] == [c.token_ids for c in completions(4, 1.3)[::-2]]
 
 
@@ -274,13 +272,14 @@ def test_seeds_differ_and_the_same_seed_repeats():
     first, second = completions(4, 1.3, seed=0), completions(4, 1.3, seed=1)
     assert sum(a.token_ids != b.token_ids for a, b in zip(first, second, strict=True)) > 4
     keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    assert sampler(4, 1.3).sample(params(), PROMPTS, keys) == first
+    assert sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), PROMPTS, keys) == first
 
 
 def test_samples_of_one_question_differ():
     prompts = [PROMPTS[0]] * 4
     keys = [row_key(0, 1, prompts[0].question_id, sample=i) for i in range(4)]
-    assert len({c.token_ids for c in sampler(4, 1.3).sample(params(), prompts, keys)}) > 2
+    said = sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), prompts, keys)
+    assert len({completion.token_ids for completion in said}) > 2
 
 
 def test_every_token_is_a_draw_of_its_own():
@@ -288,7 +287,7 @@ def test_every_token_is_a_draw_of_its_own():
     even = jax.tree.map(jnp.zeros_like, params())
     even["head"]["bias"] = even["head"]["bias"].at[WORDS.eos_id].set(-100.0)
     keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    for completion in sampler(4, 1.3).sample(even, PROMPTS, keys):
+    for completion in sampler(4, 1.3).sample(sampler(4, 1.3).prepare(even), PROMPTS, keys):
         assert len(set(completion.token_ids)) > MAX_NEW / 3
 
 
@@ -301,13 +300,6 @@ def test_row_keys_are_stable_and_all_different():
 
 def test_no_prompts_give_no_completions():
     assert sample([]) == []
-
-
-@pytest.mark.parametrize(
-    ("length", "size"), [(0, 16), (1, 16), (16, 16), (17, 32), (33, 64), (1024, 1024)]
-)
-def test_bucket(length, size):
-    assert bucket(length) == size
 
 
 # Mistakes.
@@ -369,9 +361,7 @@ def test_documents_begin_and_end_as_the_vocabulary_says():
     vocabulary = WordsWithSpecials(WORDS.words[3:])
     assert encode_example(vocabulary, "a", "b").tokens.tolist() == [7, 3, 4, WORDS.eos_id]
     plain = sample(PROMPTS)
-    started = sampler(vocabulary=vocabulary).sample(
-        params(), PROMPTS, [row_key(0, 0, p.question_id) for p in PROMPTS]
-    )
+    started = sample(PROMPTS, vocabulary=vocabulary)
     expected = sample([dataclasses.replace(p, examples=("e",)) for p in PROMPTS])  # id 7 is "e"
     for prompt, mine, whole in zip(PROMPTS, started, expected, strict=True):
         ids = list(whole.token_ids)
@@ -398,7 +388,16 @@ def test_an_empty_prompt_is_refused_by_name():
         sample([PROMPTS[0], Prompt("q_empty", "", examples=EXAMPLES)])
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"batch_size": 0},
+        {"max_new_tokens": 0},
+        {"prefill_tokens": 0},
+        {"refill_share": 0.0},
+        {"refill_share": 1.5},
+    ],
+)
 def test_sizes_that_mean_nothing_are_refused(bad):
     with pytest.raises(UserError, match=f"SamplerConfig.{next(iter(bad))}"):
         Sampler(MODEL, WORDS, SamplerConfig(**bad), one_device())
@@ -419,8 +418,7 @@ def test_ids_that_the_vocabulary_does_not_know_are_never_picked():
     """A model may have more rows than its tokenizer has ids: GPT-J has 50400 for 50257."""
     small = WordVocabulary(list("abc"))
     prompts = [Prompt(f"q{i}", "a b c") for i in range(4)]
-    keys = [row_key(0, 1, prompt.question_id) for prompt in prompts]
-    for completion in sampler(4, 1.3, vocabulary=small).sample(params(), prompts, keys):
+    for completion in sample(prompts, temperature=1.3, vocabulary=small):
         assert max(completion.token_ids, default=0) < small.vocab_size
     for config in (PickConfig(n_ids=2), PickConfig(temperature=5.0, n_ids=2)):
         keys = jax.random.split(jax.random.key(0), 50)

@@ -49,7 +49,8 @@ def flat(scores):
 
 
 def scored(prompts=PROMPTS, continuations=CONTINUATIONS, batch_size=4):
-    return score_continuations(sampler(batch_size), params(), prompts, continuations)
+    mine = sampler(batch_size)
+    return score_continuations(mine, mine.prepare(params()), prompts, continuations)
 
 
 # Against the uncached model.
@@ -74,7 +75,7 @@ def test_probabilities_of_all_known_words_sum_to_one():
     """The model has rows for ids that this vocabulary does not know; they have no share."""
     small = WordVocabulary(list("abc"))  # `<pad>`, `</s>` and the line break are words too
     few = sampler(vocabulary=small)
-    (scores,) = score_continuations(few, params(), [Prompt("q", "a b")], [small.words])
+    (scores,) = score_continuations(few, few.prepare(params()), [Prompt("q", "a b")], [small.words])
     assert sum(map(math.exp, scores)) == pytest.approx(1, abs=1e-5)
 
 
@@ -97,7 +98,8 @@ def test_a_shared_prefix_equals_a_repeated_one():
 def test_the_last_partial_batch_is_scored():
     assert len(PROMPTS) % 4
     done = []
-    got = score_continuations(sampler(4), params(), PROMPTS, CONTINUATIONS, done.append)
+    model = sampler(4).prepare(params())
+    got = score_continuations(sampler(4), model, PROMPTS, CONTINUATIONS, done.append)
     assert done == [4, 3]
     assert [len(row) for row in got] == [len(texts) for texts in CONTINUATIONS]
 
@@ -170,6 +172,10 @@ def asking(task):
     return Asking(Sampler(MODEL, VOCABULARY, SamplerConfig(2, 4), one_device()), task, False, 0, 0)
 
 
+def ready(task):
+    return asking(task).sampler.prepare(rigged())
+
+
 def test_choices_go_on_where_the_prompt_ends(file):
     task = CommonsenseQATask(validation_file=str(file))
     question = task.questions("validation")[1]
@@ -186,7 +192,7 @@ def test_choices_go_on_where_the_prompt_ends(file):
 def test_the_likeliest_choice_is_the_answer(file, normalize, answers):
     task = CommonsenseQATask(validation_file=str(file))
     questions = task.questions("validation")
-    attempts = evaluate_by_likelihood(rigged(), questions, asking(task), normalize)
+    attempts = evaluate_by_likelihood(ready(task), questions, asking(task), normalize)
     assert [attempt.answer for attempt in attempts] == answers
     right = [answer == q.answer for answer, q in zip(answers, questions, strict=True)]
     assert [attempt.correct for attempt in attempts] == right
@@ -199,7 +205,7 @@ def test_what_does_not_fit_is_left_out_and_wrong(file, capsys):
     task = CommonsenseQATask(validation_file=str(file))
     first, *_ = questions = task.questions("validation")
     long = dataclasses.replace(first, id="id_long", text="Which " * 70 + first.text)
-    attempts = evaluate_by_likelihood(rigged(), [long, *questions], asking(task))
+    attempts = evaluate_by_likelihood(ready(task), [long, *questions], asking(task))
     assert [attempt.left_out for attempt in attempts] == [True, False, False, False]
     assert (attempts[0].answer, attempts[0].correct) == (None, False)
     assert "id_long" in capsys.readouterr().err

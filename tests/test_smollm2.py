@@ -95,7 +95,9 @@ def test_greedy_continuations_are_those_of_transformers(gguf_file, mine, theirs)
     vocabulary = load_vocabulary(gguf_file)
     sampler = Sampler(config, vocabulary, SamplerConfig(4, 48), mesh())
     prompts = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
-    done = sampler.sample(params, prompts, [row_key(0, 0, p.question_id) for p in prompts])
+    done = sampler.sample(
+        sampler.prepare(params), prompts, [row_key(0, 0, p.question_id) for p in prompts]
+    )
     for prompt, completion in zip(PROMPTS, done, strict=True):
         there = hf_greedy(theirs[0], vocabulary.encode(prompt), 48, vocabulary.eos_id)
         assert list(completion.token_ids) == there, prompt

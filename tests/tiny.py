@@ -15,6 +15,7 @@ from star_jax.main import main
 from star_jax.models.config import DecoderConfig
 from star_jax.partitioning import MeshConfig, make_mesh
 from star_jax.records import Completion, Prompt, Question
+from star_jax.sampling.meter import SamplingStats
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig
@@ -178,6 +179,9 @@ def trainer(width: int = 8, **config: object) -> Trainer:
     return Trainer(model, OptimizerConfig(1e-2, 2), TrainerConfig(**config), mesh)
 
 
+NO_STATS = SamplingStats(0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+
+
 @dataclasses.dataclass
 class FakeSampler:
     """Says what it is told to, in place of a model; remembers the prompts it was shown."""
@@ -186,12 +190,19 @@ class FakeSampler:
     prompts: list[Prompt] = dataclasses.field(default_factory=list)
     vocabulary = arithmetic_vocabulary()
 
-    def sample(self, params, prompts, keys, on_progress=lambda n: None):
+    def for_prompts(self, texts):
+        return self
+
+    def prepare(self, params):
+        return params
+
+    def stream(self, model, prompts, keys, *, on_stats):
         assert len({np.asarray(key).tobytes() for key in keys}) == len(prompts)
         self.prompts.extend(prompts)
-        on_progress(len(prompts))
-        texts = [self.says(prompt) for prompt in prompts]
-        return [Completion(text, tuple(range(len(text.split()))), True, -1.0) for text in texts]
+        said = [(i, self.says(prompt)) for i, prompt in enumerate(prompts)]
+        for i, text in reversed(said):  # whoever asks must not count on their order
+            yield i, Completion(text, tuple(range(len(text.split()))), True, -1.0)
+        on_stats(NO_STATS)
 
 
 def gold(prompt: Prompt) -> str:

@@ -14,6 +14,7 @@ CHOICES = {
     "mlp": ("gelu", "swiglu"),
     "rotary_pairs": ("interleaved", "halves"),
     "head": ("biased", "plain", "tied"),
+    "attention": ("einsum", "splash"),
     "remat": REMAT_POLICIES,
 }
 
@@ -68,6 +69,7 @@ class DecoderConfig:
     dtype: Any = jnp.float32  # of activations and matrix products
     param_dtype: Any = jnp.float32  # of stored parameters
     scan_layers: bool = True  # one compiled block for all layers, parameters stacked
+    attention: str = "einsum"  # or "splash": a kernel for training and prefixes, TPU v4 and newer
     remat: str = "none"  # "none", "dots" (keep matrix products) or "full" (keep block inputs)
     embedding_init: float = 0.02  # standard deviation of fresh embeddings
     init_scale: float = 1.0  # variance of fresh kernels is init_scale / fan_in

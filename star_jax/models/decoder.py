@@ -16,10 +16,11 @@ from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 from jax.sharding import Mesh
 
-from star_jax.models.attention import KeyValues, Store, attend
+from star_jax.models.attention import KeyValues, Store, attend, causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.layers import Dense, Norm, param_with_axes
 from star_jax.models.rotary import rotary_angles, rotate
+from star_jax.models.splash import serves, splash_attend
 from star_jax.partitioning import Rules, keep_rows, parameter_shardings
 
 REMAT = {
@@ -38,7 +39,7 @@ class Attention(nn.Module):
         self,
         h_BLD: jax.Array,
         angles_BLR: jax.Array,
-        mask_BLL: jax.Array,
+        seen: jax.Array,
         context: tuple[Store, ...],
     ) -> tuple[jax.Array, KeyValues]:
         """Returns what is added to the residual stream [B, L, D], and the new keys and values."""
@@ -56,7 +57,10 @@ class Attention(nn.Module):
         query = rotate(query, angles_BLR, c.rotary_pairs)
         key = rotate(key, angles_BLR, c.rotary_pairs)
         new = KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
-        mixed_BLHK = attend(query, (*context, Store(new, mask_BLL)))
+        if seen.ndim == 2:  # segment ids: the decoder chose splash attention
+            mixed_BLHK = splash_attend(query, new, seen)
+        else:
+            mixed_BLHK = attend(query, (*context, Store(new, seen)))
         out = Dense(c, (c.d_model,), axes=("heads", "kv", "embed"), n_in=2, name="out")
         return out(mixed_BLHK), new
 
@@ -90,7 +94,7 @@ class Block(nn.Module):
         self,
         x_BLD: jax.Array,
         angles_BLR: jax.Array,
-        mask_BLL: jax.Array,
+        seen: jax.Array,
         context: tuple[Store, ...] = (),
     ) -> tuple[jax.Array, KeyValues | None]:
         """Returns the block's output [B, L, D] and the new tokens' keys and values, if asked.
@@ -98,12 +102,13 @@ class Block(nn.Module):
         Args:
           x_BLD: the residual stream.
           angles_BLR: rotary angles of the tokens.
-          mask_BLL: which of the tokens each of them may see.
+          seen: which of the tokens each of them may see, a mask [B, L, L]; or their segment ids
+            [B, L], for splash attention.
           context: earlier keys and values that they may see too.
         """
         c = self.config
         h_BLD = Norm(c, c.norm, name="norm")(x_BLD)
-        attended, new = Attention(c, name="attention")(h_BLD, angles_BLR, mask_BLL, context)
+        attended, new = Attention(c, name="attention")(h_BLD, angles_BLR, seen, context)
         if c.block == "sequential":
             x_BLD = x_BLD + attended
             x_BLD = x_BLD + MLP(c, name="mlp")(Norm(c, c.norm, name="mlp_norm")(x_BLD))
@@ -122,9 +127,9 @@ class Decoder(nn.Module):
         self,
         tokens_BL: jax.Array,
         positions_BL: jax.Array,
-        mask_BLL: jax.Array,
+        seen: jax.Array,
         context: tuple[tuple[Store, ...], ...] | None = None,
-        read_at_B: jax.Array | None = None,
+        read_at_BR: jax.Array | None = None,
         return_key_values: bool = False,
     ) -> tuple[jax.Array, tuple[KeyValues, ...] | None]:
         """Returns logits float32 [B, L, V] and, if asked, each layer's new keys and values.
@@ -132,9 +137,10 @@ class Decoder(nn.Module):
         Args:
           tokens_BL: token ids.
           positions_BL: position of each token in its own document, prefix included.
-          mask_BLL: which of these tokens each of them may see.
+          seen: which of these tokens each of them may see: segment ids int32 [B, L], for
+            `causal_mask` of them; or any mask, bool [B, L, L], which rules out splash attention.
           context: for each layer, earlier stores the tokens may see; needs scan_layers=False.
-          read_at_B: column to read in each row; the logits are then [B, V].
+          read_at_BR: columns to read in each row; the logits are then [B, R, V].
           return_key_values: also return keys and values; needs scan_layers=False.
         """
         c = self.config
@@ -148,22 +154,22 @@ class Decoder(nn.Module):
         x_BLD = keep_rows(jnp.take(embedding.astype(c.dtype), tokens_BL, axis=0))
         angles = rotary_angles(positions_BL, c)
         key_values = None
+        if seen.ndim == 2 and not serves(c, tokens_BL.shape[1], context):
+            seen = causal_mask(seen)
         if c.scan_layers:
             assert context is None and not return_key_values, "unstack the layers to use a cache"
-            x_BLD = self._scanned_layers()(x_BLD, angles, mask_BLL)[0]
+            x_BLD = self._scanned_layers()(x_BLD, angles, seen)[0]
         else:
-            x_BLD, key_values = self._unrolled_layers(x_BLD, angles, mask_BLL, context)
-        if read_at_B is not None:
-            x_BLD = jnp.take_along_axis(x_BLD, read_at_B[:, None, None], axis=1)
+            x_BLD, key_values = self._unrolled_layers(x_BLD, angles, seen, context)
+        if read_at_BR is not None:
+            x_BLD = jnp.take_along_axis(x_BLD, read_at_BR[:, :, None], axis=1)
         x_BLD = Norm(c, c.norm, name="final_norm")(x_BLD)
         if c.head == "tied":
             logits = jnp.einsum("bld,vd->blv", x_BLD, embedding.astype(c.dtype))
         else:
             axes, biased = ("embed", "vocab"), c.head == "biased"
             logits = Dense(c, (c.vocab_size,), axes=axes, use_bias=biased, name="head")(x_BLD)
-        logits = logits.astype(jnp.float32)
-        logits = logits if read_at_B is None else logits[:, 0]
-        return logits, key_values if return_key_values else None
+        return logits.astype(jnp.float32), key_values if return_key_values else None
 
     def _block_type(self) -> Any:
         if self.config.remat == "none":
@@ -186,13 +192,13 @@ class Decoder(nn.Module):
         self,
         x_BLD: jax.Array,
         angles: jax.Array,
-        mask_BLL: jax.Array,
+        seen: jax.Array,
         context: tuple[tuple[Store, ...], ...] | None,
     ) -> tuple[jax.Array, tuple[KeyValues, ...]]:
         key_values = []
         for i in range(self.config.n_layers):
             block = self._block_type()(self.config, name=f"layer_{i}")
-            x_BLD, new = block(x_BLD, angles, mask_BLL, () if context is None else context[i])
+            x_BLD, new = block(x_BLD, angles, seen, () if context is None else context[i])
             key_values.append(new)
         return x_BLD, tuple(key_values)
 

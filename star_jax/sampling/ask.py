@@ -1,12 +1,14 @@
 """Asks a model questions and grades what it says: questions in, attempts out."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
 
 from star_jax.progress import progress
 from star_jax.records import Attempt, Completion, Prompt, Question
+from star_jax.sampling.meter import SamplingStats
 from star_jax.sampling.sampler import Sampler, row_key
+from star_jax.sampling.weights import DecodingModel
 from star_jax.tasks.task import ReasoningTask
 
 
@@ -19,15 +21,16 @@ class Asking:
     few_shot: bool  # put the few-shot examples P before each question
     seed: int
     iteration: int  # outer iteration; draws differ from one to the next
+    on_stats: Callable[[str, SamplingStats], None] = lambda stage, stats: None
 
 
 def ask(
-    params: Any, questions: Sequence[Question], asking: Asking, *, hinted: bool, stage: str
+    model: DecodingModel, questions: Sequence[Question], asking: Asking, *, hinted: bool, stage: str
 ) -> list[Attempt]:
     """One graded attempt a question, in the order of the questions.
 
     Args:
-      params: of the model that answers.
+      model: that answers, as `Sampler.prepare` makes it.
       questions: to be asked.
       asking: sampler, task and seed.
       hinted: show the right answer as a hint (Algorithm 1, add_hint).
@@ -39,9 +42,15 @@ def ask(
         row_key(asking.seed, asking.iteration, f"{q.id}{' hinted' if hinted else ''}")
         for q in questions
     ]
+    attempts: dict[int, Attempt] = {}
     with progress(stage, len(prompts), "questions") as advance:
-        completions = asking.sampler.sample(params, prompts, keys, advance)
-    return [grade(task, *triple) for triple in zip(questions, prompts, completions, strict=True)]
+        said = asking.sampler.stream(
+            model, prompts, keys, on_stats=functools.partial(asking.on_stats, stage)
+        )
+        for i, completion in said:  # graded while the devices write the next ones
+            attempts[i] = grade(task, questions[i], prompts[i], completion)
+            advance(1)
+    return [attempts[i] for i in range(len(questions))]
 
 
 def grade(

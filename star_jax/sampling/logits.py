@@ -41,12 +41,19 @@ def pick_tokens(
     if 0 < config.n_ids < logits_BV.shape[-1]:
         logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < config.n_ids, logits_BV, -jnp.inf)
     if config.temperature == 0:
-        tokens_B = jnp.argmax(logits_BV, axis=-1)
+        tokens_B = _first_highest(logits_BV)
     else:
         kept_BV = keep_top_p(keep_top_k(logits_BV / config.temperature, config.top_k), config.top_p)
         tokens_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV)
-    log_probs_BV = jax.nn.log_softmax(logits_BV)
-    return tokens_B, jnp.take_along_axis(log_probs_BV, tokens_B[:, None], axis=1)[:, 0]
+    picked_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=1)[:, 0]
+    return tokens_B, picked_B - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
+def _first_highest(logits_BV: jax.Array) -> jax.Array:
+    """As jnp.argmax, in two plain reductions, which the CPU does several times faster."""
+    n_ids = logits_BV.shape[-1]
+    is_highest_BV = logits_BV == jnp.max(logits_BV, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(is_highest_BV, jnp.arange(n_ids), n_ids - 1), axis=-1)
 
 
 def keep_top_k(logits_BV: jax.Array, k: int) -> jax.Array:

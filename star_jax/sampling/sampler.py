@@ -1,13 +1,13 @@
-"""Prompts in, completions out: batching, padding and bucketing around the jitted `decode`."""
+"""Prompts in, completions out: the host's half of sampling, around the programs of `decode`."""
 
 import dataclasses
-import functools
 import hashlib
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import seqio
 from jax.sharding import Mesh
@@ -15,26 +15,40 @@ from jax.sharding import Mesh
 from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
-from star_jax.models.decoder import placed_params, unstack_layers
+from star_jax.models.splash import check_attention
 from star_jax.records import Completion, Prompt
-from star_jax.sampling import decode
-from star_jax.sampling.fitting import fit_prompts
+from star_jax.sampling.decode import NOBODY, Finished, Prefix, Slots, Writer
+from star_jax.sampling.fitting import Group, fit_prompts
 from star_jax.sampling.logits import PickConfig
+from star_jax.sampling.meter import DECODE, PREFILL, Meter, SamplingStats
+from star_jax.sampling.programs import Programs, programs_for
+from star_jax.sampling.shapes import (
+    PREFIX_COLUMNS,
+    Shapes,
+    fill_chunk,
+    most_in_a_shard,
+    shapes_for,
+    up_to,
+    waves,
+)
+from star_jax.sampling.weights import DecodingModel
 from star_jax.vocabularies import stop_ids
 
-Result = TypeVar("Result")
-SMALLEST_BUCKET = 16  # tokens; prompts and caches are padded to this times a power of two
+ENCODED_FOR_SIZES = 500  # texts, twice, that tell how long prompts are
+WAVES_AHEAD = 2  # that the host dispatches before it reads what an earlier one gave
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplerConfig:
     """How completions are drawn."""
 
-    batch_size: int = 64  # rows decoded together
+    batch_size: int = 64  # slots: rows decoded together
     max_new_tokens: int = 96  # a completion is cut here; 96 as in the released code for CQA
     temperature: float = 0.0  # 0 is greedy, as in the paper
     top_k: int = 0  # 0 keeps all tokens
     top_p: float = 1.0  # 1 keeps all tokens
+    refill_share: float = 0.125  # of the slots, free before new prompts are let in; 1 for batches
+    prefill_tokens: int = 512  # about so many of new prompts are run together, on each shard
 
 
 def row_key(seed: int, iteration: int, question_id: str, sample: int = 0) -> np.ndarray:
@@ -45,202 +59,266 @@ def row_key(seed: int, iteration: int, question_id: str, sample: int = 0) -> np.
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Samples completions from a model's weights; holds no weights itself."""
+    """Samples completions from a model's weights; holds no weights itself.
+
+    `shapes` are the sizes to compile for; without them, those that suit the prompts at hand.
+    """
 
     model: DecoderConfig
     vocabulary: seqio.Vocabulary
     config: SamplerConfig
     mesh: Mesh
     rules: partitioning.Rules = partitioning.DECODING_RULES
+    shapes: Shapes | None = None
 
     def __post_init__(self):
         """Raises UserError for a batch that the mesh cannot split and for impossible sampling."""
         partitioning.check_batch("SamplerConfig.batch_size", self.config.batch_size, self.mesh)
-        self._pick  # noqa: B018  refuses bad values now, not after hours of work
+        check_attention(self.model, self.mesh)
+        self.programs  # noqa: B018  refuses bad values now, not after hours of work
         if self.vocabulary.vocab_size > self.model.vocab_size:
             raise UserError(
                 f"the vocabulary has {self.vocabulary.vocab_size} ids, the model room for "
                 f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
             )
-        if self.config.max_new_tokens < 1:
+        for name in ("max_new_tokens", "prefill_tokens"):
+            if getattr(self.config, name) < 1:
+                value = getattr(self.config, name)
+                raise UserError(f"SamplerConfig.{name} = {value}: give 1 or more")
+        if not 0 < self.config.refill_share <= 1:
             raise UserError(
-                f"SamplerConfig.max_new_tokens = {self.config.max_new_tokens}: give 1 or more"
+                f"SamplerConfig.refill_share = {self.config.refill_share}: give a share of the "
+                f"slots, above 0 and at most 1"
             )
+
+    def prepare(self, params: Any) -> DecodingModel:
+        """Casts weights in the layout of training and lays them out for decoding, on the devices.
+
+        What it returns is what `sample` wants; keep it from stage to stage.
+        """
+        return DecodingModel(self.programs.place(params))
+
+    def for_prompts(self, texts: Sequence[str]) -> "Sampler":
+        """The same sampler with sizes that suit all of these prompts' own texts.
+
+        Stages that sample different ones of them then run the same compiled programs. Only the
+        texts with the most characters and some others are encoded.
+        """
+        room = self.model.context_length - self.config.max_new_tokens
+        by_size = sorted(filter(None, texts), key=len)
+        long = by_size[-ENCODED_FOR_SIZES:]
+        some = by_size[:: max(1, len(by_size) // ENCODED_FOR_SIZES)]
+        lengths, longest = (
+            [n for text in part if (n := len(self.vocabulary.encode(text))) <= room]
+            for part in (some, long)
+        )
+        if not lengths:
+            return self
+        shapes = self._shapes_for(lengths, max(lengths + longest))
+        return dataclasses.replace(self, shapes=shapes)
 
     def sample(
         self,
-        params: Any,
+        model: DecodingModel,
         prompts: Sequence[Prompt],
         keys: Sequence[np.ndarray],
         on_progress: Callable[[int], None] = lambda n: None,
+        **options: Any,
     ) -> list[Completion | None]:
-        """One completion a prompt, in the order of the prompts, whatever the batching.
+        """One completion a prompt, in the order of the prompts; `stream` says the rest."""
+        results: list[Completion | None] = [None] * len(prompts)
+        for place, completion in self.stream(model, prompts, keys, **options):
+            results[place] = completion
+            on_progress(1)
+        return results
 
-        A prompt that is too long for the model's context goes without its oldest examples; one
-        that does not fit even without any gets None.
+    def stream(
+        self,
+        model: DecodingModel,
+        prompts: Sequence[Prompt],
+        keys: Sequence[np.ndarray],
+        *,
+        limits: Sequence[int] | None = None,
+        on_stats: Callable[[SamplingStats], None] = lambda stats: None,
+    ) -> Iterator[tuple[int, Completion | None]]:
+        """Each prompt's place and completion as they are finished, whatever the batching.
+
+        The devices work on while the caller deals with what came. A prompt that is too long for
+        the model's context goes without its oldest examples; one that does not fit even without
+        any gets None.
 
         Args:
-          params: the model's parameters in the layout of training.
-          prompts: those with the same examples are batched together and pay for them once.
+          model: made by `prepare`.
+          prompts: those with the same examples share the slots and pay for them once.
           keys: `row_key` of each prompt; unused when greedy.
-          on_progress: called with the number of completions that were just finished.
+          limits: the most tokens of each prompt's completion, up to max_new_tokens.
+          on_stats: called once, at the end, with what it cost.
 
         Raises:
           UserError: a prompt is empty, or none fits into the model's context together with its
             completion.
         """
-        encoded = [self.vocabulary.encode(prompt.text) for prompt in prompts]
+        n_new, context = self.config.max_new_tokens, self.model.context_length
+        limits = [n_new] * len(prompts) if limits is None else [min(n, n_new) for n in limits]
+        with Meter() as meter:
+            encoded = [self.vocabulary.encode(prompt.text) for prompt in prompts]
+            groups = fit_prompts(prompts, encoded, self.vocabulary, n_new, context)
+            run = _Run(self, model, meter, encoded, keys, limits)
+            for group in groups:
+                yield from run.group(group)
+            asked = {place for group in groups for place in group.members}
+            yield from ((i, None) for i in range(len(prompts)) if i not in asked)
+        on_stats(run.stats())
 
-        def sample_batch(
-            model: DecoderConfig, params: Any, prefix: decode.Prefix | None, members: Sequence[int]
-        ) -> list[Completion]:
-            texts, row_keys = [encoded[i] for i in members], [keys[i] for i in members]
-            return self._sample_batch(model, params, prefix, texts, row_keys)
+    def prefix(self, model: DecodingModel, ids: tuple[int, ...]) -> Prefix | None:
+        """The keys and values of few-shot examples, computed once for these weights."""
 
-        n_new = self.config.max_new_tokens
-        return self.in_batches(params, prompts, encoded, n_new, sample_batch, on_progress)
+        def compute() -> Prefix:
+            tokens = np.zeros(up_to(len(ids), PREFIX_COLUMNS), np.int32)
+            tokens[: len(ids)] = ids
+            return self.programs.prefill_prefix(model.params, tokens, np.int32(len(ids)))
 
-    def in_batches(
-        self,
-        params: Any,
-        prompts: Sequence[Prompt],
-        encoded: Sequence[Sequence[int]],
-        n_new: int,
-        run_batch: Callable[..., Sequence[Result]],
-        on_progress: Callable[[int], None],
-    ) -> list[Result | None]:
-        """One result a prompt, in the order of the prompts; None for one that does not fit.
-
-        Args:
-          params: the model's parameters in the layout of training.
-          prompts: those with the same examples are batched together and pay for them once.
-          encoded: ids of each prompt's own text.
-          n_new: tokens that must fit behind each prompt.
-          run_batch: called with the model and its weights as decoding wants them, the shared
-            prefix, and the places of at most batch_size prompts; gives a result for each place.
-          on_progress: called with the number of results that were just finished.
-
-        Raises:
-          UserError: a prompt is empty, or none fits into the model's context.
-        """
-        groups = fit_prompts(prompts, encoded, self.vocabulary, n_new, self.model.context_length)
-        model, params = self._unrolled, self._place(params)
-        results: dict[int, Result] = {}
-        for group in groups:
-            prefix = self._prefill_prefix(model, params, group.prefix_ids)
-            for members in _chunks(group.members, self.config.batch_size):
-                rows = run_batch(model, params, prefix, members)
-                results.update(zip(members, rows, strict=True))
-                on_progress(len(members))
-        if len(results) < len(prompts):
-            on_progress(len(prompts) - len(results))
-        return [results.get(i) for i in range(len(prompts))]
-
-    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
-        """Ids [B, L] of a whole batch, its last rows dummies of one token, and lengths [B]."""
-        n_rows, longest = self.config.batch_size, bucket(max(len(ids) for ids in rows))
-        tokens = np.zeros((n_rows, longest), np.int32)
-        lengths = np.ones(n_rows, np.int32)
-        for row, ids in enumerate(rows):
-            tokens[row, : len(ids)] = ids
-            lengths[row] = len(ids)
-        return jax.device_put((tokens, lengths), partitioning.batch_sharding(self.mesh))
-
-    def read(self, arrays: Any) -> Any:
-        """The arrays on this host, with all their rows, in every process."""
-        return jax.device_get(self._gather(arrays))
+        return model.prefix(ids, compute)
 
     @property
-    def _pick(self) -> PickConfig:
-        return PickConfig(
+    def programs(self) -> Programs:
+        """The compiled halves of sampling."""
+        pick = PickConfig(
             self.config.temperature,
             self.config.top_k,
             self.config.top_p,
             n_ids=self.vocabulary.vocab_size,
         )
+        unrolled = dataclasses.replace(self.model, scan_layers=False, remat="none")
+        writer = Writer(unrolled, pick, stop_ids(self.vocabulary))
+        return programs_for(writer, self.mesh, self.rules)
 
-    @functools.cached_property
-    def _unrolled(self) -> DecoderConfig:
-        """The model as decoding wants it."""
-        return dataclasses.replace(self.model, scan_layers=False, remat="none")
+    def shapes_of(self, lengths: Sequence[int]) -> Shapes:
+        """The sizes to sample prompts of these lengths with: the given ones where they suffice."""
+        if self.shapes is None or max(lengths) > self.shapes.window:
+            return self._shapes_for(lengths, max(lengths))
+        return self.shapes
 
-    @functools.cached_property
-    def _place(self) -> Callable[[Any], Any]:
-        """Weights to weights unrolled, in the dtype of computing, laid out for decoding."""
-        placed = placed_params(self._unrolled, self.mesh, self.rules)
-
-        def lay_out(params: Any) -> Any:
-            params = unstack_layers(self.model, params)[1]
-            return jax.tree.map(lambda leaf: leaf.astype(self.model.dtype), params)
-
-        return jax.jit(lay_out, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, placed))
-
-    def _prefill_prefix(
-        self, model: DecoderConfig, params: Any, ids: Sequence[int]
-    ) -> decode.Prefix | None:
-        if not ids:
-            return None
-        tokens = np.zeros(bucket(len(ids)), np.int32)
-        tokens[: len(ids)] = ids
-        return decode.prefill_prefix(model, params, jnp.asarray(tokens), jnp.int32(len(ids)))
-
-    def _sample_batch(
-        self,
-        model: DecoderConfig,
-        params: Any,
-        prefix: decode.Prefix | None,
-        prompts: list[list[int]],
-        keys: list[np.ndarray],
-    ) -> list[Completion]:
-        """Pads to a whole batch with dummy rows, decodes, and drops the dummies."""
-        ends, limit = stop_ids(self.vocabulary), self.config.max_new_tokens
-        tokens, lengths = self.padded(prompts)
-        key_data = np.zeros((tokens.shape[0], 2), np.uint32)
-        key_data[: len(keys)] = keys
-        key_data, done = jax.device_put(
-            (key_data, np.arange(tokens.shape[0]) >= len(prompts)),
-            partitioning.batch_sharding(self.mesh),
+    def _shapes_for(self, lengths: Sequence[int], longest: int) -> Shapes:
+        config = self.config
+        return shapes_for(
+            sum(lengths) / len(lengths),
+            longest,
+            n_shards=partitioning.n_shards(self.mesh),
+            batch_size=config.batch_size,
+            max_new_tokens=config.max_new_tokens,
+            refill_share=config.refill_share,
+            prefill_tokens=config.prefill_tokens,
         )
-        row_keys = jax.random.wrap_key_data(key_data)
-        capacity = 2 * tokens.shape[1]
-        state = decode.prefill(
-            model, self._pick, params, prefix, tokens, lengths, row_keys, done,
-            capacity=capacity, max_new_tokens=limit, stop_ids=ends,
+
+
+@dataclasses.dataclass
+class _Run:
+    """One stage on its way through the slots; counts what it does."""
+
+    sampler: Sampler
+    model: DecodingModel
+    meter: Meter
+    encoded: Sequence[Sequence[int]]
+    keys: Sequence[np.ndarray]
+    limits: Sequence[int]
+    n_done: int = 0
+    new_tokens: int = 0
+    prompt_tokens: int = 0
+    prefix_tokens: int = 0
+    times: list[tuple[Any, int]] = dataclasses.field(default_factory=list)  # and slots till then
+
+    def group(self, group: Group) -> Iterator[tuple[int, Completion]]:
+        """The completions of prompts behind the same examples, as they are finished."""
+        pending: deque[list[Finished]] = deque()
+        for left in self._dispatched(group):
+            pending.append(left)
+            if len(pending) > WAVES_AHEAD:
+                yield from self._read(pending.popleft())
+        for left in pending:
+            yield from self._read(left)
+
+    def stats(self) -> SamplingStats:
+        """What the stage cost; to be asked once all completions are read."""
+        pairs = [(int(time), n_slots) for time, n_slots in self.times]
+        steps = [
+            (max(0, time - before), n_slots)
+            for (before, _), (time, n_slots) in itertools.pairwise(pairs)
+        ]
+        return SamplingStats(
+            n_questions=self.n_done,
+            prefix_tokens=self.prefix_tokens,
+            prompt_tokens=self.prompt_tokens,
+            new_tokens=self.new_tokens,
+            decode_steps=sum(n for n, _ in steps),
+            slot_steps=sum(n * n_slots for n, n_slots in steps),
+            seconds=self.meter.elapsed(),
+            compile_seconds=self.meter.compile_seconds,
+            prefill_seconds=self.meter.seconds[PREFILL],
+            decode_seconds=self.meter.seconds[DECODE],
+        )
+
+    def _dispatched(self, group: Group) -> Iterator[list[Finished]]:
+        """Puts the devices to work, wave after wave; yields what will tell who left.
+
+        Nothing is read here: which prompts come next, and how many free slots they need, does not
+        depend on what anybody writes.
+        """
+        sampler, programs, members = self.sampler, self.sampler.programs, group.members
+        encoded = [self.encoded[i] for i in members]
+        keys, limits = [self.keys[i] for i in members], [self.limits[i] for i in members]
+        lengths = [len(ids) for ids in encoded]
+        self.prompt_tokens += sum(lengths)
+        shapes = sampler.shapes_of(lengths)
+        prefix = self._prefix(group.prefix_ids)
+        n_slots = shapes.slots_for(len(members))
+        slots = programs.empty_slots(n_slots, shapes)
+        self.times.append((np.int32(0), 0))
+        rows = partitioning.batch_sharding(sampler.mesh)
+        for wave in waves(lengths, shapes, n_slots):
+            slots = self._decode(prefix, slots, most_in_a_shard(wave))
+            left = []
+            for bins in wave:
+                chunk = fill_chunk(bins, shapes, encoded, members, keys, limits)
+                slots, who = self.meter.run(
+                    PREFILL, programs.refill, shapes.window, self.model.params, prefix, slots,
+                    jax.device_put(chunk, rows),
+                )  # fmt: skip
+                left.append(who)
+            yield left
+        for half in shapes.halves(n_slots):
+            slots = self._decode(prefix, slots, half)
+            slots, who = self.meter.run(DECODE, programs.shrink, slots)
+            yield [who]
+            n_slots = half
+        slots = self._decode(prefix, slots, n_slots)
+        yield [programs.written(slots)]
+
+    def _decode(self, prefix: Prefix | None, slots: Slots, n_free: int) -> Slots:
+        """Until so many slots are free in each shard."""
+        slots, time = self.meter.run(
+            DECODE, self.sampler.programs.decode, self.model.params, prefix, slots,
+            self.times[-1][0], np.int32(n_free),
         )  # fmt: skip
-        while True:
-            state = decode.decode(model, self._pick, params, prefix, state, row_keys, stop_ids=ends)
-            if int(state.step) >= limit or bool(jnp.all(state.done)):
-                break
-            capacity *= 2  # short answers never pay for the cache of long ones
-            state = decode.grow_cache(state, capacity)
-        return self._completions(state, len(prompts))
+        self.times.append((time, slots.done.size))
+        return slots
 
-    @functools.cached_property
-    def _gather(self) -> Callable[[Any], Any]:
-        """Puts whole arrays on every device, so that every process can read all rows."""
-        return jax.jit(lambda leaves: leaves, out_shardings=partitioning.replicated(self.mesh))
+    def _prefix(self, ids: tuple[int, ...]) -> Prefix | None:
+        known = self.model.knows(ids)
+        self.prefix_tokens += 0 if known else len(ids)
+        if known or not ids:
+            return self.sampler.prefix(self.model, ids)
+        return self.meter.run(PREFILL, self.sampler.prefix, self.model, ids)
 
-    def _completions(self, state: decode.DecodeState, n: int) -> list[Completion]:
-        fields = (state.tokens, state.n_tokens, state.log_prob, state.done)
-        tokens, counts, log_probs, done = self.read(fields)
-        completions = []
-        for row in range(n):
-            ended = bool(done[row])
-            ids = tokens[row, : counts[row] - ended].tolist()
-            completions.append(
-                Completion(self.vocabulary.decode(ids), tuple(ids), ended, float(log_probs[row]))
-            )
-        return completions
-
-
-def bucket(length: int) -> int:
-    """The smallest of 16, 32, 64, ... that holds `length`, so that few shapes are compiled."""
-    size = SMALLEST_BUCKET
-    while size < length:
-        size *= 2
-    return size
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    def _read(self, left: Sequence[Finished]) -> Iterator[tuple[int, Completion]]:
+        for who in jax.device_get(left):
+            for row in np.flatnonzero(who.prompt != NOBODY):
+                ended, count = bool(who.ended[row]), int(who.n_tokens[row])
+                ids = who.tokens[row, : count - ended].tolist()
+                self.n_done += 1
+                self.new_tokens += count
+                text = self.sampler.vocabulary.decode(ids)
+                yield (
+                    int(who.prompt[row]),
+                    Completion(text, tuple(ids), ended, float(who.log_prob[row])),
+                )

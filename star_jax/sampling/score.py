@@ -8,27 +8,32 @@ rest of the prompt is run once and shared by all continuations of the prompt.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import seqio
 
+from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models.attention import KeyValues, causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
 from star_jax.records import Prompt
 from star_jax.sampling import decode
+from star_jax.sampling.fitting import fit_prompts
 from star_jax.sampling.sampler import Sampler
+from star_jax.sampling.weights import DecodingModel
 
+SMALLEST_BUCKET = 16  # tokens; prompts and continuations are padded to this times a power of two
 NORMALIZATIONS = ("bytes", "tokens", "none")
 
 
 def score_continuations(
     sampler: Sampler,
-    params: Any,
+    model: DecodingModel,
     prompts: Sequence[Prompt],
     continuations: Sequence[Sequence[str]],
     on_progress: Callable[[int], None] = lambda n: None,
@@ -40,7 +45,7 @@ def score_continuations(
 
     Args:
       sampler: its model, vocabulary, batch size and mesh; how it picks tokens does not matter.
-      params: the model's parameters in the layout of training.
+      model: made by `Sampler.prepare`.
       prompts: those with the same examples are batched together and pay for them once.
       continuations: of each prompt, in the order of the prompts.
       on_progress: called with the number of prompts that were just finished.
@@ -55,14 +60,19 @@ def score_continuations(
         if not all(texts):
             raise UserError(f"question {prompt.question_id} has a choice without text; give it one")
 
-    def score_batch(
-        model: DecoderConfig, params: Any, prefix: decode.Prefix | None, members: Sequence[int]
-    ) -> list[list[float]]:
-        texts = [encoded[i] for i in members], [endings[i] for i in members]
-        return _score_batch(sampler, model, params, prefix, *texts)
-
     n_new = max((len(ids) for texts in endings for ids in texts), default=0)
-    return sampler.in_batches(params, prompts, encoded, n_new, score_batch, on_progress)
+    groups = fit_prompts(prompts, encoded, sampler.vocabulary, n_new, sampler.model.context_length)
+    scores: list[list[float] | None] = [None] * len(prompts)
+    for group in groups:
+        prefix = sampler.prefix(model, group.prefix_ids)
+        for places in _chunks(group.members, sampler.config.batch_size):
+            texts = [encoded[i] for i in places], [endings[i] for i in places]
+            for i, row in zip(places, _score_batch(sampler, model, prefix, *texts), strict=True):
+                scores[i] = row
+            on_progress(len(places))
+    if n_left_out := scores.count(None):
+        on_progress(n_left_out)
+    return scores
 
 
 def normalized(
@@ -80,27 +90,27 @@ def normalized(
 
 def _score_batch(
     sampler: Sampler,
-    model: DecoderConfig,
-    params: Any,
+    model: DecodingModel,
     prefix: decode.Prefix | None,
     prompts: Sequence[Sequence[int]],
     endings: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[float]]:
     """Runs the prompts once, then every prompt's first ending, second ending and so on."""
-    tokens, lengths = sampler.padded(prompts)
-    key_values = _run_prompts(model, params, prefix, tokens, lengths)
-    n_ids, scores = sampler.vocabulary.vocab_size, []
+    config, n_ids = sampler.programs.writer.model, sampler.vocabulary.vocab_size
+    tokens, lengths = _padded(sampler, prompts)
+    key_values = _run_prompts(config, model.params, prefix, tokens, lengths)
+    scores = []
     for j in range(max(map(len, endings))):
         # A prompt with fewer endings gets an empty one, which nobody reads.
         turn = [list(texts[j]) if j < len(texts) else [] for texts in endings]
         shifted = [[prompt[-1], *ids[:-1]] for prompt, ids in zip(prompts, turn, strict=True)]
-        inputs, (targets, counts) = sampler.padded(shifted)[0], sampler.padded(turn)
+        inputs, (targets, counts) = _padded(sampler, shifted)[0], _padded(sampler, turn)
         scores.append(
             _log_probabilities(
-                model, n_ids, params, prefix, key_values, lengths, inputs, targets, counts
+                config, n_ids, model.params, prefix, key_values, lengths, inputs, targets, counts
             )
         )
-    scores = sampler.read(scores)
+    scores = jax.device_get(_whole(scores, sampler))
     return [[float(turn[row]) for turn in scores[: len(e)]] for row, e in enumerate(endings)]
 
 
@@ -120,7 +130,7 @@ def _run_prompts(
         jnp.broadcast_to(columns, tokens_BL.shape) + decode.prefix_length(prefix),
         causal_mask((columns < lengths_B[:, None]).astype(jnp.int32)),
         context=decode.contexts(config, prefix, None, None),
-        read_at_B=jnp.zeros_like(lengths_B),
+        read_at_BR=jnp.zeros_like(lengths_B)[:, None],
         return_key_values=True,
     )[1]
 
@@ -144,14 +154,44 @@ def _log_probabilities(
     columns = jnp.arange(inputs_BT.shape[1])
     counted_BT = columns < counts_B[:, None]
     n_seen_B = lengths_B - 1  # the prompt's last token comes with the continuation
+    seen_BC = jnp.arange(key_values[0].key.shape[2]) < n_seen_B[:, None]
     logits_BTV, _ = Decoder(config).apply(
         {"params": params},
         inputs_BT,
         decode.prefix_length(prefix) + n_seen_B[:, None] + columns,
         causal_mask(counted_BT.astype(jnp.int32)),
-        context=decode.contexts(config, prefix, key_values, n_seen_B),
+        context=decode.contexts(config, prefix, key_values, seen_BC),
     )
     known_V = jnp.arange(logits_BTV.shape[-1]) < n_ids
     log_probs_BTV = jax.nn.log_softmax(jnp.where(known_V, logits_BTV, -jnp.inf))
     of_targets_BT = jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)[..., 0]
     return jnp.sum(jnp.where(counted_BT, of_targets_BT, 0.0), axis=-1)
+
+
+def _padded(sampler: Sampler, rows: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
+    """Ids [B, L] of a whole batch, its last rows dummies of one token, and lengths [B]."""
+    n_rows, longest = sampler.config.batch_size, bucket(max(len(ids) for ids in rows))
+    tokens = np.zeros((n_rows, longest), np.int32)
+    lengths = np.ones(n_rows, np.int32)
+    for row, ids in enumerate(rows):
+        tokens[row, : len(ids)] = ids
+        lengths[row] = len(ids)
+    return jax.device_put((tokens, lengths), partitioning.batch_sharding(sampler.mesh))
+
+
+def _whole(arrays: Any, sampler: Sampler) -> Any:
+    """Whole arrays on every device, so that every process can read all rows."""
+    return jax.jit(lambda x: x, out_shardings=partitioning.replicated(sampler.mesh))(arrays)
+
+
+def bucket(length: int) -> int:
+    """The smallest of 16, 32, 64, ... that holds `length`, so that few shapes are compiled."""
+    size = SMALLEST_BUCKET
+    while size < length:
+        size *= 2
+    return size
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

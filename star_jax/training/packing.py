@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from star_jax.errors import UserError
+from star_jax.packing import pack
 from star_jax.records import PackedBatch, TokenizedExample
-
-OPEN_ROWS = 32  # rows that wait for a document that fits; more wait longer and waste less
-LONGEST_WAIT = 4 * OPEN_ROWS  # documents that may come before a row has to leave
 
 
 def epochs(examples: Sequence[TokenizedExample], seed: int) -> Iterator[TokenizedExample]:
@@ -25,34 +23,16 @@ def epochs(examples: Sequence[TokenizedExample], seed: int) -> Iterator[Tokenize
 def pack_rows(
     examples: Iterable[TokenizedExample], row_length: int
 ) -> Iterator[list[TokenizedExample]]:
-    """Groups documents into rows of at most `row_length` tokens, nearly full ones first.
+    """Groups documents into rows of at most `row_length` tokens, nearly full ones first."""
+    waiting: dict[int, TokenizedExample] = {}
 
-    A document goes to the open row it fills best; when none has room, the fullest row leaves, or
-    the oldest if it has waited long: no document is to come epochs after its turn. Every document
-    is in exactly one row.
-    """
-    rows: list[list[TokenizedExample]] = []
-    room: list[int] = []
-    opened: list[int] = []  # how many documents had come when the row was opened
-    for n, example in enumerate(examples):
-        size = len(example.tokens)
-        assert size <= row_length, "check_lengths comes first"
-        fitting = [i for i, free in enumerate(room) if free >= size]
-        if fitting:
-            best = min(fitting, key=lambda i: room[i])
-            rows[best].append(example)
-            room[best] -= size
-            continue
-        if len(rows) == OPEN_ROWS:
-            overdue = n - opened[0] > LONGEST_WAIT
-            leaving = 0 if overdue else min(range(len(rows)), key=lambda i: room[i])
-            room.pop(leaving)
-            opened.pop(leaving)
-            yield rows.pop(leaving)
-        rows.append([example])
-        room.append(row_length - size)
-        opened.append(n)
-    yield from rows
+    def sizes() -> Iterator[int]:
+        for place, example in enumerate(examples):
+            waiting[place] = example
+            yield len(example.tokens)
+
+    for places in pack(sizes(), row_length):
+        yield [waiting.pop(place) for place in places]
 
 
 def pack_batches(

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params, init_params, placed_params
+from star_jax.models.splash import check_attention
 from star_jax.records import PackedBatch, TokenizedExample
 from star_jax.schedules import final_decay
 from star_jax.training import train_step as steps
@@ -32,6 +33,14 @@ class TrainerConfig:
     checkpoint_every: int = 0  # steps between checkpoints inside training; 0 for none
 
 
+class Trained(NamedTuple):
+    """What a training came to."""
+
+    state: steps.TrainState
+    losses: list[float]  # nats per weighted token, of each step taken
+    packing_efficiency: float | None  # share of the places with a token, steps 1 to the last
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainer:
     """Makes train states and advances them; holds no weights itself."""
@@ -43,13 +52,14 @@ class Trainer:
     rules: partitioning.Rules = partitioning.TRAINING_RULES
 
     def __post_init__(self):
-        """Raises UserError for a batch the mesh cannot split or rows the model cannot hold."""
+        """Raises UserError for what the mesh cannot split or run, or rows the model cannot hold."""
         partitioning.check_batch(
             "TrainerConfig.batch_size",
             self.config.batch_size,
             self.mesh,
             self.config.accumulation_steps,
         )
+        check_attention(self.model, self.mesh)
         if self.config.row_length > self.model.context_length:
             raise UserError(
                 f"TrainerConfig.row_length {self.config.row_length} passes the model's context of "
@@ -74,13 +84,11 @@ class Trainer:
 
     def random_params(self, seed: int) -> Any:
         """Fresh parameters, made in their sharded place."""
-        init = functools.partial(init_params, self.model)
-        return jax.jit(init, out_shardings=self.parameter_shardings)(jax.random.key(seed))
+        return self._random_params(jax.random.key(seed))
 
     def init_state(self, params: Any) -> steps.TrainState:
         """Step 0 from a copy of `params`, with a fresh optimizer."""
-        init = functools.partial(steps.init_state, self._optimizer)
-        return jax.jit(init, out_shardings=self._state_shardings)(params)
+        return self._init_state(params)
 
     def train(
         self,
@@ -89,8 +97,8 @@ class Trainer:
         n_steps: int,
         seed: int,
         on_step: Callable[[int, steps.TrainState], None] = lambda step, state: None,
-    ) -> tuple[steps.TrainState, list[float]]:
-        """Advances `state` to step `n_steps`; returns it and the loss of each step taken.
+    ) -> Trained:
+        """Advances `state` to step `n_steps`.
 
         What a step sees depends on (examples, seed, step) alone, so training that is resumed
         from a checkpoint goes on exactly as if it had not stopped.
@@ -110,11 +118,16 @@ class Trainer:
         self._check_ids(examples)
         first = int(state.step)
         losses: list[float] = []
+        places = filled = 0
         pending = None  # a loss is fetched one step late, so that the device never waits for it
-        for step, batch in enumerate(self._batches(examples, seed, first), start=first + 1):
-            if step > n_steps:
-                break
+        batches = itertools.islice(self._batches(examples, seed), n_steps)
+        for step, batch in enumerate(batches, start=1):
+            places += batch.segment_ids.size
+            filled += np.count_nonzero(batch.segment_ids)
+            if step <= first:
+                continue
             decay = np.float32(final_decay(step, n_steps, self.optimizer.decay_share))
+            # The call returns at once: the next batch is packed while this one is trained on.
             state, loss = self._step(state, jax.device_put(batch, self._batch_sharding), decay)
             if pending is not None:
                 losses.append(_finite(float(pending), step - 1))
@@ -122,7 +135,15 @@ class Trainer:
             on_step(step, state)
         if pending is not None:
             losses.append(_finite(float(pending), n_steps))
-        return state, losses
+        return Trained(state, losses, filled / places if places else None)
+
+    def compile_step(self) -> jax.stages.Compiled:
+        """The optimizer step, compiled ahead of time; its `memory_analysis` tells what it needs."""
+        shape = (self.config.batch_size, self.config.row_length)
+        dtypes = PackedBatch(np.int32, np.int32, np.int32, np.float32)
+        batch = jax.tree.map(functools.partial(jax.ShapeDtypeStruct, shape), dtypes)
+        decay = jax.ShapeDtypeStruct((), np.float32)
+        return self._step.lower(self.abstract_state(), batch, decay).compile()
 
     def _check_ids(self, examples: Sequence[TokenizedExample]) -> None:
         """An id beyond the embedding reads as NaN: say so before the loss does."""
@@ -133,13 +154,8 @@ class Trainer:
                 f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
             )
 
-    def _batches(
-        self, examples: Sequence[TokenizedExample], seed: int, start: int
-    ) -> Iterator[PackedBatch]:
-        stream = pack_batches(
-            epochs(examples, seed), self.config.batch_size, self.config.row_length
-        )
-        return itertools.islice(stream, start, None)
+    def _batches(self, examples: Sequence[TokenizedExample], seed: int) -> Iterator[PackedBatch]:
+        return pack_batches(epochs(examples, seed), self.config.batch_size, self.config.row_length)
 
     @functools.cached_property
     def _optimizer(self) -> Any:
@@ -168,6 +184,18 @@ class Trainer:
         init = functools.partial(steps.init_state, self._optimizer)
         state = jax.eval_shape(init, abstract_params(self.model))
         return jax.tree_util.tree_map_with_path(place, state)
+
+    # Functions to be called more than once: a new jit would compile them anew each time.
+
+    @functools.cached_property
+    def _random_params(self) -> Callable[[jax.Array], Any]:
+        init = functools.partial(init_params, self.model)
+        return jax.jit(init, out_shardings=self.parameter_shardings)
+
+    @functools.cached_property
+    def _init_state(self) -> Callable[[Any], steps.TrainState]:
+        init = functools.partial(steps.init_state, self._optimizer)
+        return jax.jit(init, out_shardings=self._state_shardings)
 
     @functools.cached_property
     def _step(self) -> Callable[..., tuple[steps.TrainState, jax.Array]]:

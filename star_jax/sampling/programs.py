@@ -1,0 +1,127 @@
+"""The compiled programs of sampling: `decode`, jitted, with every array's place on the mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from star_jax import partitioning
+from star_jax.models.attention import KeyValues
+from star_jax.models.decoder import placed_params, unstack_layers
+from star_jax.sampling import decode
+from star_jax.sampling.decode import Finished, Prefix, Slots, Writer
+from star_jax.sampling.shapes import Shapes
+
+# How the dimensions [B, G, C, K] of a layer's keys and of its values lie in a TPU's memory, outer
+# ones first. It is what decoding wants: in any other order each call copies the whole cache twice.
+TPU_CACHE_ORDER = ((2, 1, 3, 0), (2, 1, 0, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """One of each kind, compiled anew for each size; state that is handed in is given up."""
+
+    writer: Writer
+    mesh: Mesh
+    rules: partitioning.Rules
+
+    @functools.cached_property
+    def place(self) -> Callable[[Any], Any]:
+        """Weights in the layout of training to weights unrolled, cast and laid out for decoding."""
+        model = self.writer.model
+        placed = placed_params(model, self.mesh, self.rules)
+        scanned = dataclasses.replace(model, scan_layers=True)
+
+        def lay_out(params: Any) -> Any:
+            if "layers" in params:
+                params = unstack_layers(scanned, params)[1]
+            return jax.tree.map(lambda leaf: leaf.astype(model.dtype), params)
+
+        return jax.jit(lay_out, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, placed))
+
+    @functools.cached_property
+    def prefill_prefix(self) -> Callable[..., Prefix]:
+        """(params, tokens_P, length) -> Prefix."""
+        kv = NamedSharding(self.mesh, PartitionSpec(self._kv_axis))
+        shardings = Prefix((KeyValues(kv, kv),) * self.writer.model.n_layers, self._whole)
+        prefill = functools.partial(decode.prefill_prefix, self.writer.model)
+        return jax.jit(self._on_mesh(prefill), out_shardings=shardings)
+
+    @functools.cached_property
+    def empty_slots(self) -> Callable[[int, Shapes], Slots]:
+        """(slots of a shard, shapes) -> Slots."""
+
+        def make(n_slots: int, shapes: Shapes) -> Slots:
+            sizes = (n_slots * shapes.n_shards, shapes.window, shapes.max_new_tokens)
+            return decode.empty_slots(self.writer.model, *sizes)
+
+        return jax.jit(make, static_argnums=(0, 1), out_shardings=self._slots)
+
+    @functools.cached_property
+    def refill(self) -> Callable[..., tuple[Slots, Finished]]:
+        """(window, params, prefix, slots, chunk) -> Slots and who left."""
+        return jax.jit(
+            self._on_mesh(functools.partial(decode.refill, self.writer)),
+            static_argnums=0,
+            donate_argnums=3,
+            out_shardings=(self._slots, self._whole),
+        )
+
+    @functools.cached_property
+    def decode(self) -> Callable[..., tuple[Slots, jax.Array]]:
+        """(params, prefix, slots, time, n_free) -> Slots and the time."""
+        return jax.jit(
+            functools.partial(decode.decode, self.writer, partitioning.n_shards(self.mesh)),
+            in_shardings=(None, None, self._slots, None, None),
+            donate_argnums=2,
+            out_shardings=(self._slots, self._whole),
+        )
+
+    @functools.cached_property
+    def shrink(self) -> Callable[[Slots], tuple[Slots, Finished]]:
+        """Slots -> half of them and who left."""
+        return jax.jit(
+            functools.partial(decode.shrink, partitioning.n_shards(self.mesh)),
+            out_shardings=(self._slots, self._whole),
+        )
+
+    @functools.cached_property
+    def written(self) -> Callable[[Slots], Finished]:
+        """Slots -> what all of them wrote."""
+        return jax.jit(decode.written, out_shardings=self._whole)
+
+    def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with the mesh at hand, as splash attention needs it."""
+
+        def run(*args: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return function(*args)
+
+        return run
+
+    @property
+    def _kv_axis(self) -> Any:
+        return dict(self.rules).get("kv_heads")
+
+    @property
+    def _whole(self) -> NamedSharding:
+        return partitioning.replicated(self.mesh)
+
+    @property
+    def _slots(self) -> Slots:
+        rows = partitioning.batch_sharding(self.mesh)
+        kv = NamedSharding(self.mesh, PartitionSpec(partitioning.BATCH_AXES, self._kv_axis))
+        layer = KeyValues(kv, kv)
+        if self.mesh.devices.flat[0].platform == "tpu":
+            layer = KeyValues(*(Format(Layout(order), kv) for order in TPU_CACHE_ORDER))
+        return Slots((layer,) * self.writer.model.n_layers, *[rows] * (len(Slots._fields) - 1))
+
+
+@functools.lru_cache(maxsize=16)
+def programs_for(writer: Writer, mesh: Mesh, rules: partitioning.Rules) -> Programs:
+    """The same programs for the same arguments, so that two samplers compile them once."""
+    return Programs(writer, mesh, rules)

@@ -1,0 +1,1 @@
+"""Stand-alone measurements: `python tests/benchmarks/NAME.py --help`."""
