@@ -222,7 +222,7 @@ def _trained(
 
     def weights_and_notes() -> tuple[Any, dict[str, Any]]:
         done = compute()
-        return done.params, {"train_steps": done.steps, "train_loss": done.loss}
+        return done.params, done.notes()
 
     result = stage.weights(
         name,

@@ -26,6 +26,14 @@ class Finetuned:
     loss: float | None  # nats per weighted token, mean over the last tenth of the steps
     packing_efficiency: float | None = None  # share of the rows' places that held a token
 
+    def notes(self) -> dict[str, Any]:
+        """What `metrics.IterationMetrics` wants to know, JSON-ready."""
+        return {
+            "train_steps": self.steps,
+            "train_loss": self.loss,
+            "packing_efficiency": self.packing_efficiency,
+        }
+
 
 def kept_to_examples(
     kept: Sequence[KeptExample],

@@ -31,6 +31,7 @@ class IterationMetrics:
     seconds_evaluate: float
     seed: int
     chance: float | None = None  # accuracy of guessing among the choices, where there are any
+    packing_efficiency: float | None = None  # share of training's places that held a token
 
 
 def accuracy(attempts: Sequence[Attempt]) -> float:

@@ -271,7 +271,7 @@ def _finetune(
         seed=int(np.random.default_rng([seed, 5, n]).integers(1 << 31)),
         checkpoint=checkpoints.TrainingCheckpoint(directory.path / "training"),
     )
-    return finetuned.params, {"train_steps": finetuned.steps, "train_loss": finetuned.loss}
+    return finetuned.params, finetuned.notes()
 
 
 def _show(lines: list[IterationMetrics]) -> None:

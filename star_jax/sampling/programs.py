@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -13,8 +14,8 @@ from star_jax import partitioning
 from star_jax.models.attention import KeyValues
 from star_jax.models.decoder import placed_params, unstack_layers
 from star_jax.sampling import decode
-from star_jax.sampling.decode import Finished, Prefix, Slots, Writer
-from star_jax.sampling.shapes import Shapes
+from star_jax.sampling.decode import Chunk, Finished, Prefix, Slots, Writer
+from star_jax.sampling.shapes import PREFIX_COLUMNS, Shapes, up_to
 
 # How the dimensions [B, G, C, K] of a layer's keys and of its values lie in a TPU's memory, outer
 # ones first. It is what decoding wants: in any other order each call copies the whole cache twice.
@@ -46,10 +47,8 @@ class Programs:
     @functools.cached_property
     def prefill_prefix(self) -> Callable[..., Prefix]:
         """(params, tokens_P, length) -> Prefix."""
-        kv = NamedSharding(self.mesh, PartitionSpec(self._kv_axis))
-        shardings = Prefix((KeyValues(kv, kv),) * self.writer.model.n_layers, self._whole)
         prefill = functools.partial(decode.prefill_prefix, self.writer.model)
-        return jax.jit(self._on_mesh(prefill), out_shardings=shardings)
+        return jax.jit(self._on_mesh(prefill), out_shardings=self._prefix)
 
     @functools.cached_property
     def empty_slots(self) -> Callable[[int, Shapes], Slots]:
@@ -81,6 +80,39 @@ class Programs:
             out_shardings=(self._slots, self._whole),
         )
 
+    def lower(self, shapes: Shapes, prefix_tokens: int) -> dict[str, jax.stages.Lowered]:
+        """Decoding and refilling full slots, lowered for the mesh without any array.
+
+        Compiling them says what they need of a device's memory, on devices that need not be there.
+        """
+        model, n_shards = self.writer.model, shapes.n_shards
+        split = partitioning.batch_sharding(self.mesh)
+
+        def place(shapes_of: Any, shardings: Any) -> Any:
+            return jax.tree.map(
+                lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
+                shapes_of,
+                shardings,
+            )
+
+        def numbers(*shape: int, dtype: Any = jnp.int32, to: Any = split) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=to)
+
+        placed = placed_params(model, self.mesh, self.rules)
+        params = jax.tree.map(lambda p: numbers(*p.shape, dtype=model.dtype, to=p.sharding), placed)
+        scalar = numbers(to=self._whole)
+        tokens = numbers(up_to(prefix_tokens, PREFIX_COLUMNS), to=self._whole)
+        prefix = place(jax.eval_shape(self.prefill_prefix, params, tokens, scalar), self._prefix)
+        slots = place(jax.eval_shape(lambda: self.empty_slots(shapes.n_slots, shapes)), self._slots)
+        tokens = numbers(n_shards, shapes.chunk_tokens)
+        each = numbers(n_shards, shapes.chunk_prompts)
+        keys = numbers(n_shards, shapes.chunk_prompts, 2, dtype=jnp.uint32)
+        chunk = Chunk(tokens, tokens, tokens, each, each, each, keys, each)
+        return {
+            "decode": self.decode.lower(params, prefix, slots, scalar, scalar),
+            "refill": self.refill.lower(shapes.window, params, prefix, slots, chunk),
+        }
+
     @functools.cached_property
     def shrink(self) -> Callable[[Slots], tuple[Slots, Finished]]:
         """Slots -> half of them and who left."""
@@ -110,6 +142,11 @@ class Programs:
     @property
     def _whole(self) -> NamedSharding:
         return partitioning.replicated(self.mesh)
+
+    @property
+    def _prefix(self) -> Prefix:
+        kv = NamedSharding(self.mesh, PartitionSpec(self._kv_axis))
+        return Prefix((KeyValues(kv, kv),) * self.writer.model.n_layers, self._whole)
 
     @property
     def _slots(self) -> Slots:
