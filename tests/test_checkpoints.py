@@ -1,13 +1,17 @@
 """A checkpoint is complete or not there, and says which model it holds."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from star_jax import checkpoints
 from star_jax.checkpoints import TrainingCheckpoint
 from star_jax.errors import UserError
+from star_jax.partitioning import MeshConfig, make_mesh
 
 
 def tree(scale=1.0):
@@ -166,3 +170,49 @@ def test_training_checkpoint_of_another_model_is_told(tmp_path):
     TrainingCheckpoint(tmp_path).save(4, tree())
     with pytest.raises(UserError, match="step_4 holds another model"):
         TrainingCheckpoint(tmp_path).restore(abstract_of({"step": jnp.int32(0)}))
+
+
+# The base, held on the host.
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2), (1, 8, 1)])
+def test_the_base_is_read_once_and_comes_back_as_it_was(sizes):
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+    places = {
+        "split": NamedSharding(mesh, PartitionSpec("fsdp", "tensor")),
+        "whole": NamedSharding(mesh, PartitionSpec()),
+    }
+    reads = []
+
+    def read():
+        reads.append(1)
+        rng = np.random.default_rng(0)
+        return {
+            name: jax.device_put(rng.standard_normal((16, 8)).astype(np.float32), place)
+            for name, place in places.items()
+        }
+
+    base = checkpoints.BaseWeights(read)
+    first = base()
+    again = base()
+    assert len(reads) == 1
+    for name, place in places.items():
+        assert again[name].sharding == place
+        np.testing.assert_array_equal(again[name], first[name])
+        first[name].delete()  # as a donated argument is
+        np.testing.assert_array_equal(base()[name], again[name])
+
+
+def test_the_base_is_read_again_where_the_host_has_no_room():
+    reads = []
+
+    def read():
+        reads.append(1)
+        return {"w": jnp.ones(1000)}
+
+    base = checkpoints.BaseWeights(read, room=lambda: 7999)  # half of it has to stay free
+    assert base()["w"].sum() == base()["w"].sum() == 1000
+    assert len(reads) == 2
+    enough = checkpoints.BaseWeights(read, room=lambda: 8000)
+    enough(), enough()
+    assert len(reads) == 3

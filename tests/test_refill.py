@@ -214,6 +214,17 @@ def test_nothing_is_compiled_from_the_second_outer_iteration_on(tmp_path, monkey
     assert iterations == [iterations[0]] * 4
 
 
+def test_each_size_of_each_program_is_compiled_once():
+    mine = dataclasses.replace(sampler(), config=SamplerConfig(32, 8, prefill_tokens=48))
+    model = mine.prepare(params())
+    before = n_compiled()
+    mine.sample(model, MANY, KEYS)
+    # Decoding with 32, 16 and 8 slots, halving them twice, and one each of the three others.
+    assert n_compiled() - before <= 3 + 2 + 3
+    mine.sample(model, MANY[:40], KEYS[:40])
+    assert n_compiled() - before <= 3 + 2 + 3
+
+
 def test_samplers_alike_share_their_programs():
     assert sampler().programs is dataclasses.replace(sampler()).programs
     other = dataclasses.replace(MODEL, d_ff=32)

@@ -75,7 +75,7 @@ class Programs:
         """(params, prefix, slots, time, n_free) -> Slots and the time."""
         return jax.jit(
             functools.partial(decode.decode, self.writer, partitioning.n_shards(self.mesh)),
-            in_shardings=(None, None, self._slots, None, None),
+            in_shardings=(None, None, self._slots, self._whole, self._whole),
             donate_argnums=2,
             out_shardings=(self._slots, self._whole),
         )

@@ -273,7 +273,8 @@ class _Run:
         prefix = self._prefix(group.prefix_ids)
         n_slots = shapes.slots_for(len(members))
         slots = programs.empty_slots(n_slots, shapes)
-        self.times.append((np.int32(0), 0))
+        # On the mesh from the start, as decoding returns it: else it is compiled once more.
+        self.times.append((jax.device_put(np.int32(0), partitioning.replicated(sampler.mesh)), 0))
         rows = partitioning.batch_sharding(sampler.mesh)
         for wave in waves(lengths, shapes, n_slots):
             slots = self._decode(prefix, slots, most_in_a_shard(wave))

