@@ -38,6 +38,7 @@ class Slots(NamedTuple):
     """All that decoding carries; a row that is done keeps its contents until its slot is reused."""
 
     cache: tuple[KeyValues, ...]  # each layer's [B, G, C, K]
+    newest: tuple[KeyValues, ...]  # each layer's [B, G, 1, K], not yet in the cache
     length: jax.Array  # int32[B], tokens of the prompt
     token: jax.Array  # int32[B], picked last and not yet in the cache
     prompt: jax.Array  # int32[B], the prompt's place among all, or NOBODY
@@ -94,6 +95,7 @@ def empty_slots(model: DecoderConfig, n_slots: int, window: int, max_new_tokens:
     number, flag = jnp.zeros(n_slots, jnp.int32), jnp.zeros(n_slots, bool)
     return Slots(
         cache=(KeyValues(kv, kv),) * model.n_layers,
+        newest=(KeyValues(kv[:, :, :1], kv[:, :, :1]),) * model.n_layers,
         length=number,
         token=number,
         prompt=number + NOBODY,
@@ -187,9 +189,15 @@ def decode(
 
     def one_token(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
         slots, time = carry
-        now = time % max_new_tokens
+        last = (time - 1) % max_new_tokens
+        # Before anybody looks at the cache: after that it would have to be copied.
+        cache = jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, window + last, axis=2),
+            slots.cache,
+            slots.newest,
+        )
         n_cached = slots.n_tokens - 1  # the token picked last comes now
-        logits_B1V, new = Decoder(writer.model).apply(
+        logits_B1V, newest = Decoder(writer.model).apply(
             {"params": params},
             slots.token[:, None],
             (slots.length + n_cached)[:, None] + prefix_length(prefix),
@@ -197,15 +205,10 @@ def decode(
             context=contexts(
                 writer.model,
                 prefix,
-                slots.cache,
-                _seen(slots.length, window, n_cached, now, max_new_tokens),
+                cache,
+                _seen(slots.length, window, n_cached, last, max_new_tokens),
             ),
             return_key_values=True,
-        )
-        cache = jax.tree.map(
-            lambda old, own: jax.lax.dynamic_update_slice_in_dim(old, own, window + now, axis=2),
-            slots.cache,
-            new,
         )
         live = ~slots.done
         token, log_prob = _pick(writer, logits_B1V[:, 0], slots.key, slots.n_tokens)
@@ -213,6 +216,7 @@ def decode(
         ended = live & jnp.isin(token, jnp.array(writer.stop_ids))
         slots = slots._replace(
             cache=cache,
+            newest=newest,
             token=jnp.where(live, token, slots.token),
             tokens=slots.tokens.at[rows, to].set(token, mode="drop"),
             n_tokens=slots.n_tokens + live,
@@ -264,11 +268,11 @@ def contexts(
 
 
 def _seen(
-    length_B: jax.Array, window: int, n_written_B: jax.Array, now: jax.Array, ring: int
+    length_B: jax.Array, window: int, n_written_B: jax.Array, last: jax.Array, ring: int
 ) -> jax.Array:
-    """Bool [B, C]: columns of the row's own prompt, and those it wrote before `now`."""
+    """Bool [B, C]: columns of the row's own prompt, and those it wrote, the last one at `last`."""
     in_window_BW = jnp.arange(window) < length_B[:, None]
-    age = (now - 1 - jnp.arange(ring)) % ring  # of the ring's columns; 0 was written last
+    age = (last - jnp.arange(ring)) % ring  # of the ring's columns
     return jnp.concatenate([in_window_BW, age < n_written_B[:, None]], axis=1)
 
 
@@ -281,6 +285,7 @@ def _first_token(
     ended = jnp.isin(token, jnp.array(writer.stop_ids))
     return Slots(
         cache=cache,
+        newest=jax.tree.map(lambda leaf: jnp.zeros_like(leaf[..., :1, :]), cache),
         length=chunk.lengths,
         token=token,
         prompt=chunk.prompt,

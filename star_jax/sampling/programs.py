@@ -155,7 +155,9 @@ class Programs:
         layer = KeyValues(kv, kv)
         if self.mesh.devices.flat[0].platform == "tpu":
             layer = KeyValues(*(Format(Layout(order), kv) for order in TPU_CACHE_ORDER))
-        return Slots((layer,) * self.writer.model.n_layers, *[rows] * (len(Slots._fields) - 1))
+        n_layers = self.writer.model.n_layers
+        newest = (KeyValues(kv, kv),) * n_layers
+        return Slots((layer,) * n_layers, newest, *[rows] * (len(Slots._fields) - 2))
 
 
 @functools.lru_cache(maxsize=16)
