@@ -17,7 +17,10 @@ PROMISED = {
     "train_fraction", "unparsable", "train_steps", "train_loss", "seconds_generate",
     "seconds_rationalize", "seconds_finetune", "seconds_evaluate", "seed",
 }  # fmt: skip
-BESIDES = {"rationalize", "n_eval_by_class", "n_sampled", "left_out", "hint_leaks", "chance"}
+BESIDES = {
+    "rationalize", "n_eval_by_class", "n_sampled", "left_out", "hint_leaks", "chance",
+    "packing_efficiency",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [".", "file/below", "x" * 300])
