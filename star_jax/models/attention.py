@@ -1,8 +1,8 @@
 """Attention over several stores of keys and values at once, softmaxed together.
 
 A query may look at the few-shot prefix (stored once, no batch axis), at its row's cache and at
-the tokens that came with it. The stores are never concatenated, only their scores are: that is
-what lets hundreds of rows share one prefix.
+the tokens that came with it. Nothing of the stores is concatenated, only what they give is added
+up: that is what lets hundreds of rows share one prefix.
 """
 
 import functools

@@ -1,6 +1,7 @@
 """Prompts in, completions out: the host's half of sampling, around the programs of `decode`."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 from collections import deque
@@ -180,7 +181,7 @@ class Sampler:
 
         return model.prefix(ids, compute)
 
-    @property
+    @functools.cached_property
     def programs(self) -> Programs:
         """The compiled halves of sampling."""
         pick = PickConfig(

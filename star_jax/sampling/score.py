@@ -110,7 +110,8 @@ def _score_batch(
                 config, n_ids, model.params, prefix, key_values, lengths, inputs, targets, counts
             )
         )
-    scores = jax.device_get(_whole(scores, sampler))
+    # Whole on every device, so that every process can read all rows.
+    scores = jax.device_get(jax.device_put(scores, partitioning.replicated(sampler.mesh)))
     return [[float(turn[row]) for turn in scores[: len(e)]] for row, e in enumerate(endings)]
 
 
@@ -177,11 +178,6 @@ def _padded(sampler: Sampler, rows: Sequence[Sequence[int]]) -> tuple[jax.Array,
         tokens[row, : len(ids)] = ids
         lengths[row] = len(ids)
     return jax.device_put((tokens, lengths), partitioning.batch_sharding(sampler.mesh))
-
-
-def _whole(arrays: Any, sampler: Sampler) -> Any:
-    """Whole arrays on every device, so that every process can read all rows."""
-    return jax.jit(lambda x: x, out_shardings=partitioning.replicated(sampler.mesh))(arrays)
 
 
 def bucket(length: int) -> int:
