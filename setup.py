@@ -41,7 +41,9 @@ setup(
     install_requires=[
         "absl-py>=2.3,<3",
         "clu>=0.0.12,<0.1",
+        "etils[epath]>=1.15,<2",
         "flax>=0.12,<0.13",
+        "gcsfs>=2026.10,<2028",  # MODEL_DIR and data at gs://
         "gin-config>=0.5,<0.6",
         "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not say so
         "jax>=0.10,<0.11",
@@ -58,6 +60,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
+        "precompile": ["libtpu>=0.0.40,<0.1"],
         "models": [
             "gguf>=0.17,<1",
             "safetensors>=0.8,<1",
@@ -66,6 +69,7 @@ setup(
         ],
         "test": [
             "accelerate>=1.10,<2",  # transformers reads GGUF with it
+            "gcp-storage-emulator>=2026.7,<2028",
             "hypothesis>=6.140,<7",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

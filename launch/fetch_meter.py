@@ -1,5 +1,7 @@
 """How far launch/fetch.py is with one file, with nothing but the standard library."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys

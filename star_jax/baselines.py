@@ -18,6 +18,7 @@ from star_jax.errors import UserError
 from star_jax.evaluate import chance, evaluate_model, evaluation_only
 from star_jax.finetune import Finetuned, finetune_from_base
 from star_jax.metrics import IterationMetrics
+from star_jax.paths import path_of
 from star_jax.progress import class_names, format_header, format_row, log
 from star_jax.records import Attempt, TokenizedExample
 from star_jax.run_dir import RunDir, StageDir, StageResult
@@ -88,7 +89,7 @@ def train_base(
     if not phases:
         raise UserError("pretrain.phases is empty; give at least one Phase")
     _check_seed("pretrain.seed", seed)
-    directory = RunDir(Path(model_dir))
+    directory = RunDir(path_of(model_dir))
     directory.claim(config_text())
     stage = StageDir(directory.path)
     params: Callable[[], Any] = functools.cache(lambda: trainer.random_params(seed))
@@ -143,19 +144,19 @@ def finetune_on_gold(
     Raises:
       UserError: the task has no gold completions, the base is missing, and so on.
     """
-    checkpoints.check_base(Path(base_checkpoint), trainer.model, trainer.abstract_params())
+    checkpoints.check_base(path_of(base_checkpoint), trainer.model, trainer.abstract_params())
     n_questions = len(task.questions(TRAIN))
     if not 0 <= n_examples <= n_questions:
         raise UserError(
             f"finetune.n_examples = {n_examples}, but the task has {n_questions} training "
             f"questions; give at most so many, or 0 for all"
         )
-    directory = RunDir(Path(model_dir))
+    directory = RunDir(path_of(model_dir))
     directory.claim(config_text())
 
     def load_base() -> Any:
         return checkpoints.load_base(
-            Path(base_checkpoint), trainer.model, trainer.abstract_params()
+            path_of(base_checkpoint), trainer.model, trainer.abstract_params()
         )
 
     def evaluate(stage: StageDir, n: int, params: Callable[[], Any]) -> StageResult:

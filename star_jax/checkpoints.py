@@ -4,7 +4,6 @@ Base weights (Algorithm 1, line 1: M_0 = M) are read-only, belong to nobody's ru
 the formats of others; what an iteration makes is its own.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +13,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 import psutil
 
+from star_jax import processes
 from star_jax.errors import UserError, mismatch
 from star_jax.models.config import DecoderConfig
 from star_jax.models.formats import is_foreign, open_model
 from star_jax.models.importing import check_config, check_tensors, import_params
 from star_jax.models.tensors import StoredModel
+from star_jax.paths import absolute, is_dir, is_remote, path_of, remove_tree, told
 from star_jax.progress import progress
 
-MARKER = "_CHECKPOINT_METADATA"  # Orbax's; a checkpoint without it is not complete
+# Orbax's; a checkpoint without it is not complete. On a disk all of it appears by a rename; in a
+# bucket it is written where it stays, and then the marker.
+MARKER, MARKER_IN_A_BUCKET = "_CHECKPOINT_METADATA", "commit_success.txt"
 
 
 def _free_memory() -> int:
@@ -29,9 +32,16 @@ def _free_memory() -> int:
 
 
 def save(directory: Path, tree: Any) -> None:
-    """Writes a tree of arrays to `directory`, replacing what was there; commits by a rename."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(directory).absolute(), tree, force=True)
+    """Writes a tree of arrays to `directory`, replacing what was there; commits by a rename.
+
+    In a bucket, where nothing can be renamed, it commits by a marker that is written last.
+    """
+    directory = absolute(directory)
+    if is_remote(directory):
+        # Orbax would remove what was there in any order, and its marker maybe last.
+        processes.from_lead(lambda: _remove(directory))
+    with told(directory), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory, tree, force=True)
 
 
 def load(directory: Path, abstract: Any) -> Any:
@@ -45,7 +55,7 @@ def load(directory: Path, abstract: Any) -> Any:
       UserError: the directory is not there, is no checkpoint, or holds another model.
     """
     directory = check(directory, abstract)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with told(directory), ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(directory, abstract)
 
 
@@ -54,8 +64,8 @@ def check(directory: Path, abstract: Any) -> Path:
 
     A base's or an iteration's directory stands for the `checkpoint` in it.
     """
-    directory = Path(directory).absolute()
-    if (directory / "checkpoint").is_dir():
+    directory = absolute(directory)
+    if is_dir(directory / "checkpoint"):
         directory /= "checkpoint"
     problem = mismatch(_stored_shapes(directory), _shapes(abstract))
     if problem:
@@ -90,10 +100,10 @@ def check_base(path: Path, model: DecoderConfig, abstract: Any) -> StoredModel |
 
     Returns the opened checkpoint of a foreign format, None for Orbax.
     """
-    if not is_foreign(Path(path)):
-        check(Path(path), abstract)
+    if not is_foreign(path):
+        check(path, abstract)
         return None
-    stored = open_model(Path(path))
+    stored = open_model(path)
     check_config(stored, model)
     check_tensors(stored, model)
     return stored
@@ -116,7 +126,9 @@ class BaseWeights:
         if self._parts is not None:
             return jax.tree.map(_to_devices, self._parts, is_leaf=lambda x: isinstance(x, _Parts))
         params = self._read()
-        if 2 * sum(_local_bytes(leaf) for leaf in jax.tree.leaves(params)) <= self._room():
+        n_bytes = sum(_local_bytes(leaf) for leaf in jax.tree.leaves(params))
+        # All processes alike: reading again is something that they do together.
+        if processes.from_lead(lambda: 2 * n_bytes <= self._room()):
             self._parts = jax.tree.map(_to_host, params)
         return params
 
@@ -158,12 +170,12 @@ class TrainingCheckpoint:
 
     def __init__(self, directory: Path):
         """`directory` need not exist; unfinished leftovers in it are ignored."""
-        self._directory = Path(directory)
+        self._directory = path_of(directory)
 
     def restore(self, abstract: Any) -> Any | None:
         """The newest complete state, or None when there is none."""
-        steps = self._steps()
-        return load(steps[-1][1], abstract) if steps else None
+        last = processes.from_lead(lambda: max(self._steps(), default=None))
+        return None if last is None else load(self._directory / f"step_{last}", abstract)
 
     def save(self, step: int, state: Any) -> None:
         """Writes the state of optimizer step `step`, then drops older and unfinished ones."""
@@ -173,30 +185,51 @@ class TrainingCheckpoint:
     def clear(self) -> None:
         """Removes everything; the finished weights are elsewhere by now."""
         self._remove_all_but("")
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if processes.is_lead():
+            remove_tree(self._directory)
 
-    def _steps(self) -> list[tuple[int, Path]]:
-        paths = [marker.parent for marker in self._directory.glob(f"step_*/{MARKER}")]
-        named = [(path.name.removeprefix("step_"), path) for path in paths]
-        return sorted((int(number), path) for number, path in named if number.isdigit())
+    def _steps(self) -> list[int]:
+        pattern = f"step_*/{_marker(self._directory)}"
+        with told(self._directory):
+            paths = [marker.parent for marker in self._directory.glob(pattern)]
+        numbers = [path.name.removeprefix("step_") for path in paths]
+        return [int(number) for number in numbers if number.isdigit()]
 
     def _remove_all_but(self, kept: str) -> None:
-        for path in self._directory.glob("*"):
-            if path.name != kept and path.is_dir():
-                (path / MARKER).unlink(missing_ok=True)
-                shutil.rmtree(path, ignore_errors=True)
+        if not processes.is_lead():
+            return
+        with told(self._directory):
+            for path in self._directory.glob("*"):
+                if path.name != kept and path.is_dir():
+                    _remove(path)
+
+
+def _marker(directory: Path) -> str:
+    return MARKER_IN_A_BUCKET if is_remote(directory) else MARKER
+
+
+def _remove(directory: Path) -> None:
+    with told(directory):
+        (directory / _marker(directory)).unlink(missing_ok=True)
+    remove_tree(directory)
 
 
 def _stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    if not directory.is_dir():
+    if not is_dir(directory):
         raise UserError(f"checkpoint {directory} is not there; check the path, or make it first")
-    if not (directory / MARKER).exists():
+    if not (directory / _marker(directory)).exists():
+        if (directory / MARKER).exists():
+            raise UserError(
+                f"checkpoint {directory} has no {MARKER_IN_A_BUCKET}, so it was cut off while it "
+                f"was written, or copied from a disk; in the second case put an empty file of that "
+                f"name there"
+            )
         raise UserError(
             f"{directory} is not a checkpoint (no {MARKER} in it); give the directory "
             f"that pretraining or an iteration wrote, e.g. base/checkpoint or iter_003/checkpoint"
         )
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with told(directory), ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(directory)
     except (ValueError, FileNotFoundError, KeyError) as error:
         raise UserError(f"checkpoint {directory} cannot be read: {error}") from error

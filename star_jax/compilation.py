@@ -1,10 +1,11 @@
 """JAX's persistent compilation cache, and how much has been compiled."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
+
+from star_jax.paths import path_of
 
 DEFAULT_CACHE = "~/.cache/star_jax/compiled"
 SMALLEST_COMPILE_SECONDS = 0.3  # what compiles faster is not worth a file
@@ -19,7 +20,7 @@ def use_cache(directory: str) -> None:
     """
     if not directory or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
+    jax.config.update("jax_compilation_cache_dir", str(path_of(directory).expanduser()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SMALLEST_COMPILE_SECONDS)
 
 

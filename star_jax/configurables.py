@@ -3,17 +3,17 @@
 The library itself knows nothing of gin: here, and only here, names become objects.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import gin
 import jax.numpy as jnp
 import seqio
 
-from star_jax import baselines, checkpoints, compilation, schedules
+from star_jax import baselines, checkpoints, compilation, processes, schedules
 from star_jax.errors import UserError
 from star_jax.evaluate import (
     GENERATED,
@@ -30,6 +30,8 @@ from star_jax.models.decoder import placed_params
 from star_jax.models.formats import open_model
 from star_jax.models.hf_config import decoder_config
 from star_jax.partitioning import MeshConfig, Rules, make_mesh
+from star_jax.paths import path_of
+from star_jax.precompile.prediction import Assumptions
 from star_jax.pretrained_vocabulary import load_vocabulary
 from star_jax.records import to_json
 from star_jax.report import report, wilson_interval
@@ -65,6 +67,7 @@ for _configurable in (
     JsonlTask,
     ArithmeticCorpus,
     JsonlCorpus,
+    Assumptions,
     arithmetic_vocabulary,
     jsonl_vocabulary,
     baselines.TrainingLength,
@@ -75,33 +78,59 @@ for _name in ("float32", "bfloat16", "float16"):
     gin.constant(f"jnp.{_name}", getattr(jnp, _name))
 
 
-@gin.configurable(module="star_jax")
-def star(
-    model_dir: str,
-    base_checkpoint: str,
-    model: DecoderConfig,
-    vocabulary: seqio.Vocabulary,
-    task: ReasoningTask,
-    sampler: SamplerConfig,
-    trainer: TrainerConfig,
-    optimizer: OptimizerConfig,
-    schedule: schedules.StepSchedule,
-    loop: StarConfig,
-    mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
-) -> None:
-    """Runs or resumes STaR in `model_dir` and writes its report."""
-    devices = make_mesh(mesh)
+@gin.configurable("star", module="star_jax")
+@dataclasses.dataclass(frozen=True)
+class StarRun:
+    """A whole run of STaR as it is bound: `star` runs it, `precompile` asks whether it fits."""
+
+    model_dir: str
+    base_checkpoint: str
+    model: DecoderConfig
+    vocabulary: seqio.Vocabulary
+    task: ReasoningTask
+    sampler: SamplerConfig
+    trainer: TrainerConfig
+    optimizer: OptimizerConfig
+    schedule: schedules.StepSchedule
+    loop: StarConfig
+    mesh: MeshConfig = MeshConfig()  # noqa: RUF009  frozen
+
+
+def star() -> None:
+    """Runs or resumes STaR in its directory and writes its report."""
+    run = StarRun()  # gin binds all of it
+    mesh = make_mesh(run.mesh)
     run_star(
-        model_dir,
-        base_checkpoint,
-        loop,
-        task,
-        Sampler(model, vocabulary, sampler, devices, mesh.decoding_rules),
-        Trainer(model, optimizer, trainer, devices, mesh.training_rules),
-        schedule,
+        run.model_dir,
+        run.base_checkpoint,
+        run.loop,
+        run.task,
+        Sampler(run.model, run.vocabulary, run.sampler, mesh, run.mesh.decoding_rules),
+        Trainer(run.model, run.optimizer, run.trainer, mesh, run.mesh.training_rules),
+        run.schedule,
         gin.operative_config_str,
     )
-    report([model_dir])
+    if processes.is_lead():
+        report([run.model_dir])
+
+
+@gin.configurable(module="star_jax")
+def precompile(topologies: Sequence[str] = (), json_file: str = "", search: bool = False) -> int:
+    """Prints whether the bound run of `star` fits TPUs, and how long it would take there.
+
+    Returns 1 if it does not fit one of them. `json_file` gets all of it as JSON; `search` looks
+    for a mesh instead. Neither the weights nor the data nor the vocabulary need to be there.
+    """
+    from star_jax.precompile import command as precompile_command
+
+    # By position: only then does gin leave alone what is bound to them.
+    run = StarRun("", "", gin.REQUIRED, None, None)
+    settings = precompile_command.Settings(
+        run.model, run.sampler, run.trainer, run.optimizer, run.schedule, run.loop, run.mesh,
+        gin.get_configurable("star_jax.Assumptions")(),
+    )  # fmt: skip
+    devices = precompile_command.tpu_devices
+    return precompile_command.run(settings, topologies, json_file, search, devices)
 
 
 @gin.configurable(module="star_jax")
@@ -151,7 +180,8 @@ def finetune(
         Trainer(model, optimizer, trainer, devices, mesh.training_rules),
         gin.operative_config_str,
     )
-    report([model_dir])
+    if processes.is_lead():
+        report([model_dir])
 
 
 @gin.configurable(module="star_jax")
@@ -182,7 +212,7 @@ def evaluate(
         iteration=0,
     )
     if output_file:
-        check_writable(Path(output_file))
+        check_writable(path_of(output_file))
     questions = task.questions(split)
     check_grading(grading, normalize, task, questions)
     weights = _load(checkpoint, asking.sampler, mesh.training_rules)
@@ -190,6 +220,8 @@ def evaluate(
         attempts = evaluate_by_likelihood(weights, questions, asking, normalize)
     else:
         attempts = evaluate_model(weights, questions, asking)
+    if not processes.is_lead():
+        return
     result = evaluation_metrics(attempts)
     print(f"grading: {GRADINGS[grading]}")
     # A line that is copied alone still says that its answers were not generated.
@@ -206,7 +238,9 @@ def evaluate(
     print(f"without a readable answer: {result['unparsable']} of {result['n_eval']}")
     if output_file:
         lines = ({"grading": grading, **to_json(attempt)} for attempt in attempts)
-        write_atomically(Path(output_file), "".join(json.dumps(x) + "\n" for x in lines).encode())
+        write_atomically(
+            path_of(output_file), "".join(json.dumps(x) + "\n" for x in lines).encode()
+        )
 
 
 @gin.configurable(module="star_jax")
@@ -233,8 +267,9 @@ def infer(
     )
     asked = [task.make_question(f"infer_{i}", text) for i, text in enumerate(questions)]
     weights = _load(checkpoint, asking.sampler, mesh.training_rules)
-    for attempt in ask(weights, asked, asking, hinted=False, stage="infer"):
-        sys.stdout.write(f"{attempt.prompt}{attempt.completion}\n\n")
+    attempts = ask(weights, asked, asking, hinted=False, stage="infer")
+    if processes.is_lead():
+        sys.stdout.writelines(f"{attempt.prompt}{attempt.completion}\n\n" for attempt in attempts)
 
 
 @gin.configurable(module="star_jax")
@@ -256,7 +291,7 @@ def convert(
 @gin.configurable(module="star_jax")
 def pretrained_model(path: str, **numerics: Any) -> DecoderConfig:
     """The decoder that the checkpoint at `path` says it is; `numerics` are ours to choose."""
-    stored = open_model(Path(path))
+    stored = open_model(path_of(path))
     if stored.config is None:
         raise UserError(f"{path} does not say what model it is; bind MODEL = @DecoderConfig()")
     return decoder_config(stored.config, path, **numerics)
@@ -272,7 +307,7 @@ def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> DecodingModel:
     """The weights, read as training would have them and laid out anew."""
     return sampler.prepare(
         checkpoints.load_base(
-            Path(checkpoint), sampler.model, placed_params(sampler.model, sampler.mesh, rules)
+            path_of(checkpoint), sampler.model, placed_params(sampler.model, sampler.mesh, rules)
         )
     )
 
@@ -283,10 +318,11 @@ def compilation_cache(directory: str = compilation.DEFAULT_CACHE) -> str:
     return directory
 
 
-def _entry(function: Callable[[], None]) -> Callable[[], None]:
-    def run() -> None:
+def _entry(function: Callable[[], None]) -> Callable[[], int]:
+    def run() -> int:
         compilation.use_cache(compilation_cache())
         function()
+        return 0
 
     return run
 
@@ -300,4 +336,5 @@ ENTRY_POINTS = {
     "infer": _entry(infer),
     "convert": _entry(convert),
     "report": _entry(gin.get_configurable("star_jax.report")),
+    "precompile": precompile,  # without the cache: it tells how long compiling takes
 }

@@ -20,6 +20,7 @@ from star_jax.models.exporting import check_target, export_model
 from star_jax.models.hf_config import hf_config
 from star_jax.models.hf_names import Place, places, write_whole
 from star_jax.partitioning import TRAINING_RULES, Rules
+from star_jax.paths import absolute, is_remote, path_of, told
 from star_jax.progress import log, progress
 from star_jax.vocabularies import document_start, stop_ids
 
@@ -51,19 +52,33 @@ def convert_weights(
     """
     if format not in FORMATS:
         raise UserError(f"convert.format = {format!r} is none of {FORMATS}")
-    directory = Path(target).absolute()
-    if format == "orbax":  # what a killed conversion left; nothing else has such a name
-        for left in directory.glob("checkpoint.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left, ignore_errors=True)
-    check_target(directory)
+    directory = absolute(target)
+    if is_remote(directory):
+        _check_bucket(directory, format)
+    else:
+        if format == "orbax":  # what a killed conversion left; nothing else has such a name
+            for left in directory.glob("checkpoint.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
+        check_target(directory)
     words = hf_config(model) if format == "huggingface" else {}
-    params = checkpoints.load_base(Path(source), model, placed_params(model, mesh, rules))
+    params = checkpoints.load_base(path_of(source), model, placed_params(model, mesh, rules))
     if format == "orbax":
         checkpoints.save(directory / "checkpoint", params)
     else:
         _export(directory, params, model, words, vocabulary)
     log(f"{source} -> {target} ({format})")
     return directory
+
+
+def _check_bucket(directory: Path, format: str) -> None:
+    if format != "orbax":
+        raise UserError(
+            f"convert.format = {format!r} is not written to {directory}, into a bucket; give a "
+            f"folder of this machine, and copy it: gcloud storage cp -r FOLDER {directory}"
+        )
+    with told(directory):
+        if directory.exists():
+            raise UserError(f"{directory} is there already; give another, or remove it first")
 
 
 def hf_tensors(params: Any, model: DecoderConfig) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:

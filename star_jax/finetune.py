@@ -92,7 +92,8 @@ def finetune_from_base(
     Raises:
       UserError: there is nothing to train on, or the loss is not finite.
     """
-    check_lengths(examples, trainer.config.row_length)  # before anything is loaded
+    # Before anything is loaded.
+    check_lengths(examples, trainer.config.row_length, trainer.config.loss_share)
     every = trainer.config.checkpoint_every if checkpoint else 0
     n_last = max(1, n_steps // 10)
     # Which weights to start from: 1. the state inside this fine-tuning  2. the base

@@ -83,9 +83,15 @@ def search_paths(extra: Sequence[str] = ()) -> tuple[Path, ...]:
 
 
 def read_sources(
-    gin_files: Sequence[str], flags: Sequence[tuple[str, str]], extra_paths: Sequence[str] = ()
+    gin_files: Sequence[str],
+    flags: Sequence[tuple[str, str]],
+    extra_paths: Sequence[str] = (),
+    not_needed: Sequence[str] = (),
 ) -> Sources:
     """Reads files, the files they include, and flags, as far as no registry is needed.
+
+    Macros that are `not_needed` for what is to be done get their own name for a value where a file
+    wants them set and nobody has.
 
     Raises:
       UserError: a file that is not there, a value that gin cannot read, a macro that must be set
@@ -96,6 +102,12 @@ def read_sources(
     for path in files:
         reader.read_file(path, including=())
     statements = tuple(reader.read_flag(name, value) for name, value in flags)
+    last = {binding.macro: binding for binding in reader.bindings}
+    statements += tuple(
+        reader.read_flag(name, repr(name))
+        for name in not_needed
+        if name in last and last[name].is_required
+    )
     _check_macros(reader.bindings)
     return Sources(
         files, statements, reader.search_paths, tuple(reader.bindings), tuple(reader.imports)

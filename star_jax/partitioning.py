@@ -3,26 +3,32 @@
 The model names its axes (`embed`, `heads`, `mlp`, ...) and knows nothing of devices; a rule
 table maps each name to mesh axes or to None (not split). A name without a rule is an error that
 names the parameter: silence there means a full copy on every device.
+
+Training and decoding share one mesh and have a table each, so a model that is split along `fsdp`
+while it is trained can be split along the same devices by heads while it writes.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from star_jax.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # a batch is split over both; fsdp splits parameters as well
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 
 Rules = tuple[tuple[str, Any], ...]
 
 TRAINING_RULES: Rules = (
-    ("batch", BATCH_AXES),
-    ("length", None),
+    ("batch", ("data", "fsdp")),  # fsdp splits the batch and the parameters
+    ("length", "sequence"),
     ("embed", "fsdp"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
@@ -33,9 +39,10 @@ TRAINING_RULES: Rules = (
 )
 
 # While decoding, gathering the parameters once a token would cost more than it saves, so only
-# `tensor` splits them; along fsdp, which then splits the batch alone, they are whole.
+# `tensor` splits them; along fsdp, which then splits the batch alone, they are whole. A model too
+# large for that wants ("fsdp", "tensor") for heads, kv_heads, mlp and vocab, and "data" for batch.
 DECODING_RULES: Rules = (
-    ("batch", BATCH_AXES),
+    ("batch", ("data", "fsdp")),
     ("length", None),
     ("embed", None),
     ("heads", "tensor"),
@@ -47,6 +54,11 @@ DECODING_RULES: Rules = (
 )
 
 
+# Those of flax are not used: where there are some, it constrains each parameter where it is read,
+# which costs a copy of the weights on the CPU.
+_rules: contextvars.ContextVar[Rules] = contextvars.ContextVar("rules")
+
+
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """How many devices each mesh axis takes; -1 (one axis at most) takes what is left."""
@@ -54,60 +66,133 @@ class MeshConfig:
     data: int = -1  # copies of the model, each with a share of the batch
     fsdp: int = 1  # devices among which parameters and optimizer state are split
     tensor: int = 1  # devices among which heads and the MLP are split
+    sequence: int = 1  # devices among which the tokens of a training row are split
     training_rules: Rules = TRAINING_RULES
     decoding_rules: Rules = DECODING_RULES
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (all by default); raises UserError when the sizes do not fit."""
+    """The mesh over `devices` (all by default); raises UserError when the sizes do not fit.
+
+    Neighbours on the mesh are neighbours on the TPU's network, as far as it can be had.
+    """
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
+    sizes = [getattr(config, axis) for axis in MESH_AXES]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"mesh {_named(sizes)}: sizes are positive, one of them may be -1")
     if -1 in sizes:
-        rest = int(np.prod([size for size in sizes if size != -1]))
+        rest = math.prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = len(devices) // rest
-    if int(np.prod(sizes)) != len(devices):
+    if math.prod(sizes) != len(devices):
         raise UserError(
-            f"mesh {_named([config.data, config.fsdp, config.tensor])} does not fill the "
-            f"{len(devices)} devices; bind MeshConfig.data/fsdp/tensor to factors of "
+            f"mesh {_named([getattr(config, axis) for axis in MESH_AXES])} does not fill the "
+            f"{len(devices)} devices; bind MeshConfig.data/fsdp/tensor/sequence to factors of "
             f"{len(devices)}"
         )
-    return Mesh(np.array(devices).reshape(sizes), MESH_AXES)
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES)
 
 
-def n_shards(mesh: Mesh) -> int:
+def axes_of(rules: Rules, name: str) -> tuple[str, ...]:
+    """The mesh axes that a logical axis is split over; raises UserError for one without a rule."""
+    table = dict(rules)
+    if name not in table:
+        raise UserError(
+            f"no rule of the mesh maps the logical axis {name!r}; add ({name!r}, None) or a mesh "
+            f"axis to MeshConfig.training_rules and decoding_rules"
+        )
+    axes = table[name]
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def n_parts(mesh: Mesh, rules: Rules, name: str) -> int:
+    """Parts in which a logical axis is split over the mesh; raises UserError as `axes_of`."""
+    axes = axes_of(rules, name)
+    if unknown := set(axes) - set(mesh.shape):
+        raise UserError(
+            f"the rule ({name!r}, {axes}) names the mesh axis {min(unknown)!r}; there are "
+            f"{tuple(mesh.shape)}"
+        )
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def n_shards(mesh: Mesh, rules: Rules) -> int:
     """Parts in which a batch's rows are split over the mesh."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return n_parts(mesh, rules, "batch")
 
 
-def check_batch(name: str, batch_size: int, mesh: Mesh, unit: int = 1) -> None:
+def check_batch(name: str, batch_size: int, mesh: Mesh, rules: Rules, unit: int = 1) -> None:
     """Raises UserError unless `batch_size` divides into `unit` parts split over the mesh."""
-    parts = n_shards(mesh) * unit
+    parts = n_shards(mesh, rules) * unit
     if unit < 1:
         raise UserError(f"{name} {batch_size} is to be taken in {unit} parts; give 1 or more")
     if batch_size < 1 or batch_size % parts:
         raise UserError(
-            f"{name} {batch_size} is not divisible by data x fsdp"
+            f"{name} {batch_size} is not divisible by {' x '.join(axes_of(rules, 'batch'))}"
             f"{' x accumulation' if unit > 1 else ''} ({parts}); "
             f"set {name} to a multiple of {parts}"
         )
 
 
-def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Splits a batch axis (after `leading` whole ones) over the data and fsdp mesh axes."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * leading, BATCH_AXES))
+def batch_sharding(mesh: Mesh, rules: Rules, leading: int = 0) -> NamedSharding:
+    """Splits a batch axis (after `leading` whole ones) over the mesh axes of its rule."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading, axes_of(rules, "batch")))
+
+
+def in_rows(sharding: NamedSharding, n_rows: int, fill: Callable[[int, int], Any]) -> Any:
+    """A batch on the devices, of which each process makes the rows that its own devices hold.
+
+    Args:
+      sharding: of `batch_sharding`.
+      n_rows: of the whole batch.
+      fill: of the rows from `start` to `stop`, a tree of arrays [stop - start, ...].
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(fill(0, n_rows), sharding)
+    places = sharding.addressable_devices_indices_map((n_rows,))
+    spans = {device: rows.indices(n_rows)[:2] for device, (rows,) in places.items()}
+    filled = {span: fill(*span) for span in set(spans.values())}
+
+    def whole(*parts: np.ndarray) -> jax.Array:
+        of_span = dict(zip(filled, parts, strict=True))
+        pieces = [jax.device_put(of_span[span], device) for device, span in spans.items()]
+        return jax.make_array_from_single_device_arrays(
+            (n_rows, *parts[0].shape[1:]), sharding, pieces
+        )
+
+    return jax.tree.map(whole, *filled.values())
+
+
+def same_everywhere(value: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A value that every process has, whole on every device."""
+    return jax.make_array_from_callback(np.shape(value), replicated(mesh), lambda index: value)
+
+
+@contextlib.contextmanager
+def on_mesh(mesh: Mesh, rules: Rules) -> Iterator[None]:
+    """What is traced inside knows the mesh and the rules: see `keep_rows` and splash attention."""
+    before = _rules.set(rules)
+    try:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            yield
+    finally:
+        _rules.reset(before)
+
+
+def spec_of(*names: str | None) -> PartitionSpec:
+    """How logical axes (None: not split) lie on the mesh, inside `on_mesh`."""
+    return PartitionSpec(*[name and axes_of(_rules.get(), name) for name in names])
 
 
 def keep_rows(x_BLD: jax.Array) -> jax.Array:
-    """Leaves each row on the devices that `batch_sharding` gave it; nothing to do without a mesh.
+    """Leaves each row on the devices that the rules give it; nothing to do without a mesh.
 
     Left to itself, the compiler splits activations as it finds the parameters split (by fsdp along
     `embed`), and every device holds every row.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x_BLD
-    return jax.lax.with_sharding_constraint(x_BLD, PartitionSpec(BATCH_AXES))
+    return jax.lax.with_sharding_constraint(x_BLD, spec_of("batch", "length"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from star_jax.errors import UserError
+from star_jax.paths import path_of, told
 from star_jax.tokenizer_files.byte_level import byte_symbols
 from star_jax.tokenizer_files.configs import (
     ADDED_TOKENS,
@@ -303,6 +304,7 @@ def load_vocabulary(path: str | Path) -> PretrainedVocabulary:
     Raises:
       UserError: nothing of this is there, it is damaged, or it says of no token that it is EOS.
     """
-    source, files = find_files(Path(path))
+    with told(path):
+        source, files = find_files(path_of(path))
     kind = HuggingFaceVocabulary if TOKENIZER_JSON in files else SentencePieceVocabulary
     return kind(str(source), files)

@@ -4,11 +4,9 @@ import dataclasses
 import io
 import json
 import math
-import os
 import shlex
 import statistics
 import sys
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +21,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from star_jax.errors import UserError
 from star_jax.metrics import IterationMetrics
+from star_jax.paths import is_dir, is_remote, path_of
 from star_jax.progress import class_names, format_header, format_row, header_cells, row_cells
+from star_jax.run_dir import write_together
 
 FIGURE_NAME = "accuracy_by_class.png"
 MAX_COLUMNS = 4  # panels side by side; more runs go on the next line
@@ -64,7 +64,7 @@ def report(model_dirs: Sequence[str], output_dir: str = "") -> None:
     """
     model_dirs = [model_dirs] if isinstance(model_dirs, str) else list(model_dirs)
     runs = _load_runs(model_dirs)
-    output = Path(output_dir) if output_dir else Path(model_dirs[0]) / "report"
+    output = path_of(output_dir) if output_dir else path_of(model_dirs[0]) / "report"
     path = _write(runs, output, shlex.join(sys.orig_argv))
     for run in runs:
         print(f"{run.label}: {_sample(run)}", *metrics_table(run), "", sep="\n")
@@ -79,7 +79,7 @@ def write_report(model_dirs: Sequence[str], output_dir: str, command: str) -> Pa
     Raises:
       UserError: a directory or its metrics.jsonl cannot be read, or the report not be written.
     """
-    return _write(_load_runs(model_dirs), Path(output_dir), command)
+    return _write(_load_runs(model_dirs), path_of(output_dir), command)
 
 
 def _write(runs: Sequence[Run], output_dir: Path, command: str) -> Path:
@@ -101,18 +101,16 @@ def load_run(model_dir: str | Path) -> Run:
     Raises:
       UserError: there is no such directory or file, or a line is malformed.
     """
-    directory = Path(model_dir)
-    if not directory.is_dir():
-        raise UserError(
-            f"MODEL_DIR {model_dir} is not a directory on this machine; "
-            "check the path, or copy a run from its bucket first"
-        )
+    directory = path_of(model_dir)
+    if not is_dir(directory):
+        where = "" if is_remote(directory) else " on this machine"
+        raise UserError(f"MODEL_DIR {model_dir} is not a directory{where}; check the path")
     path = directory / "metrics.jsonl"
     try:
         lines = path.read_bytes().rstrip().split(b"\n")
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); name the MODEL_DIR of a run "
+            f"{path} cannot be read ({error.strerror or 'not there'}); name the MODEL_DIR of a run "
             "that has evaluated at least its base model"
         ) from error
     if lines == [b""]:
@@ -297,7 +295,7 @@ def figure4(runs: Sequence[Run], path: str | Path) -> None:
     Raises:
       UserError: `path` cannot be written.
     """
-    path = Path(path)
+    path = path_of(path)
     _write_files(path.parent, {path.name: _png(draw_figure4(runs))})
 
 
@@ -383,14 +381,8 @@ def _png(figure: Figure) -> bytes:
 
 
 def _write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Puts each file in place whole, and none before all are on the disk."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".report-") as tmp:
-            for name, content in contents.items():
-                Path(tmp, name).write_bytes(content)
-            for name in contents:
-                os.replace(Path(tmp, name), directory / name)
+        write_together(directory, contents)
     except OSError as error:
         raise UserError(
             f"cannot write to {directory} ({error.strerror}); set report.output_dir to a "

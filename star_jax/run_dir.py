@@ -16,12 +16,14 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from star_jax import processes
 from star_jax.errors import UserError
 from star_jax.metrics import IterationMetrics
+from star_jax.paths import is_remote, read_if_there, told
 from star_jax.progress import log
 from star_jax.records import from_json, to_json
 
@@ -74,8 +76,8 @@ class StageDir:
         """
         file, marker = self.path / f"{stage}.jsonl", self._marker(stage)
         if marker is not None:
-            lines = self._verified(file, marker).decode().splitlines()
-            records = [from_json(record_type, json.loads(line)) for line in lines]
+            text = processes.from_lead(lambda: self._verified(file, marker).decode())
+            records = [from_json(record_type, json.loads(line)) for line in text.splitlines()]
             return StageResult(records, marker["seconds"])
         start = time.monotonic()
         records = list(compute())
@@ -108,7 +110,7 @@ class StageDir:
         """
         directory, marker = self.path / stage, self._marker(stage)
         train_file = self.path / "train.jsonl"
-        trained_on = _sha256(train_file.read_bytes()) if train_file.exists() else ""
+        trained_on = processes.from_lead(lambda: _sha256_of(train_file))
         if marker is not None:
             if marker["sha256"] != trained_on:
                 raise UserError(
@@ -118,7 +120,8 @@ class StageDir:
             return StageResult(marker["notes"], marker["seconds"]), Lazy(lambda: load(directory))
         start = time.monotonic()
         weights, notes = compute()
-        self.path.mkdir(parents=True, exist_ok=True)
+        if processes.is_lead():
+            self.path.mkdir(parents=True, exist_ok=True)
         save(directory, weights)
         seconds = round(time.monotonic() - start, 3)
         self._finish(stage, notes.get("train_steps", 0), trained_on, seconds, notes)
@@ -126,8 +129,10 @@ class StageDir:
 
     def write_stats(self, stage: str, summary: dict[str, float]) -> None:
         """Notes in sampling.json what sampling the stage cost, beside what other stages did."""
+        if not processes.is_lead():
+            return
         file = self.path / "sampling.json"
-        known = json.loads(file.read_text()) if file.exists() else {}
+        known = json.loads(read_if_there(file) or "{}")
         text = json.dumps({**known, stage: summary}, indent=1) + "\n"
         write_atomically(file, text.encode())
 
@@ -138,12 +143,12 @@ class StageDir:
 
     def read_metrics(self) -> IterationMetrics | None:
         """The iteration's metrics, or None while it is not finished."""
-        file = self.path / "metrics.json"
-        return from_json(IterationMetrics, json.loads(file.read_text())) if file.exists() else None
+        data = read_if_there(self.path / "metrics.json")
+        return None if data is None else from_json(IterationMetrics, json.loads(data))
 
     def _marker(self, stage: str) -> dict[str, Any] | None:
         file = self.path / f"{stage}.done"
-        return json.loads(file.read_text()) if file.exists() else None
+        return processes.from_lead(lambda: json.loads(read_if_there(file) or "null"))
 
     def _finish(
         self,
@@ -157,7 +162,7 @@ class StageDir:
         write_atomically(self.path / f"{stage}.done", json.dumps(marker).encode())
 
     def _verified(self, file: Path, marker: dict[str, Any]) -> bytes:
-        data = file.read_bytes() if file.exists() else b""
+        data = read_if_there(file) or b""
         if _sha256(data) != marker["sha256"]:
             raise UserError(
                 f"{file} is not what was written when its stage finished ({marker['count']} "
@@ -181,9 +186,18 @@ class RunDir:
         Args:
           config: the operative gin configuration as text.
         """
+        processes.from_lead(lambda: self._claim(config))
+        if read_if_there(self.path / "config.gin") is None:
+            raise UserError(
+                f"MODEL_DIR {self.path} is another directory for process {processes.index()} than "
+                f"for process 0; give one that all of them see"
+            )
+
+    def _claim(self, config: str) -> None:
         file = self.path / "config.gin"
-        if file.exists():
-            differing = differing_bindings(file.read_text(), config)
+        ours = read_if_there(file)
+        if ours is not None:
+            differing = differing_bindings(ours.decode(), config)
             if differing and self._has_results():
                 more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
                 raise UserError(
@@ -192,7 +206,7 @@ class RunDir:
                     f"configuration of {file}"
                 )
             log(f"{self.path}: going on where the run stopped")
-        elif self.path.is_dir() and any(self.path.glob("iter_*")):
+        elif self._any("iter_*"):
             raise UserError(
                 f"MODEL_DIR {self.path} has iterations but no config.gin, so nobody knows whose "
                 f"they are; give another MODEL_DIR"
@@ -209,10 +223,12 @@ class RunDir:
         """Whether a stage is finished, or one that can be gone on with is begun."""
         patterns = ("*.done", "training/step_*")
         return any(
-            any(self.path.glob(f"{place}{pattern}"))
-            for place in ("", "iter_*/")
-            for pattern in patterns
+            self._any(f"{place}{pattern}") for place in ("", "iter_*/") for pattern in patterns
         )
+
+    def _any(self, pattern: str) -> bool:
+        with told(self.path):
+            return self.path.is_dir() and any(self.path.glob(pattern))
 
     def iteration(self, n: int) -> StageDir:
         """The directory of outer iteration `n`."""
@@ -223,6 +239,8 @@ class RunDir:
 
         So a run that is resumed keeps the lines of what it had finished before.
         """
+        if not processes.is_lead():
+            return
         finished = itertools.takewhile(
             lambda metrics: metrics is not None,
             (self.iteration(n).read_metrics() for n in itertools.count()),
@@ -243,6 +261,12 @@ def differing_bindings(ours: str, theirs: str) -> list[str]:
 
 def check_writable(file: Path) -> None:
     """Raises UserError unless `file` can be written, before the work that is to go into it."""
+    if is_remote(file):
+        with told(file):
+            probe = file.with_name(f".{file.name}.probe")
+            probe.write_bytes(b"")
+            probe.unlink(missing_ok=True)
+        return
     try:
         if file.is_dir():
             raise UserError(f"{file} is a directory; name a file to write")
@@ -253,7 +277,17 @@ def check_writable(file: Path) -> None:
 
 
 def write_atomically(file: Path, data: bytes) -> None:
-    """Writes beside the file, syncs, and renames: a reader sees all of it or none."""
+    """Writes beside the file, syncs, and renames: a reader sees all of it or none.
+
+    In a bucket an object that is written in one go is so by itself. Of several processes only the
+    lead writes.
+    """
+    if not processes.is_lead():
+        return
+    if is_remote(file):
+        with told(file):
+            file.write_bytes(data)
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
     with open(temporary, "wb") as out:
@@ -263,11 +297,31 @@ def write_atomically(file: Path, data: bytes) -> None:
     os.replace(temporary, file)
 
 
+def write_together(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Puts each file in place whole, in this order; on a disk none before all are written."""
+    if is_remote(directory):
+        for name, content in contents.items():
+            write_atomically(directory / name, content)
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".unfinished-") as tmp:
+        for name, content in contents.items():
+            Path(tmp, name).write_bytes(content)
+        for name in contents:
+            os.replace(Path(tmp, name), directory / name)
+
+
 def _bindings(text: str) -> dict[str, str]:
     joined = re.sub(r"\\\n\s*", "", text)
     logical = re.sub(r"\n(?=[ \t)\]}])\s*", " ", joined)  # gin wraps long values
     pairs = (line.partition("=") for line in logical.splitlines() if not line.startswith("#"))
     return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def _sha256_of(file: Path) -> str:
+    """The hash of what is in the file, "" if it is not there."""
+    data = read_if_there(file)
+    return "" if data is None else _sha256(data)
 
 
 def _sha256(data: bytes) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from star_jax.filter import hint_leaks, keep_correct
 from star_jax.finetune import finetune_from_base, kept_to_examples
 from star_jax.generate import generate_rationales
 from star_jax.metrics import IterationMetrics
+from star_jax.paths import path_of
 from star_jax.progress import class_names, format_header, format_row, log
 from star_jax.rationalize import rationalize_failures
 from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample, Question
@@ -108,14 +108,14 @@ def run_star(
     Raises:
       UserError: another run's directory, no base, an empty data set, nothing kept, and so on.
     """
-    base = (Path(base_checkpoint), trainer.model, trainer.abstract_params())
+    base = (path_of(base_checkpoint), trainer.model, trainer.abstract_params())
     checkpoints.check_base(*base)
     load_base = checkpoints.BaseWeights(lambda: checkpoints.load_base(*base))
     questions = task.questions(TRAIN), task.questions(VALIDATION)
     sampler = sampler.for_prompts(_all_texts(task, questions))
     loop = Star(star, task, sampler, trainer, schedule, load_base, *questions)
     draw_questions(loop, 1)  # refuses too many questions now, not after the base's evaluation
-    directory = RunDir(Path(model_dir))
+    directory = RunDir(path_of(model_dir))
     directory.claim(config_text())
     previous, metrics = base_iteration(loop, directory.iteration(0))  # M_0 = M
     lines = [metrics]

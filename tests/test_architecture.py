@@ -9,7 +9,7 @@ MAX_LINES = 400
 # From the ground up; a room imports only from rooms on lower lines, or from itself.
 FLOORS = (
     ("", "errors"),  # "" is star_jax/__init__.py
-    ("records", "packing"),
+    ("records", "packing", "processes", "paths"),
     (
         "vocabularies",
         "partitioning",
@@ -24,7 +24,8 @@ FLOORS = (
     ("checkpoints", "sampling", "training"),
     ("generate", "rationalize", "filter", "finetune", "evaluate", "run_dir", "convert"),
     ("star", "baselines", "rise"),
-    ("report", "sweep", "precompile", "gin_sources"),
+    ("report", "sweep", "gin_sources"),
+    ("precompile",),
     ("configurables", "gin_errors"),
     ("main",),
 )

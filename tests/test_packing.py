@@ -21,6 +21,7 @@ from star_jax.training.packing import (
     check_lengths,
     epochs,
     fill_batch,
+    most_with_loss,
     pack_batches,
     pack_rows,
     packing_efficiency,
@@ -122,6 +123,35 @@ def test_segments_are_contiguous_and_padding_is_nothing(lengths):
 def test_no_row_is_longer_than_the_row_length(lengths):
     rows = list(pack_rows(documents(lengths), 24))
     assert all(0 < sum(len(example.tokens) for example in row) <= 24 for row in rows)
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(
+    docs=st.lists(
+        st.tuples(st.integers(1, 24), st.integers(0, 24)).filter(lambda d: d[1] <= 0.58 * 24),
+        min_size=1, max_size=60,
+    ),
+    share=st.sampled_from([0.58, 0.75, 1.0]),
+)  # fmt: skip
+def test_no_row_has_more_loss_than_its_share(docs, share):
+    examples = [
+        TokenizedExample(
+            np.zeros(n, np.int32), (np.arange(n) > n - 1 - min(n_loss, n - 1)).astype(np.float32)
+        )
+        for n, n_loss in docs
+    ]
+    check_lengths(examples, 24, share)
+    rows = list(pack_rows(examples, 24, share))
+    assert sum(len(row) for row in rows) == len(examples)
+    for row in rows:
+        assert sum(len(example.tokens) for example in row) <= 24
+        n_loss = sum(np.count_nonzero(example.loss_weights) for example in row)
+        assert n_loss <= most_with_loss(24, share)
+
+
+def test_an_example_with_more_loss_than_a_row_may_have_is_refused():
+    with pytest.raises(UserError, match=r"15 tokens with loss, and .*loss_share = 0.5 allows 12"):
+        check_lengths([TokenizedExample(np.zeros(16, np.int32), np.ones(16, np.float32))], 24, 0.5)
 
 
 def test_a_full_batch_leaves_no_document_for_a_short_last_one():

@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec
 
 from star_jax import checkpoints
 from star_jax.errors import UserError
+from star_jax.evaluate import evaluate_model
 from star_jax.models.config import DecoderConfig
-from star_jax.models.decoder import abstract_params, logical_axes
+from star_jax.models.decoder import abstract_params, logical_axes, placed_params
 from star_jax.partitioning import (
     DECODING_RULES,
     TRAINING_RULES,
@@ -20,20 +21,22 @@ from star_jax.partitioning import (
     batch_sharding,
     check_batch,
     make_mesh,
+    n_shards,
     parameter_shardings,
 )
-from star_jax.records import Prompt, TokenizedExample
-from star_jax.sampling.sampler import Sampler, SamplerConfig, row_key
+from star_jax.records import TokenizedExample
+from star_jax.sampling.ask import Asking
+from star_jax.sampling.sampler import Sampler, SamplerConfig
+from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
+from star_jax.tasks.task import VALIDATION
 from star_jax.training.train_step import OptimizerConfig, split_rows
 from star_jax.training.trainer import Trainer, TrainerConfig
-from star_jax.vocabularies import WordVocabulary
 
-WORDS = WordVocabulary(list("abcdefghijklm"))
 MODEL = DecoderConfig(
     vocab_size=16, n_layers=2, d_model=32, n_heads=4, head_dim=8, d_ff=64, rotary_dim=4,
     context_length=64,
 )  # fmt: skip
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)]
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (4, 2, 1), (2, 2, 2), (1, 2, 4), (1, 2, 2, 2)]
 each_mesh = pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
 
 
@@ -116,9 +119,9 @@ def test_a_pure_data_mesh_copies_the_parameters():
 
 
 def test_every_device_has_rows_in_every_part_of_an_accumulated_batch():
-    rows = jax.device_put(jnp.zeros((32, 4)), batch_sharding(mesh_of((4, 2, 1))))
+    rows = jax.device_put(jnp.zeros((32, 4)), batch_sharding(mesh_of((4, 2, 1)), TRAINING_RULES))
     parts = jax.jit(split_rows, static_argnums=1)(rows, 2)
-    expected = batch_sharding(mesh_of((4, 2, 1)), leading=1)
+    expected = batch_sharding(mesh_of((4, 2, 1)), TRAINING_RULES, leading=1)
     assert parts.sharding.is_equivalent_to(expected, parts.ndim)
 
 
@@ -141,29 +144,60 @@ def test_checkpoint_of_one_mesh_restores_onto_another_bit_exactly(tmp_path):
 # Sampling.
 
 
-def complete(sizes, batch_size=8):
-    config = SamplerConfig(batch_size, max_new_tokens=12)
-    sampler = Sampler(MODEL, WORDS, config, mesh_of(sizes))
-    texts = ["a b c", "d", "e f g h i", "m l", "k k k", "b a", "c d e f", "g", "h a", "i b c"]
-    prompts = [Prompt(f"q{i}", text, examples=("a b\n", "c d\n")) for i, text in enumerate(texts)]
-    keys = [row_key(0, 1, prompt.question_id) for prompt in prompts]
-    return sampler.sample(sampler.prepare(params_on(sizes)), prompts, keys)
+SUMS = ArithmeticTask(digits=(1,), n_train=20, n_validation=10, n_few_shot=1)
+SUMS_MODEL = dataclasses.replace(MODEL, vocab_size=24, context_length=96)
+
+
+def evaluated(sizes, rules=DECODING_RULES):
+    """Each held-out sum's attempt, few-shot examples before it, as random weights write it.
+
+    Drawn at a temperature: greedily they write the same for all of them.
+    """
+    config, mesh = SamplerConfig(8, max_new_tokens=12, temperature=1.0), mesh_of(sizes)
+    sampler = Sampler(SUMS_MODEL, arithmetic_vocabulary(), config, mesh, rules)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jax.device_put(
+            (0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype), leaf.sharding
+        ),
+        placed_params(SUMS_MODEL, mesh, TRAINING_RULES),
+    )
+    asking = Asking(sampler, SUMS, few_shot=True, seed=0, iteration=0)
+    return evaluate_model(sampler.prepare(params), SUMS.questions(VALIDATION), asking)
 
 
 @functools.cache
-def completions_alone():
-    return complete((1, 1, 1))
+def evaluated_alone():
+    return evaluated((1, 1, 1))
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
-def test_sampler_on_a_mesh_gives_the_single_device_completions(sizes):
-    got = complete(sizes)
-    assert [c.token_ids for c in got] == [c.token_ids for c in completions_alone()]
+# As for a model that is too large for one device: split by heads over what fsdp splits in training.
+SPLIT_RULES = tuple(
+    {"batch": ("batch", "data"), "kv": ("kv", None)}.get(name, (name, axes and ("fsdp", "tensor")))
+    for name, axes in DECODING_RULES
+)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rules"),
+    [
+        *[(sizes, DECODING_RULES) for sizes in [(1, 8, 1), (2, 4, 1), (8, 1, 1), (4, 2, 1)]],
+        ((2, 2, 2), DECODING_RULES),
+        ((2, 4, 1), SPLIT_RULES),
+        ((2, 2, 2), SPLIT_RULES),
+    ],
+    ids=str,
+)
+def test_sampling_and_evaluation_on_a_mesh_give_the_single_device_attempts(sizes, rules):
+    got, alone = evaluated(sizes, rules), evaluated_alone()
     np.testing.assert_allclose(
-        [c.log_probability for c in got],
-        [c.log_probability for c in completions_alone()],
+        [attempt.log_probability for attempt in got],
+        [attempt.log_probability for attempt in alone],
         atol=1e-4,
     )
+    assert len({attempt.completion for attempt in alone}) > 5
+    without = [dataclasses.replace(attempt, log_probability=0.0) for attempt in got]
+    assert without == [dataclasses.replace(attempt, log_probability=0.0) for attempt in alone]
 
 
 # Rules.
@@ -221,7 +255,7 @@ def test_a_size_that_the_mesh_does_not_divide_is_refused_with_the_parameter():
 )
 def test_mesh_takes_all_devices(config, sizes):
     mesh = make_mesh(config)
-    assert tuple(mesh.shape[axis] for axis in ("data", "fsdp", "tensor")) == sizes
+    assert tuple(mesh.shape.values()) == (*sizes[:2], 1, sizes[2])
     assert mesh.devices.size == len(jax.devices()) == 8
 
 
@@ -238,12 +272,31 @@ def test_mesh_sizes_are_positive_but_for_one(sizes):
         make_mesh(MeshConfig(*sizes))
 
 
-def test_batch_is_split_over_data_and_fsdp():
-    mesh = mesh_of((2, 2, 2))
-    assert batch_sharding(mesh).spec == PartitionSpec(("data", "fsdp"))
-    check_batch("BATCH", 4, mesh)
-    check_batch("BATCH", 8, mesh, unit=2)
+def test_a_batch_is_split_over_the_axes_of_its_rule():
+    mesh, rules = mesh_of((2, 2, 2)), TRAINING_RULES
+    assert batch_sharding(mesh, rules).spec == PartitionSpec(("data", "fsdp"))
+    assert batch_sharding(mesh, SPLIT_RULES).spec == PartitionSpec(("data",))
+    assert (n_shards(mesh, rules), n_shards(mesh, SPLIT_RULES)) == (4, 2)
+    check_batch("BATCH", 4, mesh, rules)
+    check_batch("BATCH", 8, mesh, rules, unit=2)
     with pytest.raises(UserError, match=r"BATCH 6 is not divisible by data x fsdp \(4\); set"):
-        check_batch("BATCH", 6, mesh)
+        check_batch("BATCH", 6, mesh, rules)
     with pytest.raises(UserError, match=r"data x fsdp x accumulation \(8\); set BATCH to a mult"):
-        check_batch("BATCH", 4, mesh, unit=2)
+        check_batch("BATCH", 4, mesh, rules, unit=2)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (TRAINING_RULES[1:], r"maps the logical axis 'batch'; add \('batch', None\)"),
+        ((("batch", "rows"), *TRAINING_RULES[1:]), r"the mesh axis 'rows'; there are \('data', "),
+    ],
+)
+def test_rules_that_do_not_say_where_a_batch_goes_are_refused(rules, message):
+    with pytest.raises(UserError, match=message):
+        check_batch("BATCH", 8, mesh_of((2, 2, 2)), rules)
+
+
+def test_rows_that_the_sequence_axis_does_not_divide_are_refused():
+    with pytest.raises(UserError, match=r"row_length 15 is not divisible by MeshConfig.sequence"):
+        Trainer(MODEL, OptimizerConfig(), TrainerConfig(8, 15), mesh_of((1, 2, 2, 2)))

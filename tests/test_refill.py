@@ -70,6 +70,15 @@ def test_a_prompts_own_limit_cuts_its_completion():
     assert stats.new_tokens <= sum(LIMITS)
 
 
+@pytest.mark.parametrize("n_prompts", [1, 9, 20])
+def test_few_prompts_in_many_slots_are_written_the_same(n_prompts):
+    """Fewer than a chunk has places for, when the failures of a good model are asked again."""
+    many = sampler(batch_size=128)
+    prompts, keys = MANY[:n_prompts], KEYS[:n_prompts]
+    got = many.sample(many.prepare(params()), prompts, keys)
+    assert [c.token_ids for c in got] == run()[0][:n_prompts]
+
+
 def test_completions_come_while_others_are_written():
     mine = sampler(batch_size=8)
     model = mine.prepare(params())
@@ -151,7 +160,7 @@ def test_a_chunk_is_drawn_as_promised():
     encoded = [[5, 6, 7], [8, 9, 10, 11], [0]]
     keys = [np.array([i, i], np.uint32) for i in range(3)]
     shapes = dataclasses.replace(SHAPES, chunk_tokens=10)
-    chunk = fill_chunk([[0, 1, 2]], shapes, encoded, [20, 21, 22], keys, [3, 4, 5])
+    chunk = fill_chunk([[0, 1, 2]], shapes.n_shards, shapes, encoded, [20, 21, 22], keys, [3, 4, 5])
     assert chunk.tokens.tolist() == [[5, 6, 7, 8, 9, 10, 11, 0, 0, 0], [0] * 10]
     assert chunk.segment_ids.tolist()[0] == [1, 1, 1, 2, 2, 2, 2, 3, 0, 0]
     assert chunk.positions.tolist()[0] == [0, 1, 2, 0, 1, 2, 3, 0, 0, 0]
@@ -180,6 +189,7 @@ def test_shapes_hold_what_they_are_for(mean, more, n_shards, n_slots, share, pre
     for n_prompts in (1, n_slots * n_shards // 2, 10**6):
         fitting = shapes.slots_for(n_prompts)
         assert fitting in [n_slots, *halves]
+        assert fitting >= shapes.chunk_prompts
         assert fitting * n_shards >= min(n_prompts, n_slots * n_shards)
 
 

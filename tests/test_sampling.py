@@ -149,7 +149,7 @@ def test_cached_decode_equals_full_forward():
     writer = decode.Writer(model, PickConfig(), (WORDS.eos_id,))
     shapes = Shapes(1, 2, 16, 16, chunk_tokens=32, chunk_prompts=2, wave=2)
     keys = [row_key(0, 0, "a")] * 2
-    chunk = fill_chunk([[0, 1]], shapes, tokens[:, :16].tolist(), [0, 1], keys, [9, 9])
+    chunk = fill_chunk([[0, 1]], 1, shapes, tokens[:, :16].tolist(), [0, 1], keys, [9, 9])
     state, _ = decode.refill(writer, 16, weights, None, decode.empty_slots(model, 2, 16, 16), chunk)
     step = jax.jit(
         lambda token, length, context: Decoder(model).apply(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from star_jax import checkpoints
+from star_jax.compilation import n_compiled
 from star_jax.errors import UserError
 from star_jax.evaluate import chance, evaluate_by_likelihood
 from star_jax.models.config import DecoderConfig
@@ -64,6 +65,13 @@ def test_scores_are_those_of_the_full_forward_pass():
         expected = [log_probability(ids, WORDS.encode(text)) for text in texts]
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
     assert np.std(flat(got)) > 1
+
+
+def test_scoring_a_second_time_compiles_nothing():
+    scored()
+    before = n_compiled()
+    scored()
+    assert n_compiled() == before
 
 
 def test_a_prompt_of_one_token_is_scored():

@@ -11,19 +11,14 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
+from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models import decoder
 from star_jax.models.attention import KeyValues, Store, attend, causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.models.splash import check_attention, splash_attend
-from star_jax.partitioning import (
-    MESH_AXES,
-    MeshConfig,
-    batch_sharding,
-    make_mesh,
-    replicated,
-)
+from star_jax.partitioning import MESH_AXES, TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.records import PackedBatch
 from star_jax.training.train_step import OptimizerConfig, init_state, make_optimizer, train_step
 from star_jax.training.trainer import Trainer, TrainerConfig
@@ -99,7 +94,7 @@ def test_every_token_sees_its_own_document_up_to_itself_and_nothing_else():
 
 def on_mesh(query, key_values, ids):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    with partitioning.on_mesh(mesh, TRAINING_RULES):
         return emulated(query, key_values, ids)
 
 
@@ -214,21 +209,21 @@ def mesh_of(kind, platform="tpu", tensor=1):
         ({}, mesh_of("TPU v3"), "needs TPU v4 or newer, and this device is 'TPU v3'"),
         ({"dtype": jnp.float16}, mesh_of("TPU v4"), "does not compute in float16"),
         ({"head_dim": 512}, mesh_of("TPU v4"), "at most 256 dims, not head_dim = 512"),
-        ({}, mesh_of("TPU v4", tensor=4), "does not split 2 heads of keys over tensor = 4"),
+        ({}, mesh_of("TPU v4", tensor=4), "does not split 2 heads of keys over 4 devices"),
     ],
 )
 def test_splash_where_it_cannot_run_is_refused_with_the_way_out(changes, mesh, problem):
     config = dataclasses.replace(SPLASH, **changes)
     with pytest.raises(UserError) as raised:
-        check_attention(config, mesh)
+        check_attention(config, mesh, TRAINING_RULES)
     wanted = rf"DecoderConfig.attention = 'splash' .*{problem}; bind .* = 'einsum'"
     assert re.fullmatch(wanted, raised.value.message)
-    check_attention(dataclasses.replace(config, attention="einsum"), mesh)
+    check_attention(dataclasses.replace(config, attention="einsum"), mesh, TRAINING_RULES)
 
 
 @pytest.mark.parametrize("kind", ["TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite", "TPU7x"])
 def test_newer_tpus_may_use_splash(kind):
-    check_attention(SPLASH, mesh_of(kind, tensor=2))
+    check_attention(SPLASH, mesh_of(kind, tensor=2), TRAINING_RULES)
 
 
 def test_a_trainer_without_a_tpu_refuses_splash():
@@ -262,11 +257,7 @@ def compiled_step(mesh, **changes):
     )  # fmt: skip
     config = TrainerConfig(batch_size=16, row_length=2048, accumulation_steps=2)
     trainer = Trainer(model, OptimizerConfig(), config, mesh)
-    ids = jax.ShapeDtypeStruct((16, 2048), jnp.int32, sharding=batch_sharding(mesh))
-    weights = jax.ShapeDtypeStruct(ids.shape, jnp.float32, sharding=ids.sharding)
-    batch = PackedBatch(tokens=ids, segment_ids=ids, positions=ids, loss_weights=weights)
-    decay = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    lowered = trainer._step.lower(trainer.abstract_state(), batch, decay)
+    lowered = trainer.lower_step()
     return lowered.as_text(), lowered.compile().memory_analysis().temp_size_in_bytes
 
 
@@ -287,4 +278,4 @@ def test_a_training_step_with_splash_compiles_for_tpus_and_needs_less_memory(
 @pytest.mark.slow
 def test_a_v3_pod_is_refused(monkeypatch):
     with pytest.raises(UserError, match="needs TPU v4 or newer, and this device is 'TPU v3'"):
-        check_attention(SPLASH, mesh_of_tpus(monkeypatch, "v3:2x2"))
+        check_attention(SPLASH, mesh_of_tpus(monkeypatch, "v3:2x2"), TRAINING_RULES)

@@ -18,9 +18,14 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params
 from star_jax.partitioning import MeshConfig, make_mesh
 from star_jax.records import PackedBatch, TokenizedExample
-from star_jax.training.loss import weighted_cross_entropy
+from star_jax.training.loss import weighted_cross_entropy, where_to_predict
 from star_jax.training.packing import epochs, pack_batches, packing_efficiency
-from star_jax.training.train_step import OptimizerConfig, make_optimizer, split_rows
+from star_jax.training.train_step import (
+    OptimizerConfig,
+    make_optimizer,
+    split_rows,
+    train_step,
+)
 from star_jax.training.trainer import Trainer, TrainerConfig
 
 MODEL = DecoderConfig(
@@ -29,6 +34,9 @@ MODEL = DecoderConfig(
 )  # fmt: skip
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, clip_norm=0.5)
 CONFIG = TrainerConfig(batch_size=4, row_length=16)
+
+
+HALF = TokenizedExample(np.arange(8, dtype=np.int32), np.repeat([0, 1], 4).astype(np.float32))
 
 
 @functools.cache
@@ -76,7 +84,8 @@ def loss_and_grads(params, batch):
     def loss(params):
         mask = causal_mask(batch.segment_ids)
         logits, _ = Decoder(MODEL).apply({"params": params}, batch.tokens, batch.positions, mask)
-        total, weight = weighted_cross_entropy(logits, batch.tokens, batch.loss_weights)
+        _, targets, weights = where_to_predict(batch.tokens, batch.loss_weights, logits.shape[1])
+        total, weight = weighted_cross_entropy(logits, targets, weights)
         return total / weight
 
     return jax.value_and_grad(loss)(params)
@@ -95,7 +104,9 @@ def assert_trees_equal(got, expected):
 # The loss.
 
 
-def test_loss_is_the_weighted_mean_of_next_token_losses():
+@pytest.mark.parametrize("n_read", [2, 3, 4])
+def test_loss_is_the_weighted_mean_of_next_token_losses(n_read):
+    """However few columns are read, as long as they are enough."""
     rng = np.random.default_rng(0)
     logits, tokens = rng.standard_normal((2, 4, 5)), rng.integers(0, 5, (2, 4))
     weights = np.array([[0, 1, 0, 1], [0, 0.5, 1, 0]])
@@ -103,16 +114,52 @@ def test_loss_is_the_weighted_mean_of_next_token_losses():
     expected = sum(
         -weights[b, t] * log_probs[b, t - 1, tokens[b, t]] for b in range(2) for t in range(1, 4)
     )
-    total, weight = weighted_cross_entropy(*map(jnp.asarray, (logits, tokens, weights)))
+    given = jnp.asarray(tokens), jnp.asarray(weights)
+    columns, targets, weights_read = where_to_predict(*given, n_read)
+    assert targets.shape == weights_read.shape == (2, n_read)
+    read = logits if columns is None else np.take_along_axis(logits, columns[..., None], axis=1)
+    total, weight = weighted_cross_entropy(jnp.asarray(read), targets, weights_read)
     assert float(total) == pytest.approx(expected, rel=1e-5)
     assert float(weight) == 3.5
 
 
 def test_weight_of_the_first_column_counts_nothing():
-    total, weight = weighted_cross_entropy(
-        jnp.zeros((1, 3, 4)), jnp.zeros((1, 3), jnp.int32), jnp.array([[1.0, 0, 0]])
+    given = jnp.zeros((1, 3), jnp.int32), jnp.array([[1.0, 0, 0]])
+    assert not where_to_predict(*given, 3)[2].any()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, 0.01])
+def test_a_share_of_loss_that_is_none_is_refused(share):
+    config = dataclasses.replace(CONFIG, loss_share=share)
+    with pytest.raises(UserError, match=f"TrainerConfig.loss_share = {share}: give a share"):
+        dataclasses.replace(trainer(), config=config)
+
+
+def test_training_that_predicts_only_where_there_is_loss_is_the_same():
+    """Half of each document has loss, so that the rows are the same ones."""
+    config = dataclasses.replace(CONFIG, loss_share=0.5)
+    few = dataclasses.replace(trainer(epsilon=1e-3), config=config)
+    alone, ours = (
+        one.train(one.init_state(base_params()), [HALF] * 9, 3, seed=0)
+        for one in (trainer(epsilon=1e-3), few)
     )
-    assert (float(total), float(weight)) == (0, 0)
+    np.testing.assert_allclose(ours.losses, alone.losses, rtol=1e-5)
+    assert ours.packing_efficiency == alone.packing_efficiency
+    assert_trees_close(ours.state.params, alone.state.params, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_reads_few_columns_is_the_step_that_reads_all():
+    batch = batches()[0]
+    few = dataclasses.replace(
+        batch, loss_weights=np.where(np.arange(CONFIG.row_length) % 5 == 1, batch.loss_weights, 0)
+    )
+    optimizer = make_optimizer(dataclasses.replace(OPTIMIZER, epsilon=1e-3))
+    state = trainer(epsilon=1e-3).init_state(base_params())
+    steps = (
+        train_step(MODEL, optimizer, 1, state, few, 1.0, n_read)
+        for n_read in (CONFIG.row_length // 2, None)
+    )
+    assert_trees_close(*steps, rtol=1e-5, atol=1e-7)
 
 
 # The step.
@@ -313,7 +360,7 @@ def test_accumulation_costs_one_copy_of_the_gradients():
         """Temporary memory of a step with one short row a part, in copies of the weights."""
         config = TrainerConfig(batch_size=parts, row_length=8, accumulation_steps=parts)
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-        compiled = Trainer(model, OPTIMIZER, config, mesh).compile_step()
+        compiled = Trainer(model, OPTIMIZER, config, mesh).lower_step().compile()
         weights = sum(4 * leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
         assert compiled.memory_analysis().alias_size_in_bytes >= 3 * weights
         return compiled.memory_analysis().temp_size_in_bytes / weights

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from star_jax.models.config import DecoderConfig
 
@@ -33,6 +34,13 @@ class Dense(nn.Module):
             self.config.param_dtype,
             axes=self.axes,
         )
+        if self.config.dtype == jnp.bfloat16 and kernel.dtype == jnp.float32:
+            # For TPUs, whose compiler else casts the weights of all layers before the scan over
+            # them, and copies those of queries and keys into another order: a copy more of each.
+            # Rounding first to what the cast gives changes no value.
+            kernel = jax.lax.reduce_precision(kernel, exponent_bits=8, mantissa_bits=7)
+            if len(self.features) > 1:  # queries, keys and values
+                kernel = with_layout_constraint(kernel, Layout(tuple(range(kernel.ndim))))
         contract = (tuple(range(x.ndim - self.n_in, x.ndim)), tuple(range(self.n_in)))
         y = jax.lax.dot_general(
             x.astype(self.config.dtype), kernel.astype(self.config.dtype), (contract, ((), ()))

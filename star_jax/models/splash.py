@@ -6,15 +6,16 @@ reference, and does all else.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from star_jax.errors import UserError
 from star_jax.models.attention import KeyValues, Store
 from star_jax.models.config import DecoderConfig
-from star_jax.partitioning import BATCH_AXES, n_shards
+from star_jax.partitioning import Rules, n_parts, spec_of
 
 LANES = 128  # the kernel takes tokens by this many
 BLOCKS = (512, 256, 128)  # tokens a step of the kernel takes; the largest that divides is used
@@ -22,19 +23,21 @@ TOO_OLD = ("TPU v2", "TPU v3")  # the compiler refuses the kernel there, in bflo
 LARGEST_HEAD = 256  # of 512, v4 has no room on the chip
 
 
-def check_attention(config: DecoderConfig, mesh: Mesh) -> None:
+def check_attention(config: DecoderConfig, mesh: Mesh, rules: Rules) -> None:
     """Raises UserError when `config` asks for splash attention where it does not run."""
     if config.attention != "splash":
         return
-    device, tensor = mesh.devices.flat[0], mesh.shape["tensor"]
+    device, parts = mesh.devices.flat[0], n_parts(mesh, rules, "heads")
     if device.platform != "tpu" or device.device_kind.startswith(TOO_OLD):
         problem = f"needs TPU v4 or newer, and this device is {device.device_kind!r}"
     elif config.dtype == jnp.float16:
         problem = "does not compute in float16"
     elif config.head_dim > LARGEST_HEAD:
         problem = f"takes heads of at most {LARGEST_HEAD} dims, not head_dim = {config.head_dim}"
-    elif config.kv_heads % tensor:
-        problem = f"does not split {config.kv_heads} heads of keys over tensor = {tensor}"
+    elif config.kv_heads % parts:
+        problem = f"does not split {config.kv_heads} heads of keys over {parts} devices"
+    elif n_parts(mesh, rules, "length") > 1:
+        problem = f"wants whole rows, not MeshConfig.sequence = {mesh.shape['sequence']}"
     else:
         return
     raise UserError(
@@ -70,8 +73,9 @@ def splash_attend(
     attend = functools.partial(_attend_rows, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
-        rows = None if len(query_BLHK) % n_shards(mesh) else BATCH_AXES
-        heads, ids = PartitionSpec(rows, "tensor"), PartitionSpec(rows)
+        parts = math.prod(mesh.shape[axis] for axis in spec_of("batch")[0])
+        rows = None if len(query_BLHK) % parts else "batch"
+        heads, ids = spec_of(rows, "heads"), spec_of(rows)
         attend = jax.shard_map(
             attend, in_specs=(heads, heads, heads, ids), out_specs=heads, check_vma=False
         )

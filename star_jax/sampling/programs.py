@@ -74,7 +74,9 @@ class Programs:
     def decode(self) -> Callable[..., tuple[Slots, jax.Array]]:
         """(params, prefix, slots, time, n_free) -> Slots and the time."""
         return jax.jit(
-            functools.partial(decode.decode, self.writer, partitioning.n_shards(self.mesh)),
+            functools.partial(
+                decode.decode, self.writer, partitioning.n_shards(self.mesh, self.rules)
+            ),
             in_shardings=(None, None, self._slots, self._whole, self._whole),
             donate_argnums=2,
             out_shardings=(self._slots, self._whole),
@@ -86,7 +88,7 @@ class Programs:
         Compiling them says what they need of a device's memory, on devices that need not be there.
         """
         model, n_shards = self.writer.model, shapes.n_shards
-        split = partitioning.batch_sharding(self.mesh)
+        split = partitioning.batch_sharding(self.mesh, self.rules)
 
         def place(shapes_of: Any, shardings: Any) -> Any:
             return jax.tree.map(
@@ -117,7 +119,7 @@ class Programs:
     def shrink(self) -> Callable[[Slots], tuple[Slots, Finished]]:
         """Slots -> half of them and who left."""
         return jax.jit(
-            functools.partial(decode.shrink, partitioning.n_shards(self.mesh)),
+            functools.partial(decode.shrink, partitioning.n_shards(self.mesh, self.rules)),
             out_shardings=(self._slots, self._whole),
         )
 
@@ -130,14 +132,14 @@ class Programs:
         """The function with the mesh at hand, as splash attention needs it."""
 
         def run(*args: Any) -> Any:
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            with partitioning.on_mesh(self.mesh, self.rules):
                 return function(*args)
 
         return run
 
     @property
-    def _kv_axis(self) -> Any:
-        return dict(self.rules).get("kv_heads")
+    def _kv_axis(self) -> tuple[str, ...]:
+        return partitioning.axes_of(self.rules, "kv_heads")
 
     @property
     def _whole(self) -> NamedSharding:
@@ -150,8 +152,8 @@ class Programs:
 
     @property
     def _slots(self) -> Slots:
-        rows = partitioning.batch_sharding(self.mesh)
-        kv = NamedSharding(self.mesh, PartitionSpec(partitioning.BATCH_AXES, self._kv_axis))
+        rows = partitioning.batch_sharding(self.mesh, self.rules)
+        kv = NamedSharding(self.mesh, PartitionSpec(*rows.spec, self._kv_axis))
         layer = KeyValues(kv, kv)
         if self.mesh.devices.flat[0].platform == "tpu":
             layer = KeyValues(*(Format(Layout(order), kv) for order in TPU_CACHE_ORDER))

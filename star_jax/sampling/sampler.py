@@ -18,7 +18,7 @@ from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
 from star_jax.models.splash import check_attention
 from star_jax.records import Completion, Prompt
-from star_jax.sampling.decode import NOBODY, Finished, Prefix, Slots, Writer
+from star_jax.sampling.decode import NOBODY, Chunk, Finished, Prefix, Slots, Writer
 from star_jax.sampling.fitting import Group, fit_prompts
 from star_jax.sampling.logits import PickConfig
 from star_jax.sampling.meter import DECODE, PREFILL, Meter, SamplingStats
@@ -74,8 +74,10 @@ class Sampler:
 
     def __post_init__(self):
         """Raises UserError for a batch that the mesh cannot split and for impossible sampling."""
-        partitioning.check_batch("SamplerConfig.batch_size", self.config.batch_size, self.mesh)
-        check_attention(self.model, self.mesh)
+        partitioning.check_batch(
+            "SamplerConfig.batch_size", self.config.batch_size, self.mesh, self.rules
+        )
+        check_attention(self.model, self.mesh, self.rules)
         self.programs  # noqa: B018  refuses bad values now, not after hours of work
         if self.vocabulary.vocab_size > self.model.vocab_size:
             raise UserError(
@@ -205,7 +207,7 @@ class Sampler:
         return shapes_for(
             sum(lengths) / len(lengths),
             longest,
-            n_shards=partitioning.n_shards(self.mesh),
+            n_shards=partitioning.n_shards(self.mesh, self.rules),
             batch_size=config.batch_size,
             max_new_tokens=config.max_new_tokens,
             refill_share=config.refill_share,
@@ -275,16 +277,20 @@ class _Run:
         n_slots = shapes.slots_for(len(members))
         slots = programs.empty_slots(n_slots, shapes)
         # On the mesh from the start, as decoding returns it: else it is compiled once more.
-        self.times.append((jax.device_put(np.int32(0), partitioning.replicated(sampler.mesh)), 0))
-        rows = partitioning.batch_sharding(sampler.mesh)
+        self.times.append((partitioning.same_everywhere(np.int32(0), sampler.mesh), 0))
+        rows = partitioning.batch_sharding(sampler.mesh, sampler.rules)
         for wave in waves(lengths, shapes, n_slots):
             slots = self._decode(prefix, slots, most_in_a_shard(wave))
             left = []
             for bins in wave:
-                chunk = fill_chunk(bins, shapes, encoded, members, keys, limits)
+
+                def fill(start: int, stop: int, bins: Any = bins) -> Chunk:
+                    given = (shapes, encoded, members, keys, limits)
+                    return fill_chunk(bins[start:stop], stop - start, *given)
+
                 slots, who = self.meter.run(
                     PREFILL, programs.refill, shapes.window, self.model.params, prefix, slots,
-                    jax.device_put(chunk, rows),
+                    partitioning.in_rows(rows, shapes.n_shards, fill),
                 )  # fmt: skip
                 left.append(who)
             yield left

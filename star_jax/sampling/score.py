@@ -171,13 +171,18 @@ def _log_probabilities(
 
 def _padded(sampler: Sampler, rows: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
     """Ids [B, L] of a whole batch, its last rows dummies of one token, and lengths [B]."""
-    n_rows, longest = sampler.config.batch_size, bucket(max(len(ids) for ids in rows))
-    tokens = np.zeros((n_rows, longest), np.int32)
-    lengths = np.ones(n_rows, np.int32)
-    for row, ids in enumerate(rows):
-        tokens[row, : len(ids)] = ids
-        lengths[row] = len(ids)
-    return jax.device_put((tokens, lengths), partitioning.batch_sharding(sampler.mesh))
+    longest = bucket(max(len(ids) for ids in rows))
+
+    def fill(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        tokens = np.zeros((stop - start, longest), np.int32)
+        lengths = np.ones(stop - start, np.int32)
+        for row, ids in enumerate(rows[start:stop]):
+            tokens[row, : len(ids)] = ids
+            lengths[row] = len(ids)
+        return tokens, lengths
+
+    split = partitioning.batch_sharding(sampler.mesh, sampler.rules)
+    return partitioning.in_rows(split, sampler.config.batch_size, fill)
 
 
 def bucket(length: int) -> int:

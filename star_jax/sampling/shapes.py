@@ -28,9 +28,13 @@ class Shapes:
     wave: int  # prompts of a shard that are let in at a time
 
     def slots_for(self, n_prompts: int) -> int:
-        """Slots of a shard that so few prompts need; a size that `halves` passes through."""
+        """Slots of a shard that so few prompts need; a size that `halves` passes through.
+
+        They are never fewer than the places of a chunk, empty ones included.
+        """
         sizes = [self.n_slots, *self.halves(self.n_slots)]
-        return next((n for n in reversed(sizes) if n * self.n_shards >= n_prompts), self.n_slots)
+        wanted = max(n_prompts, self.chunk_prompts * self.n_shards)
+        return next((n for n in reversed(sizes) if n * self.n_shards >= wanted), self.n_slots)
 
     def halves(self, n_slots: int) -> list[int]:
         """What `n_slots` of a shard become when no prompts are left: half, a quarter and so on."""
@@ -107,6 +111,7 @@ def most_in_a_shard(wave: Sequence[Sequence[Sequence[int]]]) -> int:
 
 def fill_chunk(
     bins: Sequence[Sequence[int]],
+    n_bins: int,
     shapes: Shapes,
     encoded: Sequence[Sequence[int]],
     prompt: Sequence[int],
@@ -117,13 +122,14 @@ def fill_chunk(
 
     Args:
       bins: for each shard the places of its new prompts; shards may be missing at the end.
+      n_bins: shards, the missing ones included.
       shapes: static sizes.
       encoded: of each place, the prompt's ids.
       prompt: of each place, the number it goes by.
       keys: of each place, the random key.
       limits: of each place, the most tokens to write.
     """
-    row, column = (shapes.n_shards, shapes.chunk_tokens), (shapes.n_shards, shapes.chunk_prompts)
+    row, column = (n_bins, shapes.chunk_tokens), (n_bins, shapes.chunk_prompts)
     tokens, segments, positions = (np.zeros(row, np.int32) for _ in range(3))
     starts, lengths, limit = (np.zeros(column, np.int32) for _ in range(3))
     names, key = np.full(column, NOBODY, np.int32), np.zeros((*column, 2), np.uint32)

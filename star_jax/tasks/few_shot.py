@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from star_jax.errors import UserError
+from star_jax.paths import open_text
 from star_jax.records import Question
 from star_jax.tasks.task import ReasoningTask
 
@@ -20,7 +21,8 @@ OWN = Path(__file__).parent / "exemplars"
 def read_examples(file: str | Path) -> list[str]:
     """The texts of a file; raises UserError if it has none or cannot be read."""
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        with open_text(file) as lines:
+            text = lines.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the exemplar file {file}: {error}") from error
     examples = [example.strip() for example in re.split(r"\n[^\S\n]*\n", text)]

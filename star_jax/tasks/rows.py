@@ -2,7 +2,9 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
 from star_jax.errors import UserError
+from star_jax.paths import copy_tree, is_remote, open_text, path_of
 
 
 class BadRow(ValueError):
@@ -36,7 +39,7 @@ def read_lines(file: str) -> Iterator[tuple[int, str]]:
       UserError: the file cannot be read.
     """
     try:
-        with open(file, encoding="utf-8-sig") as lines:
+        with open_text(file) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield number, line
@@ -70,7 +73,17 @@ def read_tfds(builder: str, data_dir: str, split: str, otherwise: str) -> list[d
     Raises:
       UserError: the data set is not prepared there, or has no such split.
     """
+    if is_remote(data_dir):  # small, and TensorFlow would reach the bucket in a way of its own
+        with tempfile.TemporaryDirectory() as copied:
+            copy_tree(path_of(data_dir) / builder, Path(copied, builder))
+            return _read_tfds(builder, copied, split, otherwise, where=repr(data_dir))
     where = repr(data_dir) if data_dir else "TFDS's default folder (see TFDS_DATA_DIR)"
+    return _read_tfds(builder, data_dir, split, otherwise, where)
+
+
+def _read_tfds(
+    builder: str, data_dir: str, split: str, otherwise: str, where: str
+) -> list[dict[str, Any]]:
     try:
         prepared = read_only_builder.builder_from_files(builder, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:

@@ -10,6 +10,7 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2
 
 from star_jax.errors import UserError
+from star_jax.paths import check_local
 from star_jax.tokenizer_files.byte_level import SCHEMES, byte_level_json
 from star_jax.tokenizer_files.configs import (
     GENERATION_CONFIG,
@@ -31,8 +32,9 @@ def from_gguf(path: Path) -> Files:
     """Makes tokenizer.json or tokenizer.model, tokenizer_config.json and generation_config.json.
 
     Raises:
-      UserError: it is no GGUF file, has no tokenizer, or one of an unknown kind.
+      UserError: it is no GGUF file, is in a bucket, or has no tokenizer or one of an unknown kind.
     """
+    check_local(path, "a GGUF file")
     values = _metadata(path)
     makers = {"gpt2": _byte_level, "llama": _sentence_piece}
     kind = values.get("model")

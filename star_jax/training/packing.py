@@ -4,6 +4,7 @@ Padding is segment 0 and loss weight 0, never a token id: id 0 is "!" in GPT-2's
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -20,28 +21,53 @@ def epochs(examples: Sequence[TokenizedExample], seed: int) -> Iterator[Tokenize
             yield examples[i]
 
 
+def room(example: TokenizedExample, loss_share: float) -> int:
+    """Tokens of a row that a document takes, so that no row has loss on more than `loss_share`.
+
+    Its own tokens, or more if a larger share of them has loss.
+    """
+    n_loss = np.count_nonzero(example.loss_weights[1:])
+    return max(len(example.tokens), math.ceil(n_loss / loss_share))
+
+
+def most_with_loss(row_length: int, loss_share: float) -> int:
+    """Tokens with loss that a row of documents has at most, by the `room` they take."""
+    return math.floor(loss_share * row_length + 1e-6)
+
+
 def pack_rows(
-    examples: Iterable[TokenizedExample], row_length: int
+    examples: Iterable[TokenizedExample], row_length: int, loss_share: float = 1.0
 ) -> Iterator[list[TokenizedExample]]:
-    """Groups documents into rows of at most `row_length` tokens, nearly full ones first."""
+    """Groups documents into rows of at most `row_length` tokens, nearly full ones first.
+
+    At most `loss_share` of them have loss.
+    """
     waiting: dict[int, TokenizedExample] = {}
 
     def sizes() -> Iterator[int]:
         for place, example in enumerate(examples):
             waiting[place] = example
-            yield len(example.tokens)
+            yield room(example, loss_share)
 
     for places in pack(sizes(), row_length):
         yield [waiting.pop(place) for place in places]
 
 
+def batches_of_rows(
+    examples: Iterable[TokenizedExample], batch_size: int, row_length: int, loss_share: float = 1.0
+) -> Iterator[list[list[TokenizedExample]]]:
+    """What goes into each row of each batch; a last batch that is not full has fewer rows."""
+    rows = pack_rows(examples, row_length, loss_share)
+    while batch := list(itertools.islice(rows, batch_size)):
+        yield batch
+
+
 def pack_batches(
-    examples: Iterable[TokenizedExample], batch_size: int, row_length: int
+    examples: Iterable[TokenizedExample], batch_size: int, row_length: int, loss_share: float = 1.0
 ) -> Iterator[PackedBatch]:
     """Batches of `batch_size` packed rows; a last batch that is not full gets empty rows."""
-    rows = pack_rows(examples, row_length)
-    while batch := list(itertools.islice(rows, batch_size)):
-        yield fill_batch(batch, batch_size, row_length)
+    for rows in batches_of_rows(examples, batch_size, row_length, loss_share):
+        yield fill_batch(rows, batch_size, row_length)
 
 
 def fill_batch(
@@ -63,7 +89,9 @@ def fill_batch(
     return PackedBatch(tokens, segments, positions, weights)
 
 
-def check_lengths(examples: Sequence[TokenizedExample], row_length: int) -> None:
+def check_lengths(
+    examples: Sequence[TokenizedExample], row_length: int, loss_share: float = 1.0
+) -> None:
     """Raises UserError when there is no example, or one longer than a row."""
     if not examples:
         raise UserError("nothing to train on: there is no example")
@@ -74,6 +102,13 @@ def check_lengths(examples: Sequence[TokenizedExample], row_length: int) -> None
             f"{n_longer} of {len(examples)} training examples are longer than a row, the longest "
             f"has {longest} tokens; set TrainerConfig.row_length (now {row_length}) to {longest} "
             f"or more, or lower SamplerConfig.max_new_tokens"
+        )
+    if max(room(example, loss_share) for example in examples) > row_length:
+        most = max(np.count_nonzero(example.loss_weights[1:]) for example in examples)
+        allowed = most_with_loss(row_length, loss_share)
+        raise UserError(
+            f"a training example has {most} tokens with loss, and TrainerConfig.loss_share = "
+            f"{loss_share} allows {allowed} of a row's {row_length}; raise it"
         )
 
 

@@ -12,7 +12,7 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
 from star_jax.records import PackedBatch
 from star_jax.schedules import warmup_then_constant
-from star_jax.training.loss import weighted_cross_entropy
+from star_jax.training.loss import weighted_cross_entropy, where_to_predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,12 @@ def train_step(
     state: TrainState,
     batch: PackedBatch,
     decay: jax.Array | float = 1.0,
+    n_read: int | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """One step over a batch; returns the new state and the loss (nats per weighted token).
 
-    `decay` is a factor on the learning rate: `schedules.final_decay` of the step.
+    `decay` is a factor on the learning rate: `schedules.final_decay` of the step. Of each row the
+    model predicts `n_read` columns, at least as many as have loss (None: all of them).
 
     The batch's rows are taken in `accumulation` parts, one after the other. Losses are summed
     and divided by the whole batch's weight, so the parts do not change the result.
@@ -95,8 +97,11 @@ def train_step(
 
     def loss_of(params: Any, part: list[jax.Array]) -> jax.Array:
         tokens, segment_ids, positions, weights = part
-        logits, _ = Decoder(model).apply({"params": params}, tokens, positions, segment_ids)
-        return weighted_cross_entropy(logits, tokens, weights)[0] / total_weight
+        columns, targets, weights = where_to_predict(tokens, weights, n_read or tokens.shape[1])
+        logits, _ = Decoder(model).apply(
+            {"params": params}, tokens, positions, segment_ids, read_at_BR=columns
+        )
+        return weighted_cross_entropy(logits, targets, weights)[0] / total_weight
 
     def add_part(carry: tuple, part: list[jax.Array]) -> tuple[tuple, None]:
         loss, grads = jax.value_and_grad(loss_of)(state.params, part)

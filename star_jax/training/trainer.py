@@ -19,7 +19,13 @@ from star_jax.models.splash import check_attention
 from star_jax.records import PackedBatch, TokenizedExample
 from star_jax.schedules import final_decay
 from star_jax.training import train_step as steps
-from star_jax.training.packing import check_lengths, epochs, pack_batches
+from star_jax.training.packing import (
+    batches_of_rows,
+    check_lengths,
+    epochs,
+    fill_batch,
+    most_with_loss,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +36,9 @@ class TrainerConfig:
     row_length: int = 1024  # tokens in a row
     accumulation_steps: int = 1  # parts in which a batch is taken, to save memory
     loss_on_prompt: bool = False  # True also trains on the question
+    # Of a row's tokens, the most that have loss. The model predicts no more than those, which saves
+    # time where prompts are long; an example with a larger share takes more room in its row.
+    loss_share: float = 1.0
     checkpoint_every: int = 0  # steps between checkpoints inside training; 0 for none
 
 
@@ -57,9 +66,20 @@ class Trainer:
             "TrainerConfig.batch_size",
             self.config.batch_size,
             self.mesh,
+            self.rules,
             self.config.accumulation_steps,
         )
-        check_attention(self.model, self.mesh)
+        check_attention(self.model, self.mesh, self.rules)
+        if self.config.row_length % partitioning.n_parts(self.mesh, self.rules, "length"):
+            raise UserError(
+                f"TrainerConfig.row_length {self.config.row_length} is not divisible by "
+                f"MeshConfig.sequence = {self.mesh.shape['sequence']}; change one of them"
+            )
+        share = self.config.loss_share
+        if not 0 < share <= 1 or most_with_loss(self.config.row_length, share) < 1:
+            raise UserError(
+                f"TrainerConfig.loss_share = {share}: give a share of a row, above 0 and at most 1"
+            )
         if self.config.row_length > self.model.context_length:
             raise UserError(
                 f"TrainerConfig.row_length {self.config.row_length} passes the model's context of "
@@ -114,36 +134,40 @@ class Trainer:
           UserError: no examples, one longer than a row, an id that the model has no row for, or a
             loss that is not finite.
         """
-        check_lengths(examples, self.config.row_length)
+        check_lengths(examples, self.config.row_length, self.config.loss_share)
         self._check_ids(examples)
         first = int(state.step)
         losses: list[float] = []
-        places = filled = 0
+        n_batches = filled = 0
         pending = None  # a loss is fetched one step late, so that the device never waits for it
         batches = itertools.islice(self._batches(examples, seed), n_steps)
-        for step, batch in enumerate(batches, start=1):
-            places += batch.segment_ids.size
-            filled += np.count_nonzero(batch.segment_ids)
+        for step, rows in enumerate(batches, start=1):
+            n_batches += 1
+            filled += sum(len(example.tokens) for row in rows for example in row)
             if step <= first:
                 continue
             decay = np.float32(final_decay(step, n_steps, self.optimizer.decay_share))
             # The call returns at once: the next batch is packed while this one is trained on.
-            state, loss = self._step(state, jax.device_put(batch, self._batch_sharding), decay)
+            state, loss = self._step(state, self._on_devices(rows), decay)
             if pending is not None:
                 losses.append(_finite(float(pending), step - 1))
             pending = loss
             on_step(step, state)
         if pending is not None:
             losses.append(_finite(float(pending), n_steps))
+        places = n_batches * self.config.batch_size * self.config.row_length
         return Trained(state, losses, filled / places if places else None)
 
-    def compile_step(self) -> jax.stages.Compiled:
-        """The optimizer step, compiled ahead of time; its `memory_analysis` tells what it needs."""
+    def lower_step(self) -> jax.stages.Lowered:
+        """The optimizer step, lowered for the mesh without any array.
+
+        Compiling it says what it needs of a device's memory, on devices that need not be there.
+        """
         shape = (self.config.batch_size, self.config.row_length)
         dtypes = PackedBatch(np.int32, np.int32, np.int32, np.float32)
         batch = jax.tree.map(functools.partial(jax.ShapeDtypeStruct, shape), dtypes)
         decay = jax.ShapeDtypeStruct((), np.float32)
-        return self._step.lower(self.abstract_state(), batch, decay).compile()
+        return self._step.lower(self.abstract_state(), batch, decay)
 
     def _check_ids(self, examples: Sequence[TokenizedExample]) -> None:
         """An id beyond the embedding reads as NaN: say so before the loss does."""
@@ -154,8 +178,18 @@ class Trainer:
                 f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
             )
 
-    def _batches(self, examples: Sequence[TokenizedExample], seed: int) -> Iterator[PackedBatch]:
-        return pack_batches(epochs(examples, seed), self.config.batch_size, self.config.row_length)
+    def _batches(
+        self, examples: Sequence[TokenizedExample], seed: int
+    ) -> Iterator[list[list[TokenizedExample]]]:
+        config, stream = self.config, epochs(examples, seed)
+        return batches_of_rows(stream, config.batch_size, config.row_length, config.loss_share)
+
+    def _on_devices(self, rows: Sequence[Sequence[TokenizedExample]]) -> PackedBatch:
+        return partitioning.in_rows(
+            self._batch_sharding.tokens,
+            self.config.batch_size,
+            lambda start, stop: fill_batch(rows[start:stop], stop - start, self.config.row_length),
+        )
 
     @functools.cached_property
     def _optimizer(self) -> Any:
@@ -163,7 +197,7 @@ class Trainer:
 
     @functools.cached_property
     def _batch_sharding(self) -> PackedBatch:
-        split = partitioning.batch_sharding(self.mesh)
+        split = partitioning.batch_sharding(self.mesh, self.rules)
         return PackedBatch(split, split, split, split)
 
     @functools.cached_property
@@ -202,9 +236,15 @@ class Trainer:
         def step(
             state: steps.TrainState, batch: PackedBatch, decay: jax.Array
         ) -> tuple[steps.TrainState, jax.Array]:
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            with partitioning.on_mesh(self.mesh, self.rules):
                 return steps.train_step(
-                    self.model, self._optimizer, self.config.accumulation_steps, state, batch, decay
+                    self.model,
+                    self._optimizer,
+                    self.config.accumulation_steps,
+                    state,
+                    batch,
+                    decay,
+                    most_with_loss(self.config.row_length, self.config.loss_share),
                 )
 
         whole = partitioning.replicated(self.mesh)

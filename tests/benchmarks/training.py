@@ -44,6 +44,7 @@ TOLERANCE = 1e-3  # of a step's loss, nats per token
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, warmup_steps=10)
 N_DOCUMENTS = 3000
 PROMPT_SHARE = 0.6  # of a document, without loss
+LOSS_SHARE = 0.5  # TrainerConfig's: rows of these documents never have more
 NO_LABEL = -100  # transformers' mark of a token without loss
 SIZES = {  # name: usual and small
     "layers": (12, 2),
@@ -61,7 +62,9 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     trainer, examples = make_trainer(sizes), documents(args.seed, sizes)
-    stream = pack_batches(epochs(examples, args.seed), sizes["rows"], sizes["row_length"])
+    stream = pack_batches(
+        epochs(examples, args.seed), sizes["rows"], sizes["row_length"], LOSS_SHARE
+    )
     batches = list(itertools.islice(stream, sizes["steps"]))
     params = jax.device_get(trainer.random_params(args.seed))
     peer = Peer(params, trainer.model)
@@ -135,7 +138,7 @@ def make_trainer(sizes: dict[str, int]) -> Trainer:
         context_length=sizes["row_length"],
         scan_layers=False,
     )
-    config = TrainerConfig(batch_size=sizes["rows"], row_length=sizes["row_length"])
+    config = TrainerConfig(sizes["rows"], sizes["row_length"], loss_share=LOSS_SHARE)
     return Trainer(model, OPTIMIZER, config, make_mesh(MeshConfig(), jax.devices()[:1]))
 
 

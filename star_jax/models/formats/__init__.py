@@ -12,6 +12,7 @@ from pathlib import Path
 
 from star_jax.errors import UserError
 from star_jax.models.tensors import StoredModel
+from star_jax.paths import check_local, path_of, told
 
 ACCEPTED = (
     "model.safetensors (or its index and shards), flax_model.msgpack, the shard_* directories of "
@@ -23,17 +24,19 @@ REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5")
 
 def is_foreign(path: Path) -> bool:
     """Whether `path` looks like weights of another program: of `open_model` or of its refusals."""
-    path = Path(path)
-    return path.exists() and (_format_of(path) is not None or bool(_refused(path)))
+    path = path_of(path)
+    with told(path):
+        return path.exists() and (_format_of(path) is not None or bool(_refused(path)))
 
 
 def open_model(path: Path) -> StoredModel:
     """Opens the weights in `path`, a directory or a file, without reading any.
 
     Raises:
-      UserError: it is not there, of no known format, a pickle, incomplete or damaged.
+      UserError: it is not there, in a bucket, of no known format, a pickle, incomplete or damaged.
     """
-    path = Path(path)
+    path = path_of(path)
+    check_local(path, "a model that is no Orbax checkpoint")
     if not path.exists():
         raise UserError(f"model {path} is not there; check the path")
     # Imported when needed, so that reading one format does not take the packages of all.

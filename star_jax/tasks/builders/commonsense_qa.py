@@ -12,6 +12,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.download.util import DownloadError
 
 from star_jax.errors import UserError
+from star_jax.paths import is_remote
 from star_jax.progress import log
 
 FETCH = "python launch/fetch.py commonsense_qa"
@@ -92,8 +93,14 @@ def prepare_commonsense_qa(data_dir: str, fetched_dir: str | None = None) -> Com
     needed: TFDS takes the files from there, and checks them all the same.
 
     Raises:
-      UserError: the files are missing, altered or cannot be downloaded, or the disk is full.
+      UserError: the files are missing, altered or cannot be downloaded, the disk is full, or
+        `data_dir` is in a bucket.
     """
+    if is_remote(data_dir):
+        raise UserError(
+            f"CommonsenseQA is not prepared in {data_dir}, in a bucket; prepare it in a folder of "
+            f"this machine, and copy it: gcloud storage cp -r FOLDER/commonsense_qa {data_dir}"
+        )
     builder = commonsense_qa_builder(data_dir)
     if builder.data_path.exists():
         return builder

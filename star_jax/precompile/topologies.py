@@ -1,0 +1,136 @@
+"""The TPUs that can be asked for: their names, Cloud TPU's and the compiler's, and their peaks.
+
+Peaks are what Google publishes of each generation (v3's links: Jouppi et al. 2020); the memory that
+a program may have is the compiler's own figure.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from star_jax.errors import UserError
+
+ALL = "all"  # stands for one or two small slices of each generation
+SMALL = ("v3-8", "v4-8", "v5litepod-8", "v5litepod-16", "v5p-8", "v6e-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """What the chips of a generation have in common; peaks are of a chip."""
+
+    name: str  # as the compiler calls it
+    cloud: str  # what Cloud TPU's names of its slices begin with
+    counts_cores: bool  # Cloud TPU's number is of cores, two a chip, not of chips
+    devices_per_chip: int  # as JAX sees them
+    hbm_gib: float  # of a device, as the compiler has it for a program
+    bf16_tflops: float
+    hbm_gb_s: float
+    link_gb_s: float  # of one link to a neighbour, one way
+    shapes: tuple[tuple[int, ...], ...]  # of slices, in chips
+    chip_config: str = ""  # of several that the compiler knows; "" for its default
+
+
+_SQUARES_V3 = ((2, 2), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32))
+_SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_CUBES = (
+    (2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8),
+    (8, 8, 16), (8, 16, 16),
+)  # fmt: skip
+
+# By default the compiler takes the two cores of a v4 chip for two devices; on a real one they are
+# one to JAX, and "megacore" to the compiler.
+GENERATIONS = (
+    Generation("v3", "v3", True, 2, 15.48, 123, 900, 82, _SQUARES_V3),
+    Generation("v4", "v4", True, 1, 30.75, 275, 1228, 50, _CUBES, "megacore"),
+    Generation("v5e", "v5litepod", False, 1, 15.75, 197, 819, 50, _SQUARES),
+    Generation("v5p", "v5p", True, 1, 95.74, 459, 2765, 100, _CUBES),
+    Generation("v6e", "v6e", False, 1, 31.24, 918, 1640, 100, _SQUARES),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice of TPU chips."""
+
+    generation: Generation
+    shape: tuple[int, ...]  # in chips
+
+    @property
+    def name(self) -> str:
+        """As the compiler writes it: v5e:4x4."""
+        return f"{self.generation.name}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def cloud_name(self) -> str:
+        """As Cloud TPU's users write it: v5litepod-16."""
+        per_chip = 2 if self.generation.counts_cores else 1
+        return f"{self.generation.cloud}-{per_chip * self.n_chips}"
+
+    @property
+    def n_chips(self) -> int:
+        """Chips of the slice."""
+        return math.prod(self.shape)
+
+    @property
+    def n_devices(self) -> int:
+        """Devices that JAX sees."""
+        return self.n_chips * self.generation.devices_per_chip
+
+    @property
+    def flops(self) -> float:
+        """Peak of one device, bf16 FLOP/s."""
+        return self.generation.bf16_tflops * 1e12 / self.generation.devices_per_chip
+
+    @property
+    def hbm_bytes_per_second(self) -> float:
+        """Peak of one device."""
+        return self.generation.hbm_gb_s * 1e9 / self.generation.devices_per_chip
+
+    @property
+    def link_bytes_per_second(self) -> float:
+        """Peak that one device can receive: its share of the links that its chip has in the slice.
+
+        A chip has a neighbour on either side along each dimension of more than two chips, one along
+        a dimension of two.
+        """
+        n_links = sum(min(size - 1, 2) for size in self.shape)
+        return n_links * self.generation.link_gb_s * 1e9 / self.generation.devices_per_chip
+
+
+TOPOLOGIES = tuple(
+    Topology(generation, shape) for generation in GENERATIONS for shape in generation.shapes
+)
+
+
+def find_topologies(names: Sequence[str]) -> list[Topology]:
+    """The topologies of these names, in their order; "all" stands for `SMALL`.
+
+    Raises:
+      UserError: no name, or one that is no topology's.
+    """
+    if not names:
+        raise UserError(f"--run_mode=precompile needs --topology=NAME: {_known()}")
+    wanted = [one for name in names for one in (SMALL if name == ALL else (name,))]
+    return list(dict.fromkeys(find_topology(name) for name in wanted))
+
+
+def find_topology(name: str) -> Topology:
+    """The topology that Cloud TPU (v3-8) or the compiler (v3:2x2) calls so; else UserError."""
+    wanted = name.strip().lower().replace("v5e-", "v5litepod-")
+    for topology in TOPOLOGIES:
+        if wanted in (topology.name, topology.cloud_name):
+            return topology
+    raise UserError(f"--topology={name}: no such TPU; {_known()}")
+
+
+def larger(topology: Topology) -> list[Topology]:
+    """Slices of the same generation with more chips, the smallest first."""
+    same = [one for one in TOPOLOGIES if one.generation is topology.generation]
+    return sorted(
+        (one for one in same if one.n_chips > topology.n_chips), key=lambda one: one.n_chips
+    )
+
+
+def _known() -> str:
+    names = ", ".join(f"{one.cloud_name} ({one.name})" for one in TOPOLOGIES)
+    return f"give one of {names}, or {ALL} for {', '.join(SMALL)}"

@@ -1,0 +1,661 @@
+import dataclasses
+import json
+import re
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from star_jax import configurables, gin_errors, gin_sources
+from star_jax.errors import UserError
+from star_jax.main import main
+from star_jax.models.attention import KeyValues, Store, causal_mask
+from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import Decoder, abstract_params
+from star_jax.partitioning import DECODING_RULES, TRAINING_RULES, MeshConfig, make_mesh
+from star_jax.precompile import command as precompile_command
+from star_jax.precompile import fit as rooms
+from star_jax.precompile import search as precompile_search
+from star_jax.precompile.fit import Settings, is_out_of_memory, precompile, used_of
+from star_jax.precompile.prediction import (
+    Assumptions,
+    ProgramSeconds,
+    Run,
+    outer_iteration,
+    whole_run,
+)
+from star_jax.precompile.roofline import (
+    Peaks,
+    Split,
+    Work,
+    decode_step,
+    n_params,
+    prefill,
+    roofline,
+    slot_bytes,
+    split_of,
+    state_bytes,
+    training_step,
+)
+from star_jax.precompile.text import duration, fit_text
+from star_jax.precompile.topologies import TOPOLOGIES, find_topologies, find_topology, larger
+from star_jax.sampling.sampler import SamplerConfig
+from star_jax.sampling.shapes import shapes_for
+from star_jax.schedules import GeometricSteps
+from star_jax.star import StarConfig
+from star_jax.training import train_step as steps
+from star_jax.training.train_step import OptimizerConfig
+from star_jax.training.trainer import TrainerConfig
+from tests import tiny
+
+SMALL = DecoderConfig(
+    vocab_size=512, n_layers=2, d_model=256, n_heads=4, head_dim=64, d_ff=1024, rotary_dim=32,
+    context_length=512, scan_layers=False, remat="full",
+)  # fmt: skip
+GROUPED = dataclasses.replace(
+    SMALL, n_kv_heads=2, block="sequential", mlp="swiglu", norm="rms", head="plain"
+)
+TINY = DecoderConfig(
+    vocab_size=64, n_layers=2, d_model=32, n_heads=8, head_dim=8, d_ff=64, rotary_dim=8,
+    context_length=256,
+)  # fmt: skip
+OOM = (
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+    "required for HLO temporaries (23.24G) exceeds available HBM (15.75G). HLO module: jit_step."
+)
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("cloud", "compiler", "n_chips", "n_devices"),
+    [
+        ("v3-8", "v3:2x2", 4, 8),
+        ("v3-32", "v3:4x4", 16, 32),
+        ("v4-8", "v4:2x2x1", 4, 4),
+        ("v4-128", "v4:4x4x4", 64, 64),
+        ("v5litepod-16", "v5e:4x4", 16, 16),
+        ("v5litepod-256", "v5e:16x16", 256, 256),
+        ("v5p-8", "v5p:2x2x1", 4, 4),
+        ("v6e-8", "v6e:2x4", 8, 8),
+    ],
+)
+def test_a_topology_goes_by_both_names(cloud, compiler, n_chips, n_devices):
+    topology = find_topology(cloud)
+    assert topology is find_topology(compiler)
+    assert (topology.name, topology.cloud_name) == (compiler, cloud)
+    assert (topology.n_chips, topology.n_devices) == (n_chips, n_devices)
+
+
+def test_no_two_topologies_share_a_name():
+    names = [name for one in TOPOLOGIES for name in (one.name, one.cloud_name)]
+    assert len(set(names)) == len(names)
+
+
+def test_names_are_taken_as_people_write_them():
+    assert find_topology(" V5E-16 ").name == "v5e:4x4"
+    assert [one.name for one in find_topologies(["all", "v5p-8"])] == [
+        "v3:2x2", "v4:2x2x1", "v5e:2x4", "v5e:4x4", "v5p:2x2x1", "v6e:2x4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", "v3", "v3:2x3", "v5e", "h100-8", "v5e-12"])
+def test_a_wrong_topology_lists_the_right_ones(name):
+    with pytest.raises(UserError) as told:
+        find_topology(name)
+    for known in ("v3-8 (v3:2x2)", "v4-8 (v4:2x2x1)", "v5litepod-16 (v5e:4x4)", "v6e-8 (v6e:2x4)"):
+        assert known in told.value.message
+    assert "\n" not in told.value.message
+
+
+def test_a_larger_slice_is_of_the_same_generation():
+    assert [one.cloud_name for one in larger(find_topology("v5litepod-64"))] == [
+        "v5litepod-128", "v5litepod-256",
+    ]  # fmt: skip
+
+
+def test_links_are_those_a_chip_has_within_the_slice():
+    small, cube = find_topology("v4-8"), find_topology("v4-128")
+    assert cube.link_bytes_per_second == 3 * small.link_bytes_per_second  # 6 neighbours, not 2
+
+
+# The roofline, by hand and by what JAX itself counts.
+
+
+def products_in(function, *args):
+    """FLOPs and bytes of all matrix products in a traced function, those in calls included."""
+    flops = n_bytes = 0
+
+    def walk(jaxpr):
+        nonlocal flops, n_bytes
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                left, right = (x.aval for x in equation.invars)
+                out = equation.outvars[0].aval
+                (contracted, _), _ = equation.params["dimension_numbers"]
+                flops += 2 * out.size * int(np.prod([left.shape[i] for i in contracted]))
+                n_bytes += sum(x.size * x.dtype.itemsize for x in (left, right, out))
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        walk(inner)
+
+    walk(jax.make_jaxpr(function)(*args).jaxpr)
+    return flops, n_bytes
+
+
+def batch_of(n_rows, length):
+    shape = (n_rows, length)
+    numbers = jax.ShapeDtypeStruct(shape, jnp.int32)
+    return steps.PackedBatch(numbers, numbers, numbers, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def step_of(model, accumulation):
+    optimizer = steps.make_optimizer(OptimizerConfig())
+
+    def step(state, batch):
+        return steps.train_step(model, optimizer, accumulation, state, batch)
+
+    state = jax.eval_shape(lambda p: steps.init_state(optimizer, p), abstract_params(model))
+    return step, state
+
+
+@pytest.mark.parametrize("model", [SMALL, GROUPED], ids=["gpt-j", "llama"])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_training_flops_are_those_of_the_traced_products(model, remat):
+    model = dataclasses.replace(model, remat=remat)
+    step, state = step_of(model, 1)
+    counted, n_bytes = products_in(step, state, batch_of(2, 128))
+    ours = training_step(model, Split(), 2, 128)
+    adam = 20 * n_params(model)
+    assert ours.flops - adam == pytest.approx(counted, rel=0.001)
+    adam_bytes = 7 * 4 * n_params(model)
+    assert ours.hbm_bytes - adam_bytes == pytest.approx(n_bytes, rel=0.01)
+    assert (ours.link_bytes, ours.messages) == (0, 0)
+
+
+def test_training_flops_are_those_of_the_compilers_count_where_nothing_is_scanned():
+    step, state = step_of(SMALL, 1)
+    counted = jax.jit(step).lower(state, batch_of(4, 128)).cost_analysis()
+    assert training_step(SMALL, Split(), 4, 128).flops == pytest.approx(counted["flops"], rel=0.05)
+
+
+def test_a_scan_does_not_change_our_count_though_it_does_the_compilers():
+    scanned = dataclasses.replace(SMALL, scan_layers=True, n_layers=8)
+    unrolled = dataclasses.replace(scanned, scan_layers=False)
+    ours = [training_step(model, Split(), 2, 64) for model in (scanned, unrolled)]
+    assert ours[0] == ours[1]
+
+
+@pytest.mark.parametrize("model", [SMALL, GROUPED], ids=["gpt-j", "llama"])
+def test_a_decoding_step_is_counted_as_it_is_traced(model):
+    model = dataclasses.replace(model, remat="none")
+    rows, prefix, columns = 6, 64, 48
+    kv = jax.ShapeDtypeStruct((rows, model.kv_heads, columns, model.head_dim), jnp.float32)
+    shared = jax.ShapeDtypeStruct((model.kv_heads, prefix, model.head_dim), jnp.float32)
+
+    def one_token(params, kv, shared, tokens):
+        seen = jnp.ones((rows, 1, columns), bool)
+        stores = (
+            Store(KeyValues(shared, shared), jnp.ones((1, 1, prefix), bool)),
+            Store(KeyValues(kv, kv), seen),
+        )
+        return Decoder(model).apply(
+            {"params": params}, tokens, tokens, jnp.ones((rows, 1, 1), bool),
+            context=(stores,) * model.n_layers,
+        )[0]  # fmt: skip
+
+    tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
+    counted, n_bytes = products_in(one_token, abstract_params(model), kv, shared, tokens)
+    ours = decode_step(model, Split(), rows, prefix, columns)
+    assert ours.flops == counted
+    assert ours.hbm_bytes == pytest.approx(n_bytes, rel=0.02)
+
+
+def test_a_prefill_is_counted_as_it_is_traced():
+    model, length = dataclasses.replace(SMALL, remat="none"), 96
+
+    def run(params, tokens):
+        ids = jnp.ones(tokens.shape, jnp.int32)
+        read = jnp.zeros((1, 3), jnp.int32)
+        return Decoder(model).apply(
+            {"params": params}, tokens, tokens, causal_mask(ids), read_at_BR=read
+        )[0]
+
+    tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    counted, _ = products_in(run, abstract_params(model), tokens)
+    assert prefill(model, Split(), length, 0, n_read=3).flops == counted
+
+
+def test_gptj_by_hand():
+    gptj = DecoderConfig(dtype=jnp.bfloat16, remat="full")
+    assert n_params(gptj) == 6_050_882_784
+    # A block: 4 x 4096 x 4096 + 2 x 4096 x 16384 weights; 28 of them; a head of 4096 x 50400.
+    weights = 28 * (4 * 4096**2 + 2 * 4096 * 16384)
+    head = 4096 * 50400
+    step = decode_step(gptj, Split(heads=8, kv_heads=8, mlp=8, vocab=8), 256, 0, 224)
+    attention = 28 * 4 * 256 * 16 * 225 * 256
+    assert step.flops == pytest.approx((2 * 256 * (weights + head) + attention) / 8)
+    cache = 28 * 2 * 256 * 16 * 224 * 256 * 2 / 8
+    assert slot_bytes(gptj, Split(heads=8, kv_heads=8), 224) * 256 == cache
+    assert step.hbm_bytes > (weights + head) * 2 / 8 + cache
+    # A sum over 8 devices sends 2 x 7/8 of the array: once a block, and for the embedding.
+    assert step.link_bytes == pytest.approx(29 * 2 * 7 / 8 * 256 * 4096 * 2)
+    assert step.messages == 29
+    assert state_bytes(gptj, Split(embed=8)) == (weights + 2 * head) * 12 / 8
+
+
+def test_splitting_shares_the_work_and_sends_what_it_must():
+    one = training_step(SMALL, Split(), 8, 128)
+    fsdp = training_step(SMALL, Split(batch=8, embed=8), 8, 128)
+    tensor = training_step(SMALL, Split(heads=4, kv_heads=4, mlp=4, vocab=4), 8, 128)
+    assert fsdp.flops == pytest.approx(one.flops / 8)
+    assert tensor.flops == pytest.approx(one.flops / 4, rel=0.02)
+    weights = 2 * (4 * 256**2 + 2 * 256 * 1024) + 256 * 512
+    # Gathered twice and summed once, 7/8 of each array comes from elsewhere.
+    assert fsdp.link_bytes == pytest.approx(3 * 7 / 8 * weights * 4)
+    rows = 8 * 128 * 256 * 4
+    assert tensor.link_bytes == pytest.approx(2 * (2 + 1) * 2 * 3 / 4 * rows)
+    data = training_step(SMALL, Split(batch=8, replicas=8), 8, 128)
+    assert data.link_bytes == pytest.approx(2 * 7 / 8 * weights * 4)
+
+
+def test_accumulation_gathers_the_weights_anew_and_computes_the_same():
+    split = Split(batch=2, embed=2)
+    whole, parts = (training_step(SMALL, split, 8, 128, n) for n in (1, 4))
+    assert parts.flops == pytest.approx(whole.flops)
+    assert parts.link_bytes == pytest.approx(4 * whole.link_bytes)
+    assert parts.hbm_bytes > whole.hbm_bytes
+
+
+def test_splash_attention_leaves_out_the_masked_half_and_keeps_scores_on_the_chip():
+    splash = dataclasses.replace(SMALL, attention="splash")
+    plain, ours = (training_step(model, Split(), 2, 512) for model in (SMALL, splash))
+    pairs = 2 * 2 * 4 * 512 * 512
+    assert plain.flops - ours.flops == 4 * (4 * pairs * 64) / 2
+    assert plain.hbm_bytes - ours.hbm_bytes == 4 * pairs * 8
+
+
+def test_the_split_is_read_off_mesh_and_rules():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    training, decoding = (split_of(mesh, rules) for rules in (TRAINING_RULES, DECODING_RULES))
+    assert (training.batch, training.embed, training.heads, training.replicas) == (4, 2, 2, 2)
+    assert (decoding.batch, decoding.embed, decoding.vocab) == (4, 1, 2)
+    ours = split_of(mesh, precompile_search.SPLIT_DECODING)
+    assert (ours.batch, ours.heads, ours.kv_heads, ours.mlp, ours.vocab) == (2, 4, 4, 4, 4)
+
+
+def test_the_slowest_of_three_decides():
+    peaks = Peaks(flops=10, hbm_bytes=5, link_bytes=2, message_seconds=0.25)
+    times = roofline(Work(flops=20, hbm_bytes=5, link_bytes=1, messages=4), peaks)
+    assert (times.compute, times.memory, times.communication) == (2, 1, 1.5)
+    assert (times.seconds, times.bound) == (2, "compute")
+    assert roofline(Work(hbm_bytes=5), peaks).bound == "memory"
+
+
+# Prediction.
+
+
+def run_of(assumed=None, **loop):
+    assumed = assumed or Assumptions(
+        n_questions=1000, n_eval=100, question_tokens=64, longest_question=64, new_tokens=50,
+        hinted_share=0.4, kept_share=0.8, busy_slots=1.0, packed_share=1.0,
+    )  # fmt: skip
+    shapes = shapes_for(
+        64, 64, n_shards=1, batch_size=100, max_new_tokens=96, refill_share=0.1, prefill_tokens=640
+    )
+    return Run(
+        SamplerConfig(batch_size=100, max_new_tokens=96), TrainerConfig(), GeometricSteps(),
+        StarConfig(iterations=2, **loop), assumed, shapes,
+    )  # fmt: skip
+
+
+EACH = ProgramSeconds(
+    training_step=1.0, decode_step=0.01, refill=0.1, prefix=2.0, released_question=3.0
+)
+
+
+def test_an_outer_iteration_by_hand():
+    stages = {stage.name: stage for stage in outer_iteration(run_of(), EACH)}
+    assert list(stages) == ["generate", "rationalize", "finetune", "evaluate"]
+    per_chunk = run_of().shapes.chunk_tokens // 64
+    # 1,000 questions of 50 tokens in 100 slots: 500 steps.
+    assert stages["generate"].seconds == pytest.approx(2 + 0.1 * -(-1000 // per_chunk) + 5.0)
+    assert stages["rationalize"].seconds == pytest.approx(2 + 0.1 * -(-400 // per_chunk) + 2.0)
+    assert stages["finetune"].seconds == 40
+    assert stages["generate"].released_seconds == 3000
+    assert stages["finetune"].released_seconds == 40
+
+
+def test_a_run_is_its_iterations_and_the_bases_evaluation():
+    first, second = (outer_iteration(run_of(), EACH, n) for n in (1, 2))
+    assert [stage.seconds for stage in second if stage.name == "finetune"] == [48]
+    base = outer_iteration(run_of(), EACH, 0)
+    ours, theirs = whole_run(run_of(), EACH)
+    stages = [*base, *first, *second]
+    assert ours == pytest.approx(sum(stage.seconds for stage in stages))
+    assert theirs == pytest.approx(sum(stage.released_seconds for stage in stages))
+
+
+def test_without_rationalization_nobody_is_asked_again():
+    names = [stage.name for stage in outer_iteration(run_of(rationalize=False), EACH)]
+    assert names == ["generate", "finetune", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"efficiency": 0.0}, {"efficiency": 1.5}, {"hinted_share": -0.1}, {"n_questions": 0},
+     {"new_tokens": -1.0}],
+)  # fmt: skip
+def test_assumptions_that_no_run_can_have_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"Assumptions.{name}"):
+        Assumptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2e-6, "2.0 us"), (0.0123, "12.3 ms"), (75, "75.0 s"), (1000, "16.7 min"), (1e4, "2.8 h"),
+     (1e7, "115.7 days")],
+)  # fmt: skip
+def test_durations_are_readable(seconds, text):
+    assert duration(seconds) == text
+
+
+# The compiler's word. CPU devices stand for the TPU's.
+
+
+def settings_of(**changes):
+    made = dict(
+        model=TINY,
+        sampler=SamplerConfig(batch_size=16, max_new_tokens=16),
+        trainer=TrainerConfig(batch_size=8, row_length=32),
+        optimizer=OptimizerConfig(),
+        schedule=GeometricSteps(),
+        loop=StarConfig(iterations=2),
+        mesh=MeshConfig(
+            data=1, fsdp=8, decoding_rules=precompile_search.SPLIT_DECODING
+        ),
+        assumed=Assumptions(prefix_tokens=30, question_tokens=10, longest_question=16),
+    )  # fmt: skip
+    return Settings(**{**made, **changes})
+
+
+def here(topology):
+    return jax.devices()[: topology.n_devices]
+
+
+def fails(message):
+    def lower():
+        raise jax.errors.JaxRuntimeError(message)
+
+    return lower
+
+
+@pytest.fixture
+def too_large(monkeypatch):
+    """The training step does not fit."""
+    monkeypatch.setattr(rooms, "training_lowering", lambda settings, mesh: fails(OOM))
+
+
+def test_out_of_memory_is_read_off_the_compilers_message():
+    assert is_out_of_memory(OOM)
+    assert used_of(OOM) == (23.24 * 2**30, 15.75 * 2**30)
+    later = "Ran out of memory in memory space hbm. Used 512.5M of 1.00G hbm. Exceeded by"
+    assert is_out_of_memory(later)
+    assert used_of(later) == (512.5 * 2**20, 2**30)
+    assert is_out_of_memory("RESOURCE_EXHAUSTED: CompileTimeHbmOom")
+    assert used_of("RESOURCE_EXHAUSTED: CompileTimeHbmOom") is None
+    assert not is_out_of_memory("INTERNAL: something else")
+
+
+def test_every_program_of_a_run_is_compiled_and_told():
+    settings = settings_of()
+    fit = precompile(settings, find_topology("v3-8"), here)
+    assert [v.program for v in fit.verdicts] == [
+        "training step", "prefix", "refill", "decode step",
+    ]  # fmt: skip
+    assert fit.fits
+    assert all(v.needed > 0 and v.work.flops > 0 and v.roofline.seconds > 0 for v in fit.verdicts)
+    text = fit_text(fit, settings)
+    for words in ("v3-8 (v3:2x2)", "8 devices of 15.48 GiB", "fsdp=8", "training step", "yes",
+                  "evaluation", "61.5 TFLOP/s", "outer iteration 1", "the released code",
+                  "the whole run", "assumed:", "50% of its peaks", "9,741 questions"):  # fmt: skip
+        assert words in text, words
+
+
+def test_without_few_shot_examples_there_is_no_prefix():
+    loop = StarConfig(few_shot="never")
+    fit = precompile(settings_of(loop=loop), find_topology("v3-8"), here)
+    assert [v.program for v in fit.verdicts] == ["training step", "refill", "decode step"]
+    assert fit.seconds().prefix == 0
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_would_help(too_large):
+    settings = settings_of()
+    fit = precompile(settings, find_topology("v5litepod-8"), here)
+    assert not fit.fits
+    refused, *rest = fit.verdicts
+    assert [v.fits for v in rest] == [None] * 3  # nobody waits for what does not matter any more
+    assert all(v.roofline.seconds > 0 for v in rest)
+    assert refused.missing == pytest.approx(7.49 * 2**30)
+    text = fit_text(fit, settings)
+    assert "needs 23.24 GiB of 15.75 GiB, 7.49 GiB too much" in text
+    assert "--topology=v5litepod-16 (v5e:4x4)" in text
+    assert "--search" in text
+    state = dataclasses.replace(fit, state_bytes=16 * 2**30)
+    assert "state alone take 16.00 GiB" in fit_text(state, settings)
+
+
+def test_any_other_failure_of_the_compiler_is_no_verdict(monkeypatch):
+    monkeypatch.setattr(rooms, "training_lowering", lambda settings, mesh: fails("INTERNAL: bug"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        precompile(settings_of(), find_topology("v3-8"), here)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mesh": MeshConfig(data=3)}, ["data=3", "8 devices"]),
+        ({"trainer": TrainerConfig(batch_size=12, row_length=32)}, ["TrainerConfig.batch_size 12"]),
+        ({"sampler": SamplerConfig(batch_size=3), "mesh": MeshConfig(data=2, tensor=4)},
+         ["SamplerConfig.batch_size 3"]),
+        ({"model": dataclasses.replace(TINY, n_heads=4)}, ["heads", "(32, 4, 8)"]),
+    ],
+)  # fmt: skip
+def test_what_the_run_would_refuse_is_refused_before_anything_is_compiled(changes, words):
+    with pytest.raises(UserError) as told:
+        precompile(settings_of(**changes), find_topology("v3-8"), here)
+    for word in words:
+        assert word in told.value.message
+
+
+def test_a_mesh_that_does_not_suit_one_of_many_topologies_is_told(capsys, tmp_path):
+    file = tmp_path / "fits.json"
+    names = ["v3-8", "v5p-8"]
+    assert precompile_command.run(settings_of(), names, str(file), devices=here) == 1
+    fine, refused = json.loads(file.read_text())
+    assert fine["fits"] and fine["mesh"] == {"data": 1, "fsdp": 8, "sequence": 1, "tensor": 1}
+    assert fine["programs"][0]["program"] == "training step"
+    assert fine["assumed"]["n_questions"] == 9741
+    assert not refused["fits"] and "fsdp=8" in refused["problem"]
+    with pytest.raises(UserError, match="fsdp=8"):
+        precompile_command.run(settings_of(), ["v5p-8"], devices=here)
+
+
+# The search.
+
+
+def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
+    asked = []
+    honest = precompile_search.training_lowering
+
+    def only_by_tensor(settings, mesh):
+        honest(settings, mesh)
+        asked.append((settings.mesh.tensor, settings.trainer.accumulation_steps))
+        fits = settings.mesh.tensor > 1
+        return honest(settings, mesh) if fits else fails(OOM)
+
+    monkeypatch.setattr(precompile_search, "training_lowering", only_by_tensor)
+    settings = settings_of(mesh=MeshConfig())
+    found = precompile_search.search(settings, find_topology("v3-8"), here)
+    assert found.settings.mesh.tensor > 1
+    mesh = found.settings.mesh
+    assert mesh.data * mesh.fsdp * mesh.tensor == 8
+    assert found.training.fits and found.decoding.fits
+    text = precompile_search.found_text(found)
+    assert f"MeshConfig.fsdp = {mesh.fsdp}\n" in text
+    assert f"SamplerConfig.batch_size = {found.settings.sampler.batch_size} " in text
+
+
+def test_the_search_says_when_nothing_fits(monkeypatch, capsys):
+    monkeypatch.setattr(precompile_search, "training_lowering", lambda s, mesh: fails(OOM))
+    code = precompile_command.run(settings_of(), ["v3-8"], searching=True, devices=here)
+    assert code == 1
+    out = capsys.readouterr().out
+    assert out.count("23.24 GiB of 15.75, does not fit") == precompile_search.MOST_COMPILED
+    assert "take more chips" in out
+
+
+def test_the_search_finds_the_most_slots(monkeypatch):
+    """A slot takes 1 GiB, all else 4: 11 of 15.48 GiB are left, and slots come by eight."""
+    monkeypatch.setattr(precompile_search, "slot_bytes", lambda *args: 2**30)
+
+    def says(settings, mesh):
+        def verdict_of(name, lower, topology, work, peaks):
+            needed = (4 + settings.sampler.batch_size) * 2**30
+            fits = needed <= 15.48 * 2**30
+            times = roofline(work, peaks)
+            return rooms.Verdict(name, fits, needed, 15.48 * 2**30, 0.0, work, times)
+
+        monkeypatch.setattr(precompile_search, "verdict", verdict_of)
+        return dict.fromkeys(("refill", "decode step"))
+
+    monkeypatch.setattr(precompile_search, "sampling", says)
+    mesh = make_mesh(MeshConfig(data=1, tensor=8))
+    tried = []
+    settings = settings_of(mesh=MeshConfig(data=1, tensor=8))
+    best, verdict = precompile_search._most_slots(settings, mesh, find_topology("v3-8"), tried)
+    assert best.sampler.batch_size == 8
+    assert verdict.fits
+    assert [line.split()[1] for line in tried] == ["8"]
+
+
+# The command line and the shipped configurations.
+
+
+PAPER = "paper/table1_star_with_rationalization.gin"
+
+
+def bound(*files, **flags):
+    sources = gin_sources.read_sources(
+        files, list(flags.items()), (), ("MODEL_DIR", "MODEL_CHECKPOINT")
+    )
+    gin_errors.load(sources)
+
+
+def settings_bound(monkeypatch):
+    found = []
+    monkeypatch.setattr(precompile_command, "run", lambda settings, *rest: found.append(settings))
+    configurables.precompile()
+    return found[0]
+
+
+def test_the_papers_run_is_bound_without_weights_data_or_vocabulary(monkeypatch):
+    bound(PAPER)
+    settings = settings_bound(monkeypatch)
+    assert n_params(settings.model) == 6_050_882_784
+    assert settings.model.dtype == jnp.bfloat16 and settings.model.remat == "full"
+    trainer, sampler = settings.trainer, settings.sampler
+    assert (trainer.batch_size, trainer.row_length) == (8, 1024)
+    assert (sampler.temperature, sampler.max_new_tokens) == (0, 96)
+    optimizer, schedule = settings.optimizer, settings.schedule
+    assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-6, 100)
+    assert [schedule(n, 0, 0.0) for n in (1, 2, 3)] == [40, 48, 57]
+    assert (settings.loop.rationalize, settings.loop.few_shot) == (True, "always")
+    assert (settings.assumed.n_questions, settings.assumed.n_eval) == (9741, 1221)
+
+
+MESHES = {
+    "v3_8": 8, "v4_8": 4, "v5e_8": 8, "v5e_16": 16, "v5p_8": 4, "v6e_8": 8, "v5e_256": 256,
+    "v4_128": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "n_devices"), MESHES.items())
+def test_each_mesh_fills_the_machine_that_its_comment_names(monkeypatch, name, n_devices):
+    bound("models/gptj_6b.gin", "tasks/commonsense_qa.gin", "runs/star.gin", f"meshes/{name}.gin")
+    mesh = settings_bound(monkeypatch).mesh
+    assert mesh.data * mesh.fsdp * mesh.tensor * mesh.sequence == n_devices
+    path = gin_sources.search_paths()[-1] / f"meshes/{name}.gin"
+    cloud, compiler = re.match(r"# Cloud TPU (\S+) \((\S+)\)", path.read_text()).groups()
+    topology = find_topology(cloud)
+    assert topology.name == compiler
+    assert topology.n_devices == n_devices
+
+
+def command_line(tmp_path, *flags):
+    file = tmp_path / "run.gin"
+    file.write_text(tiny.STAR_GIN)
+    return ["--run_mode=precompile", f"--gin_file={file}", *flags]
+
+
+@pytest.fixture
+def cpu_for_tpu(monkeypatch):
+    monkeypatch.setattr(precompile_command, "tpu_devices", here)
+
+
+def test_the_run_mode_prints_and_writes_what_fits(tmp_path, capsys, cpu_for_tpu):
+    file = tmp_path / "fits.json"
+    argv = command_line(tmp_path, "--topology=v3-8", "--topology", "v5e:2x4", f"--json={file}")
+    assert main([*argv, "--gin.MeshConfig.fsdp=1"]) == 0
+    out = capsys.readouterr().out
+    assert "v3-8 (v3:2x2)" in out and "v5litepod-8 (v5e:2x4)" in out
+    assert [one["topology"] for one in json.loads(file.read_text())] == ["v3:2x2", "v5e:2x4"]
+
+
+def test_what_does_not_fit_is_exit_code_1_after_the_table(tmp_path, capsys, cpu_for_tpu, too_large):
+    assert main(command_line(tmp_path, "--topology=v5e-8")) == 1
+    out = capsys.readouterr().out
+    assert "NO, by 7.49" in out and "What would help" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--topology=v3-9"], ["v3-9", "v3-8 (v3:2x2)"]),
+        ([], ["--topology"]),
+        (["--topology=v3-8", "--search=yes"], ["--search takes no value"]),
+        (["--topology=v3-8", "--json=run.gin/fits.json"], ["run.gin"]),
+        (["--topology=v3-8", "--gin.Assumptions.efficiency=2.0"], ["Assumptions.efficiency"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, cpu_for_tpu, flags, words
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(command_line(tmp_path, *flags)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    for word in words:
+        assert word in line
+
+
+def test_its_flags_belong_to_precompile(capsys):
+    assert main(["--run_mode=star", "--topology=v3-8"]) == 2
+    assert "--topology belongs to --run_mode=precompile" in capsys.readouterr().err
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(rooms.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"star_jax\[precompile\]"):
+        rooms.tpu_devices(find_topology("v3-8"))

@@ -1,0 +1,954 @@
+"""launch/tpu_vm.py against a stand-in for gcloud whose workers really run what they are sent."""
+
+import ast
+import contextlib
+import io
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import types
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from star_jax import gin_sources
+from star_jax.main import parse_command_line
+from tests import fake_gcloud
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
+sys.path.insert(0, str(LAUNCH))  # a script finds its neighbours in its own folder
+
+import fetch_table  # noqa: E402
+import tpu_create  # noqa: E402
+import tpu_gcloud  # noqa: E402
+import tpu_pack  # noqa: E402
+import tpu_run  # noqa: E402
+import tpu_up  # noqa: E402
+import tpu_vm  # noqa: E402
+import tpu_worker  # noqa: E402
+
+FILES = sorted(LAUNCH.glob("tpu_*.py"))
+PLACE = ["--zone=us-central1-a", "--project=my-project"]
+BUCKET = "--gin.MODEL_DIR='gs://bucket/star'"
+ODD = """--gin.TEXT="it's  a $HOME `word`; \\"so\\" * | & é" """.strip()
+
+# Stands for star_jax on a worker; each test adds what it does.
+PROGRAM = """\
+import json, os, sys, time
+from pathlib import Path
+
+fake = Path(os.environ["FAKE_GCLOUD_DIR"])
+worker, made = int(os.environ["FAKE_HOSTNAME"][-1]), int(os.environ["FAKE_MADE"])
+script, *arguments = sys.argv[1:]
+if script.endswith("fetch.py"):
+    Path("data").mkdir(exist_ok=True)
+    Path("data/fetched").write_text(" ".join(arguments))
+    sys.exit()
+assert (script, arguments.pop(0), arguments.pop()) == ("-m", "star_jax.main", "--processes=auto")
+with open(fake / "runs.jsonl", "a") as file:
+    file.write(json.dumps({"worker": worker, "made": made, "arguments": arguments}) + "\\n")
+model_dir = tuple(a for a in arguments if a.startswith("--gin.MODEL_DIR="))[-1][17:-1]
+bucket = model_dir.startswith("gs://")
+folder = fake / "bucket" / model_dir[5:] if bucket else Path(model_dir)
+
+
+def write(iteration, accuracy=0.5, seconds=10):
+    folder.mkdir(parents=True, exist_ok=True)
+    row = {"iteration": iteration, "accuracy": accuracy, "seconds_generate": seconds,
+           "seconds_finetune": None}
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(row) + "\\n")
+
+
+def report():
+    (folder / "report").mkdir(parents=True, exist_ok=True)
+    (folder / "report/report.md").write_text("the table")
+    (folder / "config.gin").write_text("A = 1")
+
+
+def ask_for(event):
+    (fake / event).touch()
+    hang()
+
+
+def hang():
+    for _ in range(600):
+        time.sleep(0.05)
+
+
+print("star_jax runs", flush=True)
+"""
+UV = """\
+#!/bin/sh
+echo "uv $*" >>"$HOME/uv.log"
+for last; do :; done
+case "$1" in
+  venv) mkdir -p "$last/bin" && cp "$FAKE_GCLOUD_DIR/worker_bin/venv_python" "$last/bin/python" ;;
+  pip) [ ! -e "$FAKE_GCLOUD_DIR/offline-$FAKE_HOSTNAME" ] || { echo "no network" >&2; exit 1; } ;;
+esac
+"""
+
+
+class Cloud:
+    """A cloud with the stand-in for gcloud, a checkout to send, and a user's machine."""
+
+    def __init__(self, folder, monkeypatch, capfd):
+        self.folder, self.capfd = folder / "cloud", capfd
+        self.checkout, self.results = folder / "a checkout", folder / "results"
+        for name in ("bin", "cloud/worker_bin", "cloud/worker_lib"):
+            (folder / name).mkdir(parents=True)
+        fake = Path(__file__).with_name("fake_gcloud.py")
+        gcloud = f'#!/bin/sh\nexec "{sys.executable}" -I -S "{fake}" "$@"\n'
+        self.script(folder / "bin/gcloud", gcloud)
+        python = f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
+        self.script(self.folder / "worker_bin/python3", python)
+        venv = f'#!/bin/sh\nexec "{sys.executable}" "$FAKE_GCLOUD_DIR/program.py" "$@"\n'
+        self.script(self.folder / "worker_bin/venv_python", venv)
+        self.script(self.folder / "worker_bin/uv", UV)
+        self.script(self.folder / "worker_bin/curl", "#!/bin/sh\nexit 1\n")  # never the network
+        (self.folder / "worker_lib/sitecustomize.py").write_text(
+            "import os, socket\nsocket.gethostname = lambda: os.environ['FAKE_HOSTNAME']\n"
+        )
+        shutil.copytree(LAUNCH, self.checkout / "launch")
+        monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
+        monkeypatch.setenv("FAKE_GCLOUD_DIR", str(self.folder))
+        monkeypatch.setattr(tpu_run, "ROOT", self.checkout)
+        monkeypatch.setattr(tpu_run, "RECORDS", folder / "records")
+        self.scenario()
+        self.program("write(1)\nreport()\n")
+
+    def script(self, path, text):
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def scenario(self, workers=1, **events):
+        text = json.dumps({"workers": workers, **events})
+        (self.folder / "scenario.json").write_text(text)
+
+    def program(self, text):
+        (self.folder / "program.py").write_text(PROGRAM + text)
+
+    def run(self, command, *options, arguments=(), poll="0.02"):
+        """Runs tpu_vm.py and returns its exit code."""
+        tail = ["--", *arguments] if arguments else []
+        argv = [command, "star", *PLACE, f"--poll_seconds={poll}", *options, *tail]
+        code = tpu_vm.main(argv)
+        self.out, self.err = self.capfd.readouterr()
+        return code
+
+    def does(self, command, *options, **settings):
+        """Returns what tpu_vm.py prints of its doings, which must go well."""
+        assert self.run(command, *options, **settings) == 0, self.err
+        return self.err
+
+    def fails(self, command, *options, **settings):
+        """Returns the error of a command that must fail: its last line."""
+        assert self.run(command, *options, **settings) == 1, self.err
+        line = self.err.splitlines()[-1]
+        assert line.startswith("tpu_vm.py: error: ")
+        return line.removeprefix("tpu_vm.py: error: ")
+
+    def up(self, *options, arguments=("--run_mode=star", BUCKET), check=True, **settings):
+        run = self.does if check else self.fails
+        place = ["--accelerator_type=v3-8", f"--to={self.results}"]
+        return run("up", *place, *options, arguments=arguments, **settings)
+
+    def make(self, *data, accelerator_type="v3-8"):
+        """Leaves a TPU VM that is set up."""
+        self.does("create", f"--accelerator_type={accelerator_type}")
+        self.does("setup", *(f"--data={what}" for what in data))
+        self.verbs()
+
+    def calls(self):
+        """Returns the arguments of the calls since the last time."""
+        path = self.folder / "calls.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [json.loads(line) for line in lines]
+
+    def verbs(self):
+        """Returns the calls since the last time in short."""
+        return [verb_of(call) for call in self.calls()]
+
+    def runs(self):
+        """Returns each start of star_jax: worker, number of the TPU VM, arguments."""
+        path = self.folder / "runs.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def home(self, worker=0, made=1):
+        return self.folder / "nodes" / str(made) / f"w-{worker}"
+
+    def until(self, condition):
+        """Waits for what a run in the background is to do."""
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def until_over(self, worker=0):
+        """Waits for the end of a worker's run, and returns what `status` prints then."""
+        record = self.home(worker) / "star_jax/run/record.json"
+        self.until(lambda: "exit_code" in record.read_text())
+        assert self.run("status") == 0, self.err
+        return self.out
+
+    def close(self):
+        for path in self.folder.glob("nodes/*/*/star_jax/run/pid"):
+            with contextlib.suppress(OSError):
+                os.killpg(int(path.read_text()), signal.SIGKILL)
+
+
+def verb_of(call):
+    """["compute", "tpus", "tpu-vm", "ssh", "--command=python3 tpu_worker.py stop"] -> "stop"."""
+    words = [word for word in call if not word.startswith("--")]
+    if words[0] == "storage":
+        return " ".join(words[:2])
+    if words[3] == "ssh":
+        command = next(word for word in call if word.startswith("--command=")).split()
+        return command[2] if command[1] == "tpu_worker.py" else command[0].partition("=")[2]
+    return words[3] if words[2] == "tpu-vm" else f"{words[2]} {words[3]}"
+
+
+def once_each(verbs):
+    """Leaves out a verb, or a pair of them, that only repeats the one before: a poll."""
+    kept = []
+    for verb in verbs:
+        kept.append(verb)
+        for size in (1, 2, 3):
+            while len(kept) >= 2 * size and kept[-size:] == kept[-2 * size : -size]:
+                del kept[-size:]
+    return kept
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch, capfd):
+    cloud = Cloud(tmp_path, monkeypatch, capfd)
+    yield cloud
+    cloud.close()
+
+
+# `up`
+
+
+def test_up_does_it_all(cloud):
+    words = cloud.up("--data=gptj", "--delete_at_end", arguments=(BUCKET, ODD, "--x"))
+    assert once_each(cloud.verbs()) == [
+        *["describe", "create", "describe", "report", "storage cat"],
+        *["scp", "setup", "report", "start"],
+        *["describe", "report", "storage cat"],
+        *["describe", "storage cp"],
+        *["queued-resources describe", "describe", "delete"],
+    ]
+    assert cloud.runs() == [{"worker": 0, "made": 1, "arguments": [BUCKET, ODD, "--x"]}]
+    fetched = cloud.home() / "star_jax/data/fetched"
+    assert fetched.read_text() == f"gptj --dir {cloud.home()}/star_jax/data"
+    names = sorted(path.name for path in cloud.results.iterdir())
+    assert names == ["config.gin", "metrics.jsonl", "report"]
+    assert (cloud.results / "report/report.md").read_text() == "the table"
+    for part in ("creating a v3-8", "worker 0 set up", "the run is started", "accuracy 50.0 %"):
+        assert part in words
+
+
+def test_a_rehearsal_prints_what_up_really_does(cloud, monkeypatch):
+    arguments = ("--run_mode=star", BUCKET, ODD)
+    cloud.up("--spot", "--delete_at_end", arguments=arguments)
+    real = cloud.calls()
+    monkeypatch.setattr(tpu_run, "RECORDS", cloud.folder / "other_records")
+    cloud.up("--spot", "--delete_at_end", "--dry_run", arguments=arguments)
+    printed = [shlex.split(line)[1:] for line in cloud.out.splitlines()]
+    assert cloud.calls() == [] and cloud.err == ""
+    assert once_each(map(verb_of, printed)) == once_each(map(verb_of, real))
+    for verb in ("create", "setup", "start", "delete"):
+        own, others = (
+            [call for call in calls if verb_of(call) == verb] for calls in (printed, real)
+        )
+        assert own == others
+
+
+def test_a_preempted_spot_tpu_is_made_anew_and_the_run_goes_on(cloud):
+    cloud.program("write(made)\nif made == 1: ask_for('preempt')\nreport()\n")
+    words = cloud.up("--spot")
+    verbs = once_each(cloud.verbs())
+    lost = verbs.index("delete")
+    assert verbs[lost - 3 : lost + 8] == [
+        *["describe", "queued-resources describe", "describe", "delete"],
+        *["describe", "create", "describe", "report", "storage cat", "scp", "setup"],
+    ]
+    assert "was preempted" in words and "iteration 1 is finished" in words
+    first, second = cloud.runs()
+    assert (first["made"], second["made"]) == (1, 2)
+    assert first["arguments"] == second["arguments"] == ["--run_mode=star", BUCKET]
+    assert "iteration 2 is finished" in words and "goodput" in words
+    (record,) = (cloud.folder.parent / "records/.records").iterdir()
+    began = json.loads((cloud.home() / "star_jax/run/record.json").read_text())["attempts"][0]
+    assert json.loads(record.read_text())["first_began"] == began["began"]
+    assert "2" in (cloud.results / "metrics.jsonl").read_text()
+
+
+def test_a_preempted_queued_resource_is_deleted_and_asked_for_again(cloud):
+    cloud.scenario(queue=["WAITING_FOR_RESOURCES", "PROVISIONING"])
+    cloud.program("if made == 1: ask_for('preempt')\nwrite(1)\n")
+    words = cloud.up("--spot", "--queued")
+    verbs = cloud.verbs()
+    assert verbs.count("queued-resources create") == 2 and "create" not in verbs
+    assert verbs.count("queued-resources delete") == 1 and "delete" not in verbs
+    assert re.search(r"the queued resource is WAITING_FOR_RESOURCES; \d s so far", words)
+    assert "the queued resource is SUSPENDING" in words
+    assert [run["made"] for run in cloud.runs()] == [1, 2]
+
+
+def test_processes_that_are_gone_are_started_again_on_the_same_tpu(cloud):
+    cloud.program("if not folder.exists():\n  write(1)\n  ask_for('reboot')\nwrite(2)\n")
+    words = cloud.up()
+    assert [run["made"] for run in cloud.runs()] == [1, 1]
+    assert "the run was cut off; iteration 1 is finished" in words
+    assert cloud.verbs().count("create") == 1
+
+
+def test_workers_that_go_on_alone_are_stopped_and_all_start_again(cloud):
+    cloud.scenario(workers=2)
+    cloud.program(
+        "again = fake / 'again'\n"
+        "if not again.exists():\n"
+        "  if worker == 0: hang()\n"
+        "  time.sleep(0.3)\n"
+        "  again.touch()\n"
+        "  os.killpg(0, 9)\n"
+        "write(1)\n"
+    )
+    words = cloud.up("--accelerator_type=v3-32")
+    assert words.index("worker 0 stopped") < words.rindex("the run is started")
+    assert sorted(run["worker"] for run in cloud.runs()) == [0, 0, 1, 1]
+
+
+def test_a_run_that_is_always_cut_off_is_given_up(cloud, monkeypatch):
+    monkeypatch.setattr(tpu_up, "PATIENCE", 1)
+    cloud.program("ask_for('reboot')\n")
+    assert "cut off 1 times without finishing an iteration" in cloud.up(check=False)
+    assert len(cloud.runs()) == 2
+
+
+def test_a_worker_that_stays_silent_makes_the_tpu_be_made_anew(cloud):
+    cloud.scenario(workers=2)
+    silence = "(fake / 'silence-1').write_text('3')"
+    cloud.program(f"if made == 1:\n  if worker == 1: {silence}\n  hang()\nwrite(1)\n")
+    words = cloud.up("--accelerator_type=v3-32")
+    assert "a worker does not answer; making the TPU VM anew" in words
+    assert sorted(run["made"] for run in cloud.runs()) == [1, 1, 2, 2]
+    assert cloud.verbs().count("create") == 2
+
+
+def test_a_tpu_that_never_answered_is_not_made_again_and_again(cloud):
+    (cloud.folder / "silence-0").write_text("9")
+    line = cloud.up(check=False)
+    assert "return code [255]" in line and "gcloud compute firewall-rules list" in line
+    verbs = cloud.verbs()
+    assert verbs.count("create") == 1 and "delete" not in verbs
+
+
+def test_a_setup_that_fails_is_tried_again_by_up_but_not_for_ever(cloud):
+    offline = cloud.folder / "offline-t1v-n-0a1b2c3d-w-0"
+    offline.touch()
+    line = cloud.up(check=False)
+    assert "worker 0: 'uv pip install ...' ended with 1: no network" in line
+    assert cloud.verbs().count("setup") == tpu_up.PATIENCE
+    offline.unlink()
+    cloud.up()
+
+
+def test_without_a_bucket_a_lost_tpu_ends_the_run(cloud):
+    cloud.program("ask_for('preempt')\n")
+    line = cloud.up(arguments=("--gin.MODEL_DIR='runs/x'",), check=False)
+    assert "MODEL_DIR runs/x with its disk; bind MODEL_DIR to gs://" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--spot"], "is a spot TPU"), (["--accelerator_type=v4-16"], "disk of")],
+)
+def test_up_wants_a_bucket_where_disks_do_not_do(cloud, options, reason):
+    line = cloud.up(*options, arguments=("--gin.MODEL_DIR='runs/x'",), check=False)
+    assert reason in line and "bind MODEL_DIR to gs://BUCKET/NAME" in line
+    assert cloud.calls() == []
+
+
+def test_a_worker_that_fails_ends_the_run_of_all(cloud):
+    cloud.scenario(workers=2)
+    cloud.program("if worker == 1:\n  print('ValueError: broken')\n  sys.exit(1)\nhang()\n")
+    line = cloud.up("--accelerator_type=v3-32", check=False)
+    assert "worker 1: ended with exit code 1" in line and "ValueError: broken" in line
+    assert "logs --worker=1" in line
+    assert cloud.err.count("looking whether the TPU VM was preempted") == tpu_up.PATIENCE - 1
+    assert cloud.verbs()[-1] == "stop"
+    assert "worker 0: was stopped" in cloud.until_over()
+
+
+def test_a_users_mistake_ends_the_run_at_once(cloud):
+    cloud.program("print('star_jax: error: no such gin file')\nsys.exit(2)\n")
+    assert "star_jax: error: no such gin file" in cloud.up(check=False)
+    assert "looking whether" not in cloud.err
+
+
+def test_a_failed_run_is_tried_again_by_the_next_up(cloud):
+    cloud.program("sys.exit(2)\n")
+    cloud.up(check=False)
+    cloud.program("write(3)\n")
+    assert "iteration 3" in cloud.up()
+    assert len(cloud.runs()) == 2
+
+
+def test_up_joins_a_run_that_goes_on_and_fetches_one_that_is_over(cloud):
+    cloud.program("write(1)\nwhile not (fake / 'go').exists(): time.sleep(0.02)\n")
+    cloud.make()
+    cloud.does("run", arguments=("--run_mode=star", BUCKET))
+    (cloud.folder / "go").touch()
+    cloud.up()
+    cloud.verbs()
+    cloud.up()
+    assert len(cloud.runs()) == 1
+    assert once_each(cloud.verbs()) == [
+        *["describe", "report", "storage cat", "describe", "storage cp"]
+    ]
+
+
+def test_ctrl_c_leaves_the_run_alone_and_says_how_to_go_on(cloud, monkeypatch):
+    cloud.program("hang()\n")
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    clock = types.SimpleNamespace(sleep=interrupt, monotonic=time.monotonic)
+    monkeypatch.setattr(tpu_up, "time", clock)
+    place = ["--accelerator_type=v3-8"]
+    assert cloud.run("up", *place, arguments=(BUCKET,)) == 130
+    assert "`tpu_vm.py status star`" in cloud.err and "`tpu_vm.py stop star`" in cloud.err
+    assert cloud.run("status") == 0 and "worker 0: running" in cloud.out
+
+
+# `create` and `delete`
+
+
+def test_create_does_nothing_when_the_tpu_is_there(cloud):
+    cloud.does("create", "--accelerator_type=v3-8")
+    assert cloud.verbs() == ["describe", "create", "describe"]
+    assert "READY, v3-8, 1 worker" in cloud.does("create", "--accelerator_type=v3-8")
+    assert cloud.verbs() == ["describe"]
+    line = cloud.fails("create", "--accelerator_type=v4-8")
+    assert "is a v3-8, not a v4-8; delete it, or choose another name" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        (["--accelerator_type=v2-8"], ["--version=tpu-ubuntu2204-base"]),
+        (["--accelerator_type=v4-8", "--spot"], ["--version=tpu-ubuntu2204-base", "--spot"]),
+        (["--accelerator_type=v5e-16"], ["--version=v2-alpha-tpuv5-lite"]),
+        (["--accelerator_type=v5p-8"], ["--version=v2-alpha-tpuv5"]),
+        (["--accelerator_type=v6e-8"], ["--version=v2-alpha-tpuv6e"]),
+        (
+            ["--accelerator_type=v6e-8", "--queued", "--service_account=me@p.iam"],
+            ["--node-id=star", "--runtime-version=v2-alpha-tpuv6e", "--service-account=me@p.iam"],
+        ),
+    ],
+)
+def test_each_generation_gets_its_image(cloud, options, flags):
+    cloud.does("create", *options)
+    (call,) = [call for call in cloud.calls() if verb_of(call).endswith("create")]
+    name = options[0].partition("=")[2].replace("v5e", "v5litepod")
+    own = {word for word in call if word.startswith("--")} - {*PLACE, "--quiet"}
+    assert own == {*flags, f"--accelerator-type={name}"}
+
+
+@pytest.mark.parametrize(
+    ("event", "reason", "way_out"),
+    [
+        ("quota", "TPUV3PerProjectPerZoneForTPUAPI", "console.cloud.google.com/iam-admin/quotas"),
+        ("disabled", "has not been used", "gcloud services enable tpu.googleapis.com"),
+    ],
+)
+def test_what_waiting_does_not_mend_ends_at_once(cloud, event, reason, way_out):
+    cloud.scenario(create=[event])
+    line = cloud.fails("create", "--accelerator_type=v3-8")
+    assert reason in line and way_out in line
+    assert cloud.verbs() == ["describe", "create"]
+
+
+def test_a_queued_resource_that_fails_for_quota_ends_at_once(cloud):
+    cloud.scenario(queue=["FAILED"], reason="Quota limit 'X' has been exceeded")
+    line = cloud.fails("create", "--accelerator_type=v3-8", "--queued")
+    assert "Quota limit 'X'" in line
+
+
+def test_a_queued_resource_that_fails_otherwise_is_asked_for_again(cloud):
+    cloud.scenario(queue=["FAILED", "ACTIVE"], reason="internal trouble")
+    words = cloud.does("create", "--accelerator_type=v3-8", "--queued")
+    assert "FAILED (internal trouble), asking anew" in words
+    assert cloud.verbs().count("queued-resources create") == 2
+
+
+def test_a_stock_out_is_tried_again_after_longer_and_longer_waits(cloud, monkeypatch):
+    waits = []
+    clock = types.SimpleNamespace(sleep=waits.append, monotonic=lambda: sum(waits))
+    monkeypatch.setattr(tpu_create, "time", clock)
+    cloud.scenario(create=["stock_out"] * 7)
+    words = cloud.does("create", "--accelerator_type=v3-8", poll="30")
+    assert waits == [30, 60, 120, 240, 480, 600, 600]
+    assert cloud.verbs().count("create") == 8
+    assert 'no more capacity in the zone "us-central1-a"' in words
+    assert "30 s so far, next in 1 min 0 s" in words
+    assert "15 min 30 s so far, next in 10 min 0 s" in words
+
+
+def test_a_stock_out_is_given_up_in_the_end(cloud):
+    cloud.scenario(create=["stock_out"] * 9)
+    line = cloud.fails("create", "--accelerator_type=v3-8", "--give_up_hours=0")
+    assert "no more capacity" in line and "try another --zone, --queued" in line
+    assert cloud.verbs().count("create") == 1
+
+
+def test_a_slow_create_is_waited_for_and_not_asked_for_twice(cloud):
+    cloud.scenario(create=["slow"], creating=["CREATING", "CREATING"])
+    words = cloud.does("create", "--accelerator_type=v3-8")
+    assert cloud.verbs() == ["describe", "create", *["describe"] * 3]
+    assert re.search(r"still being created; \d s so far", words)
+    assert re.search(r"star: CREATING; \d s so far", words)
+
+
+def test_delete_of_nothing_does_nothing(cloud):
+    cloud.does("delete")
+    assert cloud.verbs() == ["queued-resources describe", "describe"]
+    cloud.make()
+    cloud.does("delete")
+    cloud.does("delete")
+    assert cloud.verbs().count("delete") == 1
+    assert cloud.run("status") == 0 and "star: there is no TPU VM" in cloud.out
+
+
+def test_without_gcloud_it_says_where_to_get_it(cloud, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert "https://cloud.google.com/sdk/docs/install" in cloud.fails("status")
+
+
+# `setup`
+
+
+def test_setup_makes_each_workers_environment_once(cloud):
+    cloud.scenario(workers=2)
+    cloud.make("gptj", accelerator_type="v3-32")
+    for worker in (0, 1):
+        home = cloud.home(worker)
+        venv, python, install = (home / "uv.log").read_text().splitlines()[0:3]
+        assert venv == f"uv venv --quiet --clear --python 3.12 {home}/star_jax/venv"
+        assert python.endswith(f"-r {home}/star_jax/code/launch/requirements-tpu.lock")
+        assert install.endswith(f"--editable {home}/star_jax/code")
+        packed = (home / "star_jax/code/launch/tpu_worker.py").read_text()
+        assert packed == (LAUNCH / "tpu_worker.py").read_text()
+    assert "is set up already" in cloud.does("setup", "--data=gptj")
+    assert "is set up already" in cloud.does("setup")
+    cloud.does("setup", "--data=gsm8k", "--data=gptj")  # new data are no reason for new packages
+    assert len((cloud.home() / "uv.log").read_text().splitlines()) == 3
+    assert (cloud.home() / "star_jax/data/fetched").read_text().startswith("gsm8k --dir")
+
+
+def test_changed_code_is_sent_again_but_not_under_a_run(cloud):
+    cloud.make()
+    (cloud.checkout / "launch/new.txt").write_text("new")
+    assert "worker 0 set up" in cloud.does("setup")
+    assert (cloud.home() / "star_jax/code/launch/new.txt").exists()
+    venvs = (cloud.home() / "uv.log").read_text().count("uv venv")
+    assert venvs == 1
+    cloud.program("hang()\n")
+    cloud.does("run", arguments=(BUCKET,))
+    (cloud.checkout / "launch/new.txt").write_text("newer")
+    assert "worker 0: a run is going on here; stop it" in cloud.fails("setup")
+
+
+def test_a_worker_that_cannot_be_set_up_is_named_and_only_it_is_done_again(cloud):
+    cloud.scenario(workers=2)
+    offline = cloud.folder / "offline-t1v-n-0a1b2c3d-w-1"
+    offline.touch()
+    cloud.does("create", "--accelerator_type=v3-32")
+    line = cloud.fails("setup")
+    assert "worker 1: 'uv pip install ...' ended with 1: no network" in line
+    assert "worker 0" not in line
+    assert "not every worker has the same code" in cloud.fails("run", arguments=(BUCKET,))
+    assert cloud.runs() == []
+    offline.unlink()
+    cloud.does("stop")
+    assert "star: worker 1 set up" in cloud.does("setup")
+
+
+def test_a_worker_without_uv_gets_it_from_pip(cloud):
+    (cloud.folder / "worker_bin/uv").rename(cloud.folder / "uv")
+    pip = cloud.folder / "worker_lib/pip/__main__.py"
+    pip.parent.mkdir()
+    (pip.parent / "__init__.py").touch()
+    pip.write_text(
+        "import os, pathlib, shutil, sys\n"
+        "assert sys.argv[1:] == ['install', '--quiet', '--user', 'uv']\n"
+        "target = pathlib.Path.home() / '.local/bin'\n"
+        "target.mkdir(parents=True)\n"
+        "shutil.copy(os.environ['FAKE_GCLOUD_DIR'] + '/uv', target)\n"
+    )
+    cloud.make()
+    assert "--editable" in (cloud.home() / "uv.log").read_text()
+
+
+def test_where_pip_may_not_install_uv_its_own_installer_does(cloud):
+    (cloud.folder / "worker_bin/uv").rename(cloud.folder / "uv")
+    pip = cloud.folder / "worker_lib/pip/__main__.py"
+    pip.parent.mkdir()
+    (pip.parent / "__init__.py").touch()
+    pip.write_text("import sys\nsys.exit('error: externally-managed-environment')\n")
+    install = 'mkdir -p "$HOME/.local/bin"; cp "$FAKE_GCLOUD_DIR/uv" "$HOME/.local/bin"'
+    cloud.script(
+        cloud.folder / "worker_bin/curl",
+        f'#!/bin/sh\necho "$*" >"$HOME/curl.log"\necho \'{install}\' >"$6"\n',
+    )
+    cloud.make()
+    assert "--editable" in (cloud.home() / "uv.log").read_text()
+    asked = (cloud.home() / "curl.log").read_text().split()
+    assert asked[-1] == "https://astral.sh/uv/install.sh"
+
+
+# `run`, `status`, `logs`, `fetch`, `stop`
+
+
+def test_a_run_outlives_its_start_and_a_second_start_does_nothing(cloud):
+    cloud.program("write(4, 0.688)\nhang()\n")
+    cloud.make()
+    arguments = (ODD, "--gin.MODEL_DIR='runs/x'")
+    cloud.does("run", arguments=arguments)
+    pid = (cloud.home() / "star_jax/run/pid").read_text()
+    assert "the run is going on already" in cloud.does("run", arguments=arguments)
+    assert "another run is going on; stop it first" in cloud.fails("run", arguments=(BUCKET,))
+    assert (cloud.home() / "star_jax/run/pid").read_text() == pid and len(cloud.runs()) == 1
+    cloud.until((cloud.home() / "star_jax/runs/x/metrics.jsonl").exists)
+    assert cloud.run("status") == 0 and "iteration 4 is finished, accuracy 68.8 %" in cloud.out
+    start = r"star: READY, v3-8, 1 worker\nworker 0: running for \d s, attempt 1: star_jax runs\n"
+    assert re.match(start, cloud.out)
+    assert "stopped" in cloud.does("stop")
+    assert cloud.run("status") == 0 and "worker 0: was stopped after" in cloud.out
+    assert "no run is going on" in cloud.does("stop")
+    cloud.does("fetch", f"--to={cloud.results}")
+    assert [path.name for path in cloud.results.iterdir()] == ["metrics.jsonl"]
+
+
+def test_logs_show_the_end_of_a_workers_log(cloud):
+    cloud.scenario(workers=2)
+    cloud.program("print('line of worker', worker)\n")
+    cloud.make(accelerator_type="v3-32")
+    cloud.does("run", arguments=(BUCKET,))
+    assert "worker 1: ended with exit code 0" in cloud.until_over(worker=1)
+    cloud.run("logs", "--worker=1", "--lines=1")
+    assert cloud.out == "line of worker 1\n"
+    assert "--command=tail -n 1 star_jax/run/log.txt" in cloud.calls()[-1]
+    cloud.run("logs", "--follow", "--dry_run")
+    assert "'--command=tail -n 50 -F star_jax/run/log.txt'" in cloud.out
+
+
+def test_goodput_is_finished_iterations_over_all_time(cloud):
+    cloud.program("write(1, seconds=30)\nwrite(2, seconds=60)\n")
+    cloud.make()
+    cloud.does("run", arguments=(BUCKET,))
+    cloud.until_over()
+    record = cloud.home() / "star_jax/run/record.json"
+    known = json.loads(record.read_text())
+    known["attempts"][-1]["ended"] = known["attempts"][0]["began"] + 120
+    record.write_text(json.dumps(known))
+    cloud.run("status")
+    assert "goodput 75.0 % (1 min 30 s of finished iterations in 2 min 0 s)" in cloud.out
+
+
+def test_goodput_counts_the_time_before_a_preemption(cloud):
+    cloud.program("write(1, seconds=30)\n")
+    cloud.make()
+    cloud.does("run", arguments=(BUCKET,))
+    cloud.until_over()
+    tpu = tpu_gcloud.Tpu(tpu_gcloud.Gcloud(), "star", "us-central1-a", "my-project")
+    began = json.loads(tpu_run.record_file(tpu).read_text())["first_began"]
+    ended = json.loads((cloud.home() / "star_jax/run/record.json").read_text())["attempts"][0]
+    tpu_worker.write_json(
+        tpu_run.record_file(tpu),
+        {"model_dir": "gs://bucket/star", "first_began": ended["ended"] - 300},
+    )
+    assert began == pytest.approx(ended["began"])
+    cloud.run("status")
+    assert "goodput 10.0 % (30 s of finished iterations in 5 min 0 s)" in cloud.out
+
+
+def test_status_and_fetch_know_the_run_when_the_tpu_is_gone(cloud):
+    cloud.up("--delete_at_end")
+    assert cloud.run("status") == 0
+    assert "there is no TPU VM\ngs://bucket/star: iteration 1 is finished" in cloud.out
+    shutil.rmtree(cloud.results)
+    cloud.does("fetch", f"--to={cloud.results}")
+    assert (cloud.results / "report/report.md").exists()
+    assert "has none of" in cloud.fails("fetch", "--model_dir=gs://bucket/other")
+    assert "was on its disk" in cloud.fails("fetch", "--model_dir=runs/x")
+
+
+def test_status_of_a_tpu_that_is_not_set_up_says_what_it_knows(cloud):
+    cloud.does("create", "--accelerator_type=v3-8", "--spot")
+    assert cloud.run("status") == 0
+    assert cloud.out == "star: READY, v3-8, spot, 1 worker\n"
+    assert "set it up first" in cloud.fails("stop")
+
+
+def test_a_run_that_was_killed_leaves_its_signal_as_exit_code(cloud):
+    cloud.program("import signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    cloud.make()
+    cloud.does("run", arguments=(BUCKET,))
+    assert "ended with exit code 137" in cloud.until_over()
+
+
+@pytest.mark.parametrize("command", ["setup", "run", "stop"])
+def test_commands_for_a_tpu_that_is_not_there_say_so(cloud, command):
+    arguments = (BUCKET,) if command == "run" else ()
+    assert "there is no such TPU VM; create it first" in cloud.fails(command, arguments=arguments)
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["dance", "star"], "invalid choice: 'dance'"),
+        (["status"], "NAME"),
+        (["status", "star; rm -rf"], "NAME 'star; rm -rf' is not"),
+        (["status", "star", "--zone=us central"], "--zone 'us central' is not"),
+        (["status", "star", "--project=$(id)"], "--project '$(id)' is not"),
+        (["logs", "star", "--worker=all"], "--worker 'all' is not"),
+        (["setup", "star", "--data=a b"], "--data 'a b' is not"),
+        (["create", "star"], "--accelerator_type is missing"),
+        (["create", "star", "--accelerator_type=v3"], "'v3' is no accelerator type"),
+        (["create", "star", "--accelerator_type=a100-8"], "'a100-8' is no accelerator type"),
+        (["run", "star"], "must bind the run's directory"),
+        (["run", "star", "--", "--gin.MODEL_DIR=%X"], "must bind the run's directory"),
+        (["run", "star", "--", "--gin.MODEL_DIR='gs://b/*'"], "characters that are not safe"),
+        (["stop", "star", "--", "--x"], "takes no arguments of star_jax"),
+        (["status", "star", "--poll_seconds=-1"], "cannot be negative"),
+        (["status", "star", "--model_dir=gs://b/$x"], "characters that are not safe"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_runs_nothing(cloud, argv, reason):
+    with pytest.raises(SystemExit) as ended:
+        cut = argv.index("--") if "--" in argv else len(argv)
+        tpu_vm.main([*argv[:2], *PLACE, *argv[2:cut], *argv[cut:]])
+    (line,) = cloud.capfd.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("tpu_vm.py: error: ") and reason in line
+    assert cloud.calls() == []
+
+
+def test_gclouds_own_variables_say_where(cloud, monkeypatch):
+    argv = ["status", "star", "--dry_run"]
+    with pytest.raises(SystemExit):
+        tpu_vm.main(argv)
+    assert "the environment has no CLOUDSDK_CORE_PROJECT" in cloud.capfd.readouterr().err
+    monkeypatch.setenv("CLOUDSDK_CORE_PROJECT", "my-project")
+    monkeypatch.setenv("CLOUDSDK_COMPUTE_ZONE", "us-central1-a")
+    assert tpu_vm.main(argv) == 0
+    assert " ".join(PLACE) in cloud.capfd.readouterr().out
+
+
+# What is sent
+
+
+def test_the_same_checkout_makes_the_same_bytes(cloud, monkeypatch):
+    before = tpu_pack.pack(cloud.checkout)
+    monkeypatch.setattr(tpu_pack.gzip.time, "time", lambda: 1e9)
+    for path in cloud.checkout.rglob("*"):
+        os.utime(path, (1, 1))
+    assert tpu_pack.pack(cloud.checkout) == before
+    (cloud.checkout / "launch/new.txt").write_text("new")
+    assert tpu_pack.digest_of(tpu_pack.pack(cloud.checkout)) != tpu_pack.digest_of(before)
+
+
+def test_only_what_git_tracks_is_sent_and_the_rest_is_told(cloud):
+    def git(*words):
+        subprocess.run(["git", "-C", str(cloud.checkout), *words], check=True, capture_output=True)
+
+    script = cloud.checkout / "launch/é run.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    git("init")
+    (cloud.checkout / ".gitignore").write_text("__pycache__/\nruns/\n")
+    git("add", ".")
+    (cloud.checkout / "launch/fetch.py").unlink()
+    (cloud.checkout / "mine.gin").write_text("A = 1")
+    (cloud.checkout / "runs").mkdir()
+    (cloud.checkout / "runs/x").write_text("result")
+    with tarfile.open(fileobj=io.BytesIO(tpu_pack.pack(cloud.checkout))) as packed:
+        modes = {entry.name: entry.mode for entry in packed}
+    assert modes["launch/tpu_worker.py"] == 0o644 and modes["launch/é run.sh"] == 0o755
+    assert not {"mine.gin", "runs/x", "launch/fetch.py"} & set(modes)
+    cloud.does("create", "--accelerator_type=v3-8")
+    assert "not sent, since git does not track it: mine.gin\n" in cloud.does("setup")
+
+
+def test_a_copy_without_git_is_sent_without_what_running_made(tmp_path):
+    for name in ("star_jax/a.py", ".venv/b", "runs/c", "data/d", "x.egg-info/e", "gin_configs/f"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert sorted(tpu_pack.walked_files(tmp_path)) == ["gin_configs/f", "star_jax/a.py"]
+
+
+def pins(name):
+    lines = (LAUNCH / name).read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {requirement.name: str(requirement.specifier) for requirement in requirements}
+
+
+def test_the_tpu_lock_is_the_cpu_lock_and_libtpu():
+    tpu, cpu = pins("requirements-tpu.lock"), pins("requirements.lock")
+    assert all(re.fullmatch(r"==[^,*]+", specifier) for specifier in tpu.values())
+    assert {name: cpu[name] for name in tpu.keys() & cpu.keys()} == {
+        name: tpu[name] for name in tpu.keys() & cpu.keys()
+    }
+    assert {"jax", "jaxlib", "libtpu", "seqio", "safetensors", "setuptools"} <= tpu.keys()
+    assert tpu.keys() - cpu.keys() == {"libtpu"}
+
+
+# What it is made of
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_launcher_needs_python_3_9_and_nothing_else(path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 9))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or node.names[0].name]
+    }
+    own = {file.stem for file in LAUNCH.glob("*.py")}
+    assert imported - own <= sys.stdlib_module_names
+    assert "from __future__ import annotations" in path.read_text()
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize(
+    ("mode", "added"),
+    [("star", ["--processes=auto"]), ("evaluate", ["--processes=auto"]), ("report", [])],
+)
+def test_the_workers_of_a_pod_work_at_one_run(mode, added):
+    arguments = [f"--run_mode={mode}", "--gin_file=x.gin"]
+    assert tpu_worker.joined(arguments) == arguments + added
+
+
+FAILED_OPERATION = 'ERROR: (gcloud.x.y) {\n "code": 8,\n "message": "a \\"b\\" quota"\n}'
+NO_NODE = "WARNING: x\nERROR: (gcloud.x) NOT_FOUND: Resource\nwas not found"
+NO_SCRIPT = "python3: can't open file '/home/me/tpu_worker.py': [Errno 2] No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "line"),
+    [
+        (FAILED_OPERATION, "quota", 'a "b" quota'),
+        (NO_NODE, "missing", "NOT_FOUND: Resource was not found"),
+        (NO_SCRIPT, "not_set_up", None),
+        ("ERROR: (gcloud.a) Unable to find the server at tpu.googleapis.com", "offline", None),
+        ("ERROR: (gcloud.a) You do not currently have an active account", "sign_in", None),
+        ("ERROR: (gcloud.a) SSH Key is not present in the SSH agent.", "ssh_key", None),
+        ("ERROR: (gcloud.a) HTTPError 503: UNAVAILABLE", "passing", None),
+        ("", "other", "it gave no reason"),
+    ],
+)
+def test_gclouds_words_are_understood(words, kind, line):
+    assert tpu_gcloud.kind_of(words) == kind
+    assert line is None or tpu_gcloud.error_line(words) == line
+
+
+# launch/README.md
+
+README = LAUNCH / "README.md"
+
+
+def readme_commands():
+    """Returns the commands of the README's blocks, continued lines joined."""
+    blocks = re.findall(r"^```\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    lines = itertools.chain.from_iterable(
+        block.replace("\\\n", " ").splitlines() for block in blocks
+    )
+    return [line for line in lines if line.strip()]
+
+
+TPU_VM_COMMANDS = [line for line in readme_commands() if "tpu_vm.py" in line]
+
+
+@pytest.mark.parametrize("command", TPU_VM_COMMANDS)
+def test_each_tpu_vm_command_of_the_readme_can_be_rehearsed(cloud, monkeypatch, command):
+    python, script, *argv = shlex.split(command)
+    assert (python, script) == ("python3", "launch/tpu_vm.py")
+    monkeypatch.setenv("PATH", "/nowhere")  # a rehearsal needs no gcloud
+    export = next(line for line in readme_commands() if line.startswith("export "))
+    for word in export.split()[1:]:
+        monkeypatch.setenv(*word.split("="))
+    assert tpu_vm.main([argv[0], argv[1], "--dry_run", *argv[2:]]) == 0
+    printed = cloud.capfd.readouterr().out.splitlines()
+    assert printed and all(line.startswith("gcloud ") for line in printed)
+    for line in printed:
+        fake_gcloud.parse(shlex.split(line)[1:])  # ends the program at a flag gcloud has not
+
+
+def test_the_readmes_gcloud_commands_are_known_ones():
+    known = {
+        "auth login": set(),
+        "projects create": set(),
+        "billing projects link": {"--billing-account"},
+        "services enable": set(),
+        "storage buckets create": {
+            "--location",
+            "--uniform-bucket-level-access",
+            "--soft-delete-duration",
+        },
+        "storage buckets add-iam-policy-binding": {"--member", "--role"},
+        "iam service-accounts create": set(),
+    }
+    commands = [line for line in readme_commands() if line.startswith("gcloud ")]
+    assert len(commands) == len(known)
+    for command in commands:
+        words = shlex.split(command)[1:]
+        (name,) = [name for name in known if words[: len(name.split())] == name.split()]
+        assert {w.partition("=")[0] for w in words if w.startswith("--")} <= known[name]
+
+
+@pytest.mark.parametrize("command", [c for c in readme_commands() if "--run_mode" in c])
+def test_what_the_readme_gives_star_jax_is_read_and_its_files_are_there(command):
+    words = shlex.split(command)
+    start = words.index("--") + 1 if "--" in words else words.index("star_jax.main") + 1
+    parsed = parse_command_line(words[start:])
+    not_needed = ("MODEL_DIR", "MODEL_CHECKPOINT") if parsed.run_mode == "precompile" else ()
+    gin_sources.read_sources(
+        parsed.gin_files, (*parsed.bindings, *((name, "''") for name in not_needed))
+    )
+
+
+def test_the_readmes_data_is_what_fetch_py_brings():
+    fetched = {artefact.path for what in fetch_table.TABLE.values() for artefact in what}
+    folders = {path.rpartition("/")[0] for path in fetched}
+    for command in TPU_VM_COMMANDS:
+        assert set(re.findall(r"--data=(\w+)", command)) <= fetch_table.TABLE.keys()
+        assert set(re.findall(r"'data/([^']*)'", command)) <= fetched | folders
+
+
+def test_the_readmes_prices_add_up_and_its_files_are_there():
+    text = README.read_text()
+    rows = re.findall(r"^\| (v\w+-\d+).* \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for name, chips, price, hour in rows:
+        assert int(chips) * float(price) == pytest.approx(float(hour)), name
+        tpu_create.full_type(name)
+    for file in re.findall(r"`((?:star_jax|launch|gin_configs)/[\w/.]*)`", text):
+        assert (ROOT / file).exists(), file
