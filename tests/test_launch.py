@@ -135,7 +135,7 @@ def test_the_second_run_installs_nothing(either):
     assert "--no-deps" in first[2] and "--editable" in first[2]
     assert runs(first) == ["run -m pytest -k x"]
     assert either.run("launch/test.sh").returncode == 0
-    assert either.calls() == ["run -m pytest"]
+    assert either.calls() == ["run -m pytest -n 2 --dist loadfile"]
 
 
 def test_uv_is_preferred(tmp_path):
@@ -296,7 +296,7 @@ def test_quickstart_help_installs_nothing(machine):
 def test_ci_lints_and_runs_the_tests(machine):
     (machine.checkout / "launch/test.sh").chmod(0o755)
     assert machine.run(".ci/run").returncode == 0
-    assert runs(machine.calls()) == ["run -m ruff check .", "run -m pytest"]
+    assert runs(machine.calls()) == ["run -m ruff check .", "run -m pytest -n 2 --dist loadfile"]
 
 
 def setup_argument(name):
