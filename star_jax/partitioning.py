@@ -179,6 +179,11 @@ def on_mesh(mesh: Mesh, rules: Rules) -> Iterator[None]:
         _rules.reset(before)
 
 
+def is_on_mesh() -> bool:
+    """Whether what is traced knows mesh and rules; a mesh alone, set by others, does not count."""
+    return _rules.get(None) is not None and not jax.sharding.get_abstract_mesh().empty
+
+
 def spec_of(*names: str | None) -> PartitionSpec:
     """How logical axes (None: not split) lie on the mesh, inside `on_mesh`."""
     return PartitionSpec(*[name and axes_of(_rules.get(), name) for name in names])
@@ -190,7 +195,7 @@ def keep_rows(x_BLD: jax.Array) -> jax.Array:
     Left to itself, the compiler splits activations as it finds the parameters split (by fsdp along
     `embed`), and every device holds every row.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if not is_on_mesh():
         return x_BLD
     return jax.lax.with_sharding_constraint(x_BLD, spec_of("batch", "length"))
 

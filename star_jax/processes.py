@@ -6,6 +6,8 @@ take the same decisions. They talk through JAX's coordination service, not throu
 
 A collective waits for ever for a process that is gone. So each process gives a sign of life every
 other second, and a thread ends the process when another one's stop, or when it ended with an error.
+When the lead is gone, the service is too, and JAX aborts the others on the spot: a witness, a process
+beside each of them, then says why.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -71,6 +74,7 @@ def join(spec: str) -> None:
             f"check the address and that its port is open"
         ) from error
     if count() > 1:
+        _Witness.start()
         _Watch.start()
 
 
@@ -153,11 +157,17 @@ def joined(spec: str) -> Iterator[None]:
         traceback.print_exc()
         _fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", LOST)
     _Watch.stop(DONE)
+    _Witness.dismiss()
 
 
 def _fail(message: str, exit_code: int) -> None:
     print(f"star_jax: error: {message}", file=sys.stderr)
     _Watch.stop(FAILED + message)
+    _end(exit_code)
+
+
+def _end(exit_code: int) -> None:
+    _Witness.dismiss()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
@@ -170,6 +180,35 @@ def gone_message(missing: dict[int, str], n: int) -> str:
         f"{who}. This process ends too. What is finished is kept: start the same command on all "
         f"of them again, and it goes on"
     )
+
+
+class _Witness:
+    """A small process that tells of this one's end if it is not told of it first."""
+
+    CODE = "import sys; sys.stdin.buffer.read() or sys.exit(sys.argv[1])"
+    _process: subprocess.Popen | None = None
+
+    @classmethod
+    def start(cls) -> None:
+        lead = {
+            0: "which all need, was ended from outside" if is_lead() else "which all need, is gone"
+        }
+        if not is_lead():
+            lead[index()] = "was ended from outside, if the former is not"
+        message = f"star_jax: error: {gone_message(lead, count())}"
+        cls._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", cls.CODE, message],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # not ended by the Ctrl-C that ends this one
+        )
+
+    @classmethod
+    def dismiss(cls) -> None:
+        if cls._process is not None:
+            with contextlib.suppress(OSError):
+                cls._process.communicate(b"told")
+            cls._process = None
 
 
 class _Watch:
@@ -205,8 +244,7 @@ class _Watch:
             missing = {} if cls._ended.is_set() else missing_among(heard, now, index())
             if missing:
                 print(f"star_jax: error: {gone_message(missing, len(heard))}", file=sys.stderr)
-                sys.stderr.flush()
-                os._exit(LOST)
+                _end(LOST)
             if cls._ended.wait(SIGN_SECONDS):
                 return
 

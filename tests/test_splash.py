@@ -198,7 +198,8 @@ def test_the_decoder_uses_splash_where_it_can(splash_calls, length, given, conte
 
 def mesh_of(kind, platform="tpu", tensor=1):
     devices = [SimpleNamespace(device_kind=kind, platform=platform, id=i) for i in range(tensor)]
-    return SimpleNamespace(devices=np.array(devices), shape=dict.fromkeys(MESH_AXES, tensor))
+    shape = {**dict.fromkeys(MESH_AXES, 1), "tensor": tensor}
+    return SimpleNamespace(devices=np.array(devices), shape=shape)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,13 @@ def test_splash_where_it_cannot_run_is_refused_with_the_way_out(changes, mesh, p
     wanted = rf"DecoderConfig.attention = 'splash' .*{problem}; bind .* = 'einsum'"
     assert re.fullmatch(wanted, raised.value.message)
     check_attention(dataclasses.replace(config, attention="einsum"), mesh, TRAINING_RULES)
+
+
+def test_splash_wants_whole_rows():
+    mesh = mesh_of("TPU v4")
+    mesh.shape["sequence"] = 2
+    with pytest.raises(UserError, match="wants whole rows, not MeshConfig.sequence = 2"):
+        check_attention(SPLASH, mesh, TRAINING_RULES)
 
 
 @pytest.mark.parametrize("kind", ["TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite", "TPU7x"])

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from star_jax.errors import UserError
 from star_jax.models.attention import KeyValues, Store
 from star_jax.models.config import DecoderConfig
-from star_jax.partitioning import Rules, n_parts, spec_of
+from star_jax.partitioning import Rules, is_on_mesh, n_parts, spec_of
 
 LANES = 128  # the kernel takes tokens by this many
 BLOCKS = (512, 256, 128)  # tokens a step of the kernel takes; the largest that divides is used
@@ -71,8 +71,8 @@ def splash_attend(
     """
     query_BHLK = (query_BLHK * query_BLHK.shape[-1] ** -0.5).swapaxes(1, 2)
     attend = functools.partial(_attend_rows, interpret=interpret)
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty:
+    if is_on_mesh():
+        mesh = jax.sharding.get_abstract_mesh()
         parts = math.prod(mesh.shape[axis] for axis in spec_of("batch")[0])
         rows = None if len(query_BLHK) % parts else "batch"
         heads, ids = spec_of(rows, "heads"), spec_of(rows)
