@@ -6,8 +6,8 @@ take the same decisions. They talk through JAX's coordination service, not throu
 
 A collective waits for ever for a process that is gone. So each process gives a sign of life every
 other second, and a thread ends the process when another one's stop, or when it ended with an error.
-When the lead is gone, the service is too, and JAX aborts the others on the spot: a witness, a process
-beside each of them, then says why.
+When the lead is gone, the service is too, and JAX aborts the others on the spot: a witness, a
+process beside each of them, then says why.
 """
 
 import contextlib
@@ -190,12 +190,10 @@ class _Witness:
 
     @classmethod
     def start(cls) -> None:
-        lead = {
-            0: "which all need, was ended from outside" if is_lead() else "which all need, is gone"
-        }
+        how = {index(): "was ended from outside"}
         if not is_lead():
-            lead[index()] = "was ended from outside, if the former is not"
-        message = f"star_jax: error: {gone_message(lead, count())}"
+            how[0] = "is gone, which all need; or else"
+        message = f"star_jax: error: {gone_message(how, count())}"
         cls._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", cls.CODE, message],
             stdin=subprocess.PIPE,
