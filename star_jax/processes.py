@@ -190,12 +190,10 @@ class _Witness:
 
     @classmethod
     def start(cls) -> None:
-        how = {index(): "was ended from outside"}
-        if not is_lead():
-            how[0] = "is gone, which all need; or else"
-        message = f"star_jax: error: {gone_message(how, count())}"
+        or_lead = "" if is_lead() else f" or because process 0 of {count()} is gone"
+        message = gone_message({index(): f"was ended from outside{or_lead}"}, count())
         cls._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", cls.CODE, message],
+            [sys.executable, "-I", "-S", "-c", cls.CODE, f"star_jax: error: {message}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # not ended by the Ctrl-C that ends this one
