@@ -108,12 +108,12 @@ def from_lead(make: Callable[[], Any]) -> Any:
         for i, part in enumerate(parts):
             _client().key_value_set(f"{name}{i}", part)
         _client().key_value_set(f"{name}count", str(len(parts)))
-    with _waiting(name):
+    with _waiting("", "has told nothing"):
         n_parts = int(_client().blocking_key_value_get(f"{name}count", _milliseconds()))
         parts = [
             _client().blocking_key_value_get(f"{name}{i}", _milliseconds()) for i in range(n_parts)
         ]
-    meet(name)  # so that all have read it
+    meet("what process 0 tells")  # so that all have read it
     if is_lead():
         _client().key_value_delete(name)
     answer = json.loads("".join(parts))
@@ -128,7 +128,7 @@ def meet(name: str) -> None:
         return
     here = f"{ARRIVED}{name}{next(_turns)}/"
     _client().key_value_set(f"{here}{index()}", "")
-    with _waiting(here):
+    with _waiting(here, f"did not come to {name}"):
         _client().wait_at_barrier(here, timeout_in_ms=_milliseconds())
     if is_lead():
         _client().key_value_delete(here)
@@ -277,19 +277,20 @@ def _answer(make: Callable[[], Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _waiting(where: str) -> Iterator[None]:
-    """Turns JAX's time-out into a line that names the processes that are not there."""
+def _waiting(where: str, what: str) -> Iterator[None]:
+    """Turns JAX's time-out into a line that names those who did not arrive, or else the lead."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "DEADLINE_EXCEEDED" not in str(error):
             raise
-        there = {int(key.rpartition("/")[2]) for key, _ in _client().key_value_dir_get(where)}
-        missing = sorted(set(range(count())) - there) if where.startswith(ARRIVED) else [0]
+        arrived = _client().key_value_dir_get(where) if where else []
+        there = {int(key.rpartition("/")[2]) for key, _ in arrived}
+        missing = sorted(set(range(count())) - there) if where else [0]
         raise UserError(
-            f"process {', '.join(map(str, missing))} of {count()} did not come to "
-            f"{where.removeprefix(ARRIVED)} within {BARRIER_SECONDS:.0f} s; see what it says, and "
-            f"start the same command on all processes again"
+            f"process {', '.join(map(str, missing))} of {count()} {what} within "
+            f"{BARRIER_SECONDS:.0f} s; see what it says, and start the same command on all "
+            f"processes again"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -111,6 +112,15 @@ def test_two_processes_with_two_devices_each_give_what_one_device_gives(alone, o
     assert results(of_two) == alone
 
 
+def test_one_process_goes_on_with_what_two_have_begun(base, of_two, alone, tmp_path):
+    """Their checkpoint, onto another mesh and another number of processes."""
+    shutil.copytree(of_two / "run", tmp_path / "run")
+    for left in ("eval.done", "eval.jsonl", "metrics.json"):
+        (tmp_path / "run/iter_002" / left).unlink()
+    run_here(tmp_path, base, 1)
+    assert results(tmp_path) == alone
+
+
 def test_only_the_lead_talks(of_two):
     assert "iter   acc %" in (of_two / "0.log").read_text()
     assert "report.md" in (of_two / "0.log").read_text()
@@ -176,6 +186,43 @@ def test_what_runs_in_one_process_refuses_several():
     with pytest.raises(UserError, match="--run_mode=convert runs in one process; leave"):
         parse_command_line(["--run_mode=convert", "--processes=auto"])
     assert main(["--run_mode=report", "--processes=auto"]) == 2
+
+
+class Service:
+    """JAX's coordination service as process 1 of 4 sees it: 0 and 1 are there, the others not."""
+
+    def __init__(self):
+        self.keys = {}
+
+    def key_value_set(self, key, value):
+        self.keys[key] = value
+
+    def wait_at_barrier(self, name, timeout_in_ms):
+        self.keys[f"{name}0"] = ""
+        raise jax.errors.JaxRuntimeError(f"DEADLINE_EXCEEDED: {name} after {timeout_in_ms} ms")
+
+    def blocking_key_value_get(self, key, timeout_in_ms):
+        raise jax.errors.JaxRuntimeError(f"DEADLINE_EXCEEDED: {key} after {timeout_in_ms} ms")
+
+    def key_value_dir_get(self, start):
+        return [(key, value) for key, value in self.keys.items() if key.startswith(start)]
+
+
+@pytest.fixture
+def one_of_four(monkeypatch):
+    state = mock.Mock(client=Service(), num_processes=4, process_id=1)
+    monkeypatch.setattr(processes.distributed, "global_state", state)
+
+
+def test_who_waits_in_vain_is_told_who_did_not_come(one_of_four):
+    line = "process 2, 3 of 4 did not come to the checkpoint within 600 s; see what it says"
+    with pytest.raises(UserError, match=line):
+        processes.meet("the checkpoint")
+
+
+def test_who_hears_nothing_from_the_lead_is_told_so(one_of_four):
+    with pytest.raises(UserError, match="process 0 of 4 has told nothing within 600 s"):
+        processes.from_lead(lambda: 1)
 
 
 def test_who_is_missing():
