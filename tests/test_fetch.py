@@ -282,7 +282,9 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(machine):
 def test_ctrl_c_leaves_what_has_come_for_the_next_run(machine):
     machine.server.stall_after = 200_000
     script = (
-        "import sys; import fetch; from fetch_table import Artefact\n"
+        "import signal, sys; import fetch; from fetch_table import Artefact\n"
+        # These tests may be a shell's background job, whose children ignore Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"table = {{'it': (Artefact('sub/file.bin', '{machine.server.url}/f', '{SHA256}'),)}}\n"
         "sys.exit(fetch.main(sys.argv[1:], table))"
     )

@@ -143,9 +143,11 @@ def kill(killed, folder, base):
     os.kill(running[killed].pid, signal.SIGKILL)
     running[killed].wait()
     assert running[1 - killed].wait(timeout=MINUTE) != 0
-    log = (folder / f"{1 - killed}.log").read_text()
-    message = rf"star_jax: error: process {killed} of 2 .*start the same command on all of them"
-    assert re.search(message, log), log
+    message = rf"star_jax: error: .*process {killed} of 2 .*start the same command on all of them"
+    until = time.monotonic() + MINUTE
+    while not re.search(message, log := (folder / f"{1 - killed}.log").read_text()):
+        assert time.monotonic() < until, log
+        time.sleep(0.1)
 
 
 def test_killing_the_lead_ends_the_other(base, tmp_path):
