@@ -298,9 +298,9 @@ def test_ctrl_c_leaves_what_has_come_for_the_next_run(machine):
     while fetch.size_of(machine.part) < 200_000 and time.monotonic() < deadline:
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
-    *progress, last = running.communicate(timeout=10)[1].splitlines()
-    assert last == "fetch.py: error: stopped; the same command goes on from here"
-    assert all(line.startswith("file.bin: ") for line in progress)  # on a slow machine
+    assert running.communicate(timeout=10)[1] == (
+        "fetch.py: error: stopped; the same command goes on from here\n"
+    )
     assert running.returncode == 130
     machine.server.stall_after = None
     assert machine.fetches() == ["bytes=200000-"]
