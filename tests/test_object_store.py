@@ -69,7 +69,7 @@ def forget():
 def emulator():
     url = f"http://127.0.0.1:{free_port()}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1",
+        [sys.executable, str(Path(__file__).with_name("emulator.py")), "start", "--host=127.0.0.1",
          f"--port={url.rpartition(':')[2]}", "--in-memory", f"--default-bucket={BUCKET}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -152,9 +152,6 @@ def kill_after_first_save():
     return mock.patch.object(checkpoints.TrainingCheckpoint, "save", dying)
 
 
-# Slow, and apart from the others: now and then the emulator answers TensorStore with a "Malformed
-# StorageGeneration", which ends the run.
-@pytest.mark.slow
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(tmp_path, bucket, capsys):
     questions = bucket / "bus_line.jsonl"
     questions.write_bytes((EXAMPLES / "bus_line.jsonl").read_bytes())

@@ -124,8 +124,10 @@ def test_one_process_goes_on_with_what_two_have_begun(base, of_two, alone, tmp_p
 def test_only_the_lead_talks(of_two):
     assert "iter   acc %" in (of_two / "0.log").read_text()
     assert "report.md" in (of_two / "0.log").read_text()
-    said = (of_two / "1.log").read_text().splitlines()
-    assert [line for line in said if not line.startswith("[Gloo]")] == []  # XLA says that itself
+    # XLA's Gloo talks in every process, from several threads into one another's lines.
+    ours = "iter|acc|generate|rationalize|finetune|evaluate|questions|steps|report|star_jax"
+    assert re.search(ours, (of_two / "0.log").read_text())
+    assert not re.search(ours, (of_two / "1.log").read_text())
 
 
 def wait_for(happened, running, seconds):
