@@ -11,10 +11,11 @@ from star_jax.checkpoints import TrainingCheckpoint
 from star_jax.errors import UserError
 from star_jax.progress import progress
 from star_jax.records import RATIONALIZED, KeptExample, Question, TokenizedExample
+from star_jax.sampling.fitting import newest_that_fit
 from star_jax.tasks.task import ReasoningTask
 from star_jax.training.packing import check_lengths
 from star_jax.training.trainer import Trainer
-from star_jax.vocabularies import encode_example
+from star_jax.vocabularies import encode_example, encode_spans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ def kept_to_examples(
     *,
     loss_on_prompt: bool = False,
     hinted_share: float = 0.0,
+    few_shot: bool = False,
+    row_length: int = 0,
     seed: tuple[int, ...] = (0,),
 ) -> list[TokenizedExample]:
     """Tokenizes kept examples; a share of the rationalized ones is shown with its hint again.
@@ -51,21 +54,31 @@ def kept_to_examples(
     iteration's rationalizations dry up. `hinted_share` of the rationalized examples, drawn by
     `seed`, therefore train with the hint in the prompt, where there is no loss. The paper
     stores all of them without (0.0); its released code has a switch of this kind too.
+
+    With `few_shot` the few-shot examples stand before each question as they do in sampling, also
+    without loss (the paper's ablation). Those that pass `row_length` go, oldest first.
     """
     if not 0 <= hinted_share <= 1:
         raise UserError(f"hinted_share = {hinted_share} is not a share; give 0 to 1")
     by_id = {question.id: question for question in questions}
     draws = np.random.default_rng([*seed, len(kept)]).random(len(kept))
 
-    def prompt(example: KeptExample, draw: float) -> str:
-        if example.source == RATIONALIZED and draw < hinted_share:
-            return task.question_text(by_id[example.question_id], hinted=True)
-        return example.prompt
+    def encode(example: KeptExample, draw: float) -> TokenizedExample:
+        question = by_id[example.question_id]
+        hinted = example.source == RATIONALIZED and draw < hinted_share
+        prompt = task.question_text(question, hinted=True) if hinted else example.prompt
+        plain = encode_example(vocabulary, prompt, example.completion, loss_on_prompt)
+        shown = task.few_shot_examples(question.group, hinted) if few_shot else ()
+        if not shown:
+            return plain
+        lengths = [len(vocabulary.encode(text)) for text in shown]
+        n_shown = newest_that_fit(lengths, row_length - len(plain.tokens)) or 0
+        spans = [(text, loss_on_prompt) for text in shown[len(shown) - n_shown :]]
+        return encode_spans(
+            vocabulary, [*spans, (prompt, loss_on_prompt), (example.completion, True)]
+        )
 
-    return [
-        encode_example(vocabulary, prompt(example, draw), example.completion, loss_on_prompt)
-        for example, draw in zip(kept, draws, strict=True)
-    ]
+    return [encode(example, draw) for example, draw in zip(kept, draws, strict=True)]
 
 
 def finetune_from_base(

@@ -19,7 +19,7 @@ class IterationMetrics:
     kept_generated: int  # |D_n|
     kept_rationalized: int  # |D_n^rat|
     n_sampled: int  # questions asked for training in this outer iteration
-    train_fraction: float  # (kept_generated + kept_rationalized) / n_sampled
+    train_fraction: float  # all that is kept / n_sampled
     unparsable: int  # evaluation completions without an answer; counted as wrong too
     left_out: int  # evaluation questions too long for the model's context; counted as wrong too
     hint_leaks: int  # right rationalizations that repeat their hint, and were not kept
@@ -32,6 +32,10 @@ class IterationMetrics:
     seed: int
     chance: float | None = None  # accuracy of guessing among the choices, where there are any
     packing_efficiency: float | None = None  # share of training's places that held a token
+    kept_resampled: int = 0  # right only at a higher temperature; in train_fraction too
+    seconds_resample: float = 0.0
+    right_answers: dict[str, int] = dataclasses.field(default_factory=dict)  # by source
+    right_steps: dict[str, int] = dataclasses.field(default_factory=dict)  # of them; {} if unknown
 
 
 def accuracy(attempts: Sequence[Attempt]) -> float:

@@ -31,6 +31,7 @@ from star_jax.errors import UserError
 
 SIGN_SECONDS = 2.0  # between signs of life
 SILENCE_SECONDS = 20.0  # after which a process counts as gone
+FAREWELL_SECONDS = 10.0  # that a failing lead waits for the others to end
 BARRIER_SECONDS = 600.0  # that processes wait for each other
 START_SECONDS = 300  # for all of them to come
 PART = 1 << 20  # characters told in one message; the service takes 4 MiB at most
@@ -163,7 +164,21 @@ def joined(spec: str) -> Iterator[None]:
 def _fail(message: str, exit_code: int) -> None:
     print(f"star_jax: error: {message}", file=sys.stderr)
     _Watch.stop(FAILED + message)
+    if is_lead():
+        _see_off()
     _end(exit_code)
+
+
+def _see_off() -> None:
+    """Lets the others end first: the service is in the lead, and JAX aborts whom it leaves."""
+    until = time.monotonic() + FAREWELL_SECONDS
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        while time.monotonic() < until:
+            last = [sign for _, sign in _client().key_value_dir_get(SIGNS)]
+            if sum(sign == DONE or sign.startswith(FAILED) for sign in last) == count():
+                break
+            time.sleep(SIGN_SECONDS / 10)
+    time.sleep(SIGN_SECONDS / 2)  # from their last sign to their end
 
 
 def _end(exit_code: int) -> None:
@@ -239,7 +254,10 @@ class _Watch:
                 heard[i] = heard[i] if heard[i][0] == sign else (sign, now)
             missing = {} if cls._ended.is_set() else missing_among(heard, now, index())
             if missing:
-                print(f"star_jax: error: {gone_message(missing, len(heard))}", file=sys.stderr)
+                message = gone_message(missing, len(heard))
+                print(f"star_jax: error: {message}", file=sys.stderr)
+                with contextlib.suppress(jax.errors.JaxRuntimeError):
+                    _give_sign(FAILED + message)
                 _end(LOST)
             if cls._ended.wait(SIGN_SECONDS):
                 return

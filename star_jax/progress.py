@@ -149,7 +149,7 @@ def row_cells(row: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
         return "-" if value is None else format(value * scale, form)
 
     unparsable = row.get("unparsable")
-    stages = ("generate", "rationalize", "finetune", "evaluate")
+    stages = ("generate", "rationalize", "resample", "finetune", "evaluate")
     seconds = sum(row.get(f"seconds_{stage}") or 0 for stage in stages)
     by_class = (row["accuracy_by_class"].get(name) for name in classes)
     return [

@@ -13,6 +13,8 @@ import numpy as np
 
 GENERATED = "generated"  # Algorithm 1, line 5: the model's own rationale was right
 RATIONALIZED = "rationalized"  # Algorithm 1, line 6: right only with the answer as a hint
+RESAMPLED = "resampled"  # right only when asked again at a higher temperature (an ablation)
+SOURCES = (GENERATED, RATIONALIZED, RESAMPLED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Attempt:
     log_probability: float
     n_tokens: int
     left_out: bool = False  # the question did not fit into the model's context and was not asked
+    n_steps: int | None = None  # of the rationale, where the task can count them (Figure 6)
+    reference_steps: int | None = None  # of the data set's own solution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,8 @@ class KeptExample:
     question_id: str
     prompt: str
     completion: str
-    source: str  # GENERATED or RATIONALIZED
+    source: str  # one of SOURCES
+    steps_right: bool | None = None  # all steps of the rationale; None where nobody can check them
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Algorithm 1, lines 1-2: the outer loop."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,15 +9,23 @@ import numpy as np
 from star_jax import checkpoints
 from star_jax.errors import UserError
 from star_jax.evaluate import chance, evaluate_model, evaluation_metrics, evaluation_only
-from star_jax.filter import hint_leaks, keep_correct
+from star_jax.filter import hint_leaks, keep_correct, step_counts
 from star_jax.finetune import finetune_from_base, kept_to_examples
 from star_jax.generate import generate_rationales
 from star_jax.metrics import IterationMetrics
 from star_jax.paths import path_of
 from star_jax.progress import class_names, format_header, format_row, log
 from star_jax.rationalize import rationalize_failures
-from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample, Question
-from star_jax.run_dir import Lazy, RunDir, StageDir
+from star_jax.records import (
+    GENERATED,
+    RATIONALIZED,
+    RESAMPLED,
+    Attempt,
+    KeptExample,
+    Question,
+)
+from star_jax.resample import resample_failures
+from star_jax.run_dir import Lazy, RunDir, StageDir, StageResult
 from star_jax.sampling.ask import Asking
 from star_jax.sampling.meter import SamplingStats
 from star_jax.sampling.sampler import Sampler
@@ -38,6 +46,11 @@ class StarConfig:
     rationalize: bool = True  # lines 4 and 6; False is "STaR without rationalization"
     few_shot: str = "always"  # sampling with few-shot prompts: always, first (only M_0) or never
     hinted_share: float = 0.0  # of rationalized examples, trained on with their hint in the prompt
+    few_shot_in_training: bool = False  # the few-shot prompts stand before what is trained on, too
+    resample_temperature: float = 0.0  # instead of rationalizing, failures are asked again so warm
+    only_right_steps: bool = False  # keeps no rationale with a wrong step, where steps can be told
+    first_iteration: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # ^ group of questions -> outer iteration from which on they are trained on; others from 1
     seed: int = 0
 
     def __post_init__(self):
@@ -56,6 +69,18 @@ class StarConfig:
                 f"StarConfig: hinted_share = {self.hinted_share} must be in 0..1 and "
                 f"seed = {self.seed} not negative"
             )
+        if self.resample_temperature < 0 or (self.resample_temperature and self.rationalize):
+            raise UserError(
+                f"StarConfig.resample_temperature = {self.resample_temperature}: give 0 for none, "
+                f"or a temperature, and rationalize = False: it takes that one's place"
+            )
+        object.__setattr__(self, "first_iteration", dict(self.first_iteration))
+        for group, n in self.first_iteration.items():
+            if not isinstance(group, str) or not isinstance(n, int) or n < 1:
+                raise UserError(
+                    f"StarConfig.first_iteration has {group!r}: {n!r}; give groups of questions "
+                    f"as text and outer iterations from 1 on, such as {{'6': 20}}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +139,9 @@ def run_star(
     questions = task.questions(TRAIN), task.questions(VALIDATION)
     sampler = sampler.for_prompts(_all_texts(task, questions))
     loop = Star(star, task, sampler, trainer, schedule, load_base, *questions)
-    draw_questions(loop, 1)  # refuses too many questions now, not after the base's evaluation
+    _check_groups(loop)
+    for n in {1, *star.first_iteration.values()}:  # refuses now what would fail after hours
+        draw_questions(loop, n)
     directory = RunDir(path_of(model_dir))
     directory.claim(config_text())
     previous, metrics = base_iteration(loop, directory.iteration(0))  # M_0 = M
@@ -169,13 +196,22 @@ def outer_iteration(
             else []
         ),
     )
+    resampled = _resampled(loop, previous, questions, generated.value, asking, directory)
+    answered = {  # by where a right answer would come from
+        GENERATED: generated.value,
+        RATIONALIZED: rationalized.value,
+        RESAMPLED: resampled.value,
+    }
     kept = directory.records(  # lines 5-6
         "train",
         KeptExample,
-        lambda: (
-            keep_correct(generated.value, questions, task)
-            + keep_correct(rationalized.value, questions, task)
-        ),
+        lambda: [
+            example
+            for source, attempts in answered.items()
+            for example in keep_correct(
+                attempts, questions, task, source, only_right_steps=loop.config.only_right_steps
+            )
+        ],
     )
     if not kept.value:
         raise UserError(_nothing_kept(loop, n, len(questions), directory))
@@ -198,14 +234,17 @@ def outer_iteration(
         rationalize=loop.config.rationalize,
         kept_generated=sources.count(GENERATED),
         kept_rationalized=sources.count(RATIONALIZED),
+        kept_resampled=sources.count(RESAMPLED),
         n_sampled=len(questions),
         train_fraction=len(sources) / len(questions),
         hint_leaks=len(hint_leaks(rationalized.value, questions, task)),
         seconds_generate=generated.seconds,
         seconds_rationalize=rationalized.seconds,
+        seconds_resample=resampled.seconds,
         seconds_finetune=finetuned.seconds,
         seconds_evaluate=evaluated.seconds,
         seed=loop.config.seed,
+        **step_counts(answered, questions, task),
         **finetuned.value,
         **evaluation_metrics(evaluated.value, chance(task, loop.eval_questions)),
     )
@@ -214,17 +253,50 @@ def outer_iteration(
 
 
 def draw_questions(loop: Star, n: int) -> list[Question]:
-    """The questions of outer iteration `n`: all, or so many drawn by (seed, n) alone."""
-    count = loop.config.questions_per_iteration
-    if count > len(loop.train_questions):
+    """The questions of outer iteration `n`: all that have entered, or so many of them.
+
+    They are drawn by (seed, n) alone.
+    """
+    count, enters = loop.config.questions_per_iteration, loop.config.first_iteration
+    pool = [q for q in loop.train_questions if enters.get(q.group, 1) <= n]
+    if count > len(pool) or not pool:
         raise UserError(
-            f"StarConfig.questions_per_iteration = {count}, but the task has only "
-            f"{len(loop.train_questions)} training questions; lower it, or 0 for all"
+            f"StarConfig.questions_per_iteration = {count}, but in outer iteration {n} the task "
+            f"has only {len(pool)} training questions; lower it, or 0 for all"
         )
     if count == 0:
-        return list(loop.train_questions)
-    order = np.random.default_rng([loop.config.seed, 4, n]).permutation(len(loop.train_questions))
-    return [loop.train_questions[i] for i in order[:count]]
+        return pool
+    order = np.random.default_rng([loop.config.seed, 4, n]).permutation(len(pool))
+    return [pool[i] for i in order[:count]]
+
+
+def _check_groups(loop: Star) -> None:
+    """Raises UserError for a group that enters and that no training question belongs to."""
+    groups = {question.group for question in loop.train_questions}
+    for unknown in sorted(loop.config.first_iteration.keys() - groups):
+        raise UserError(
+            f"StarConfig.first_iteration names the group {unknown!r}; the training questions of "
+            f"{loop.task.name} have {', '.join(map(repr, sorted(groups)))}"
+        )
+
+
+def _resampled(
+    loop: Star,
+    previous: Lazy,
+    questions: Sequence[Question],
+    generated: Sequence[Attempt],
+    asking: Asking,
+    directory: StageDir,
+) -> StageResult:
+    """The ablation's second attempts; without it, none, and no file of them."""
+    temperature = loop.config.resample_temperature
+    if not temperature:
+        return StageResult([], 0.0)
+    return directory.records(
+        "resamplings",
+        Attempt,
+        lambda: resample_failures(previous(), questions, generated, asking, temperature),
+    )
 
 
 def _prepare(loop: Star, weights: Lazy) -> DecodingModel:
@@ -259,6 +331,8 @@ def _finetune(
         loop.sampler.vocabulary,
         loss_on_prompt=trainer.config.loss_on_prompt,
         hinted_share=loop.config.hinted_share,
+        few_shot=loop.config.few_shot_in_training,
+        row_length=trainer.config.row_length,
         seed=(seed, n),
     )
     tokens = sum(len(example.tokens) for example in examples)

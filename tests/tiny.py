@@ -196,6 +196,9 @@ class FakeSampler:
     def prepare(self, params):
         return params
 
+    def at_temperature(self, temperature):
+        return dataclasses.replace(self, says=lambda prompt: self.says(prompt, temperature))
+
     def stream(self, model, prompts, keys, *, on_stats):
         assert len({np.asarray(key).tobytes() for key in keys}) == len(prompts)
         self.prompts.extend(prompts)

@@ -25,7 +25,13 @@ class Asking:
 
 
 def ask(
-    model: DecodingModel, questions: Sequence[Question], asking: Asking, *, hinted: bool, stage: str
+    model: DecodingModel,
+    questions: Sequence[Question],
+    asking: Asking,
+    *,
+    hinted: bool,
+    stage: str,
+    sample: int = 0,
 ) -> list[Attempt]:
     """One graded attempt a question, in the order of the questions.
 
@@ -35,11 +41,12 @@ def ask(
       asking: sampler, task and seed.
       hinted: show the right answer as a hint (Algorithm 1, add_hint).
       stage: name of the work for the progress bar.
+      sample: which draw of the same question it is, where there are several.
     """
     task = asking.task
     prompts = [task.prompt(q, hinted=hinted, few_shot=asking.few_shot) for q in questions]
     keys = [
-        row_key(asking.seed, asking.iteration, f"{q.id}{' hinted' if hinted else ''}")
+        row_key(asking.seed, asking.iteration, f"{q.id}{' hinted' if hinted else ''}", sample)
         for q in questions
     ]
     attempts: dict[int, Attempt] = {}

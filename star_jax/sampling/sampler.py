@@ -120,6 +120,11 @@ class Sampler:
         shapes = self._shapes_for(lengths, max(lengths + longest))
         return dataclasses.replace(self, shapes=shapes)
 
+    def at_temperature(self, temperature: float) -> "Sampler":
+        """The same sampler, drawing at another temperature; it takes the same prepared models."""
+        config = dataclasses.replace(self.config, temperature=temperature)
+        return dataclasses.replace(self, config=config)
+
     def sample(
         self,
         model: DecodingModel,

@@ -77,6 +77,14 @@ class ReasoningTask(abc.ABC):
         """Whether a parsed answer equals the question's."""
         return answer is not None and answer == question.answer
 
+    def steps_right(self, question: Question, completion: str) -> bool | None:
+        """Whether every step of a rationale is right; None where the task cannot tell."""
+        return None
+
+    def count_steps(self, completion: str) -> int | None:
+        """How many steps a rationale has (Figure 6); None where the task cannot tell."""
+        return None
+
     def leaks_hint(self, question: Question, completion: str) -> bool:
         """Whether a rationale gives its hint away: says its line again, or speaks of "the hint"."""
         plain = self.question_text(question, hinted=False).splitlines()
