@@ -61,6 +61,8 @@ class Attempt:
     log_probability: float
     n_tokens: int
     left_out: bool = False  # the question did not fit into the model's context and was not asked
+    n_steps: int | None = None  # of the rationale; None where steps are not counted
+    reference_steps: int | None = None  # of the data's own rationale (the paper's Figure 6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,7 @@ class KeptExample:
     prompt: str
     completion: str
     source: str  # GENERATED or RATIONALIZED
+    steps_right: bool | None = None  # whether every step is; None: that cannot be checked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,6 +61,7 @@ def grade(
     if left_out:
         completion = Completion("", (), ended=False, log_probability=0.0)
     answer = task.parse_answer(question, completion.text)
+    reference = task.gold_completion(question)
     return Attempt(
         question_id=question.id,
         group=question.group,
@@ -73,4 +74,6 @@ def grade(
         log_probability=completion.log_probability,
         n_tokens=len(completion.token_ids),
         left_out=left_out,
+        n_steps=None if left_out else task.count_steps(completion.text),
+        reference_steps=None if reference is None else task.count_steps(reference),
     )

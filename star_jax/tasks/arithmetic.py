@@ -23,6 +23,7 @@ import seqio
 
 from star_jax.errors import UserError
 from star_jax.records import Question
+from star_jax.tasks import steps
 from star_jax.tasks import task as tasks
 from star_jax.vocabularies import WordVocabulary
 
@@ -95,9 +96,15 @@ class ArithmeticTask(tasks.ReasoningTask):
         """The answer itself: "8 6"."""
         return question.answer
 
-    def gold_completion(self, question: Question) -> str:
-        """The scratchpad with right steps and the answer, or only the answer if `direct`."""
-        return question.answer if self.direct else scratchpad(*parse_problem(question.text))
+    def gold_completion(self, question: Question) -> str | None:
+        """The scratchpad with right steps and the answer, or only the answer if `direct`.
+
+        None if a user's numbers have different digit counts, for which there is no scratchpad.
+        """
+        if self.direct:
+            return question.answer
+        a, b = parse_problem(question.text)
+        return scratchpad(a, b) if len(str(a)) == len(str(b)) else None
 
     def parse_answer(self, question: Question, completion: str) -> str | None:
         r"""The line after </scratch>: "...\n</scratch>\n8 6" -> "8 6"; not digits -> None."""
@@ -108,6 +115,19 @@ class ArithmeticTask(tasks.ReasoningTask):
         """Up to the end of the answer's line."""
         rationale, answer = self._split(completion)
         return rationale + (answer or "")
+
+    def steps_right(self, question: Question, completion: str) -> bool | None:
+        """Whether it is the one right scratchpad of this question, line by line, with its answer.
+
+        The method leaves no choice: each line follows from the one before, the first from the
+        question. So a flawless scratchpad of another problem is wrong.
+        """
+        gold = None if self.direct else self.gold_completion(question)
+        return None if gold is None else self.trim(question, completion) == gold
+
+    def count_steps(self, completion: str) -> int | None:
+        """The digits added in the scratchpad; None if `direct`."""
+        return None if self.direct else steps.count_digit_steps(self._split(completion)[0])
 
     def _split(self, completion: str) -> tuple[str, str | None]:
         """The rationale with its end mark, and the line that follows; without a mark, None."""

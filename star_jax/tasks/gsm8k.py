@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from star_jax.errors import UserError
 from star_jax.records import Question
-from star_jax.tasks import grading, rows
+from star_jax.tasks import grading, rows, steps
 from star_jax.tasks import task as tasks
 from star_jax.tasks.data_set import DataSetTask
 
@@ -97,6 +97,24 @@ class GSM8KTask(DataSetTask):
         return any(grading.same_number(text, question.answer) for text in said) or bool(
             tasks.HINT_IN_WORDS.search(completion)
         )
+
+    def steps_right(self, question: Question, completion: str) -> bool | None:
+        """Whether every calculator mark up to the answer is right, as `steps` says.
+
+        None if there is no mark, or if `direct`.
+        """
+        return None if self.direct else steps.marks_right(self._rationale(completion))
+
+    def count_steps(self, completion: str) -> int | None:
+        """The number of calculator marks up to the answer; None if `direct`."""
+        return None if self.direct else steps.count_marks(self._rationale(completion))
+
+    def _rationale(self, completion: str) -> str:
+        """Up to the end of the answer or, without one, up to the next question."""
+        reading = self._read(completion)
+        if reading:
+            return completion[: reading.end]
+        return grading.this_answer(completion, blank_line_ends=False)
 
     def _read(self, completion: str) -> grading.Reading | None:
         reading = grading.read_number(completion)

@@ -20,7 +20,7 @@ import seqio
 
 from star_jax.errors import UserError, check_types, did_you_mean
 from star_jax.records import Question
-from star_jax.tasks import few_shot, grading, jsonl_file, rows
+from star_jax.tasks import few_shot, grading, jsonl_file, rows, steps
 from star_jax.tasks import task as tasks
 from star_jax.tasks.commonsense_qa import HEADER, CommonsenseQATask, choices_of
 
@@ -180,6 +180,15 @@ class JsonlTask(tasks.ReasoningTask):
             return grading.same_number(answer, question.answer)
         return _plain(answer) == _plain(question.answer)
 
+    def steps_right(self, question: Question, completion: str) -> bool | None:
+        """Of the kind number: whether every calculator mark is right; None if there is none."""
+        return steps.marks_right(self._rationale(completion)) if self._may_have_marks else None
+
+    def count_steps(self, completion: str) -> int | None:
+        """Of the kind number: the calculator marks, as of GSM8K; None if there is none."""
+        marks = steps.count_marks(self._rationale(completion)) if self._may_have_marks else 0
+        return marks or None  # a file without marks has no steps to count
+
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """All examples of the exemplar file, the same for every question; none without one."""
         return _few_shot_examples(self, hinted) if self.exemplar_file else ()
@@ -207,8 +216,21 @@ class JsonlTask(tasks.ReasoningTask):
             )
         return solution
 
+    @property
+    def _may_have_marks(self) -> bool:
+        return self.answer_kind == "number" and not self.direct
+
+    def _rationale(self, completion: str) -> str:
+        """Of the kind number: up to the end of the answer, or else up to the next question."""
+        text = self._this_answer(completion)
+        reading = grading.read_number(text, self.answer_mark)
+        return text[: reading.end] if reading else text
+
+    def _this_answer(self, completion: str) -> str:
+        return grading.this_answer(_before_next(completion, self.template), blank_line_ends=False)
+
     def _read(self, question: Question, completion: str) -> grading.Reading | None:
-        text = grading.this_answer(_before_next(completion, self.template), blank_line_ends=False)
+        text = self._this_answer(completion)
         if self.answer_kind == "choice":
             return grading.read_choice(text, choices_of(question.text))
         if self.answer_kind == "regex":

@@ -77,6 +77,14 @@ class ReasoningTask(abc.ABC):
         """Whether a parsed answer equals the question's."""
         return answer is not None and answer == question.answer
 
+    def steps_right(self, question: Question, completion: str) -> bool | None:
+        """Whether every step of a completion's rationale is right; None: that cannot be checked."""
+        return None
+
+    def count_steps(self, completion: str) -> int | None:
+        """How many steps a completion's rationale has; None where steps are not counted."""
+        return None
+
     def leaks_hint(self, question: Question, completion: str) -> bool:
         """Whether a rationale gives its hint away: says its line again, or speaks of "the hint"."""
         plain = self.question_text(question, hinted=False).splitlines()
