@@ -44,23 +44,25 @@ def keep_correct(
 def step_counts(
     answered: Mapping[str, Sequence[Attempt]], questions: Sequence[Question], task: ReasoningTask
 ) -> dict[str, dict[str, int]]:
-    """By source, the right answers that could be kept and, of them, those with right steps alone.
+    """By source: right answers that could be kept, of them the checkable, of these the flawless.
 
-    `answered` has each source's attempts. Where the task can check no steps, `right_steps` is {}.
+    Args:
+      answered: each source's attempts.
+      questions: every question of the outer iteration.
+      task: checks the steps.
+
+    Returns:
+      `right_answers`, `checkable` and `right_steps` of `metrics.IterationMetrics`.
     """
-    right = {
-        source: keep_correct(attempts, questions, task, source)
+    verdicts = {
+        source: [x.steps_right for x in keep_correct(attempts, questions, task, source)]
         for source, attempts in answered.items()
         if attempts
     }
-    checked = [x for examples in right.values() for x in examples if x.steps_right is not None]
     return {
-        "right_answers": {source: len(examples) for source, examples in right.items()},
-        "right_steps": {
-            source: sum(x.steps_right is True for x in examples)
-            for source, examples in right.items()
-            if checked
-        },
+        "right_answers": {source: len(found) for source, found in verdicts.items()},
+        "checkable": {s: sum(v is not None for v in found) for s, found in verdicts.items()},
+        "right_steps": {s: sum(v is True for v in found) for s, found in verdicts.items()},
     }
 
 

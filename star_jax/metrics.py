@@ -35,7 +35,10 @@ class IterationMetrics:
     kept_resampled: int = 0  # right only at a higher temperature; in train_fraction too
     seconds_resample: float = 0.0
     right_answers: dict[str, int] = dataclasses.field(default_factory=dict)  # by source
-    right_steps: dict[str, int] = dataclasses.field(default_factory=dict)  # of them; {} if unknown
+    checkable: dict[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # of them, steps can be told
+    right_steps: dict[str, int] = dataclasses.field(default_factory=dict)  # of these, all are right
 
 
 def accuracy(attempts: Sequence[Attempt]) -> float:

@@ -160,6 +160,7 @@ def test_wrong_steps_are_marked_counted_and_left_out_when_asked():
     answered = {GENERATED: attempts, RATIONALIZED: attempts[1:2], RESAMPLED: []}
     assert step_counts(answered, QUESTIONS, task) == {
         "right_answers": {GENERATED: 4, RATIONALIZED: 1},
+        "checkable": {GENERATED: 3, RATIONALIZED: 1},
         "right_steps": {GENERATED: 2, RATIONALIZED: 0},
     }
 
@@ -172,7 +173,8 @@ def test_without_a_checker_nothing_is_said_of_steps():
     ask = Asking(FakeSampler(gold), Blind(digits=(1, 2)), few_shot=False, seed=0, iteration=1)
     attempts = generate_rationales(None, QUESTIONS, ask)
     counts = step_counts({GENERATED: attempts}, QUESTIONS, ask.task)
-    assert counts == {"right_answers": {GENERATED: 4}, "right_steps": {}}
+    none = {GENERATED: 0}
+    assert counts == {"right_answers": {GENERATED: 4}, "checkable": none, "right_steps": none}
     assert len(keep_correct(attempts, QUESTIONS, ask.task, only_right_steps=True)) == 4
 
 

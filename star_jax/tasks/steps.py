@@ -20,13 +20,12 @@ from star_jax.tasks import grading
 
 LONGEST = 200  # characters of a calculation; in GSM8K they have at most 36
 MARK = re.compile(r"<<(?P<inside>.*?)(?P<end>>>|$)", re.MULTILINE)  # an open one ends in ""
-TOKEN = re.compile(
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|[-+*/()%]", re.ASCII
-)
+TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|[-+*/()%]")
 DECIMALS = re.compile(r"[^/e]*\.(?P<decimals>[0-9]+)[^/e]*", re.IGNORECASE)
-NEGATE = "negate"
-OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-BINDING = {"(": 0, ")": 1, "+": 1, "-": 1, "*": 2, "/": 2, NEGATE: 3}
+BEFORE_AN_OPERAND = {"(": "(", "-": "negate", "+": "keep"}
+UNARY = {"negate": operator.neg, "keep": operator.pos}
+BINARY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+BINDING = {"(": 0, ")": 1, "+": 1, "-": 1, "*": 2, "/": 2, "negate": 3, "keep": 3}
 
 
 def count_marks(rationale: str) -> int:
@@ -48,7 +47,7 @@ def count_digit_steps(scratchpad: str) -> int:
 def evaluate(calculation: str) -> Fraction | None:
     """The exact value: "2*(3+4)" -> 14, "20%*1,500" -> 300, "-.5/3" -> -1/6; else None.
 
-    Numbers with decimals or thousands commas, + - * / ( ), a minus before a number or a
+    Numbers with decimals or thousands commas, + - * / ( ), a sign before a number or a
     parenthesis, and a percent sign after one, which always means hundredths. None too if it is
     longer than 200 characters or divides by zero.
     """
@@ -70,7 +69,7 @@ def _run(tokens: list[str]) -> Fraction | None:
             return None  # one ")" too many
         if token == "%" and complete:
             values[-1] /= 100
-        elif token in BINDING and token != "(" and complete:
+        elif (token in BINARY or token == ")") and complete:
             while BINDING[pending[-1]] >= BINDING[token]:
                 _apply(pending.pop(), values)
             if token == ")":
@@ -78,8 +77,8 @@ def _run(tokens: list[str]) -> Fraction | None:
             else:
                 pending.append(token)
                 complete = False
-        elif token in ("(", "-") and not complete:
-            pending.append("(" if token == "(" else NEGATE)
+        elif token in BEFORE_AN_OPERAND and not complete:
+            pending.append(BEFORE_AN_OPERAND[token])
         elif token[-1] in "0123456789." and not complete:
             values.append(Fraction(token.replace(",", "")))
             complete = True
@@ -90,10 +89,10 @@ def _run(tokens: list[str]) -> Fraction | None:
 
 def _apply(operation: str, values: list[Fraction]) -> None:
     right = values.pop()
-    if operation == NEGATE:
-        values.append(-right)
+    if operation in UNARY:
+        values.append(UNARY[operation](right))
     else:
-        values.append(OPERATIONS[operation](values.pop(), right))
+        values.append(BINARY[operation](values.pop(), right))
 
 
 def _is_right(mark: re.Match) -> bool:
