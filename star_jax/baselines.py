@@ -15,15 +15,16 @@ import seqio
 
 from star_jax import checkpoints
 from star_jax.errors import UserError
-from star_jax.evaluate import chance, evaluate_model, evaluation_only
+from star_jax.few_shot import evaluated, show
 from star_jax.finetune import Finetuned, finetune_from_base
 from star_jax.metrics import IterationMetrics
 from star_jax.paths import path_of
-from star_jax.progress import class_names, format_header, format_row, log
-from star_jax.records import Attempt, TokenizedExample
+from star_jax.progress import log
+from star_jax.records import TokenizedExample
 from star_jax.run_dir import RunDir, StageDir, StageResult
 from star_jax.sampling.ask import Asking
 from star_jax.sampling.sampler import Sampler
+from star_jax.schedules import EpochSteps
 from star_jax.tasks.task import TRAIN, VALIDATION, ReasoningTask
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer
@@ -52,15 +53,24 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingLength:
-    """How long and from which seed direct fine-tuning goes."""
+    """How long and from which seed direct fine-tuning goes: in steps, or else in epochs."""
 
-    steps: int  # optimizer steps
+    steps: int = 0  # optimizer steps; 0 goes by the epochs
+    epochs: float = 0.0  # times that each example is seen; 0 goes by the steps
     seed: int = 0  # of the choice and the order of examples
 
     def __post_init__(self):
-        """Raises UserError for a length that is none."""
-        _check_positive("TrainingLength.steps", self.steps)
+        """Raises UserError for a length that is none, or two."""
+        if min(self.steps, self.epochs) < 0 or bool(self.steps) == bool(self.epochs):
+            raise UserError(
+                f"TrainingLength: steps = {self.steps} and epochs = {self.epochs}: give one of "
+                f"them a positive number and leave the other 0"
+            )
         _check_seed("TrainingLength.seed", self.seed)
+
+    def __call__(self, iteration: int, n_examples: int, examples_per_step: float) -> int:
+        """Optimizer steps for `n_examples`, as a `StepSchedule` gives them; of any iteration."""
+        return self.steps or EpochSteps(self.epochs)(iteration, n_examples, examples_per_step)
 
 
 def train_base(
@@ -128,6 +138,7 @@ def finetune_on_gold(
     sampler: Sampler,
     trainer: Trainer,
     config_text: Callable[[], str] = str,
+    row: str = "",
 ) -> IterationMetrics:
     """Direct fine-tuning: trains the base on gold completions and evaluates, as `iter_001`.
 
@@ -140,80 +151,73 @@ def finetune_on_gold(
       sampler: for the evaluation.
       trainer: for the training.
       config_text: the run's configuration.
+      row: of the paper's tables, as `RunDir.write_row` takes it.
 
     Raises:
       UserError: the task has no gold completions, the base is missing, and so on.
     """
-    checkpoints.check_base(path_of(base_checkpoint), trainer.model, trainer.abstract_params())
-    n_questions = len(task.questions(TRAIN))
-    if not 0 <= n_examples <= n_questions:
-        raise UserError(
-            f"finetune.n_examples = {n_examples}, but the task has {n_questions} training "
-            f"questions; give at most so many, or 0 for all"
-        )
+    base = (path_of(base_checkpoint), trainer.model, trainer.abstract_params())
+    checkpoints.check_base(*base)
+    load_base = checkpoints.BaseWeights(lambda: checkpoints.load_base(*base))
+    chosen = gold_pairs(task, n_examples, length.seed)
+    held_out = task.questions(VALIDATION)
     directory = RunDir(path_of(model_dir))
     directory.claim(config_text())
+    directory.write_row(row)
 
-    def load_base() -> Any:
-        return checkpoints.load_base(
-            path_of(base_checkpoint), trainer.model, trainer.abstract_params()
-        )
-
-    def evaluate(stage: StageDir, n: int, params: Callable[[], Any]) -> StageResult:
+    def measured(stage: StageDir, n: int, params: Callable[[], Any]) -> IterationMetrics:
         asking = Asking(sampler, task, few_shot=False, seed=length.seed, iteration=n)
-        held_out = task.questions(VALIDATION)
-        return stage.records(
-            "eval",
-            Attempt,
-            lambda: evaluate_model(sampler.prepare(params()), held_out, asking),
-        )
+        return evaluated(stage, lambda: sampler.prepare(params()), held_out, asking)
 
-    def measured(n: int, evaluated: StageResult) -> IterationMetrics:
-        guessing = chance(task, task.questions(VALIDATION))
-        return evaluation_only(n, length.seed, False, evaluated.seconds, evaluated.value, guessing)
-
-    base_stage, stage = directory.iteration(0), directory.iteration(1)
-    base = measured(0, evaluate(base_stage, 0, load_base))
-    base_stage.write_metrics(base)
-    trained, params = _trained(
-        stage,
-        "checkpoint",
-        lambda: finetune_from_base(
+    def finetuned() -> Finetuned:
+        examples = [encode_example(sampler.vocabulary, *pair) for pair in chosen]
+        return finetune_from_base(
             load_base,
-            gold_examples(task, sampler, n_examples, length.seed),
+            examples,
             trainer,
-            n_steps=length.steps,
+            n_steps=length(1, len(examples), trainer.config.examples_per_step(examples)),
             seed=length.seed,
             checkpoint=checkpoints.TrainingCheckpoint(stage.path / "training"),
-        ),
-        trainer,
-    )
+        )
+
+    base_stage, stage = directory.iteration(0), directory.iteration(1)
+    before = measured(base_stage, 0, load_base)
+    base_stage.write_metrics(before)
+    trained, params = _trained(stage, "checkpoint", finetuned, trainer)
     metrics = dataclasses.replace(
-        measured(1, evaluate(stage, 1, params)),
-        n_sampled=n_examples or n_questions,
+        measured(stage, 1, params),
+        n_sampled=len(chosen),
         train_fraction=1.0,
         seconds_finetune=trained.seconds,
         **trained.value,
     )
     stage.write_metrics(metrics)
     directory.write_metrics_lines()
-    rows = [dataclasses.asdict(line) for line in (base, metrics)]
-    classes = class_names(rows)
-    log("\n".join([format_header(classes), *(format_row(row, classes) for row in rows)]))
+    show([before, metrics])
     return metrics
 
 
-def gold_examples(
-    task: ReasoningTask, sampler: Sampler, n_examples: int, seed: int
-) -> list[TokenizedExample]:
-    """`n_examples` training questions (0: all) with their gold completions, tokenized."""
+def gold_pairs(task: ReasoningTask, n_examples: int, seed: int) -> list[tuple[str, str]]:
+    """`n_examples` training questions (0: all), drawn by the seed, with their gold completions.
+
+    Raises:
+      UserError: there are not so many, or one has no gold completion.
+    """
     questions = task.questions(TRAIN)
+    if not 0 <= n_examples <= len(questions):
+        raise UserError(
+            f"finetune.n_examples = {n_examples}, but the task has {len(questions)} training "
+            f"questions; give at most so many, or 0 for all"
+        )
     order = np.random.default_rng([seed, 6]).permutation(len(questions))
     chosen = [questions[i] for i in order[: n_examples or None]]
     pairs = [(task.question_text(q, hinted=False), task.gold_completion(q)) for q in chosen]
     if any(gold is None for _, gold in pairs):
-        raise UserError(f"task {task.name} has questions without a gold completion to train on")
-    return [encode_example(sampler.vocabulary, prompt, gold) for prompt, gold in pairs]
+        raise UserError(
+            f"task {task.name} has questions without a gold rationale to train on; bind "
+            f"{type(task).__name__}.direct = True to train on the answers alone"
+        )
+    return pairs
 
 
 def _trained(

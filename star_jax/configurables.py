@@ -3,7 +3,7 @@
 The library itself knows nothing of gin: here, and only here, names become objects.
 """
 
-import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -36,10 +36,11 @@ from star_jax.pretrained_vocabulary import load_vocabulary
 from star_jax.records import to_json
 from star_jax.report import report, wilson_interval
 from star_jax.run_dir import check_writable, write_atomically
+from star_jax.runs import RUNS
 from star_jax.sampling.ask import Asking, ask
 from star_jax.sampling.sampler import Sampler, SamplerConfig
 from star_jax.sampling.weights import DecodingModel
-from star_jax.star import StarConfig, run_star
+from star_jax.star import StarConfig
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.corpus import ArithmeticCorpus
@@ -78,57 +79,36 @@ for _name in ("float32", "bfloat16", "float16"):
     gin.constant(f"jnp.{_name}", getattr(jnp, _name))
 
 
-@gin.configurable("star", module="star_jax")
-@dataclasses.dataclass(frozen=True)
-class StarRun:
-    """A whole run of STaR as it is bound: `star` runs it, `precompile` asks whether it fits."""
-
-    model_dir: str
-    base_checkpoint: str
-    model: DecoderConfig
-    vocabulary: seqio.Vocabulary
-    task: ReasoningTask
-    sampler: SamplerConfig
-    trainer: TrainerConfig
-    optimizer: OptimizerConfig
-    schedule: schedules.StepSchedule
-    loop: StarConfig
-    mesh: MeshConfig = MeshConfig()  # noqa: RUF009  frozen
+for _name, _record in RUNS.items():
+    gin.external_configurable(_record, _name, module="star_jax")
 
 
-def star() -> None:
-    """Runs or resumes STaR in its directory and writes its report."""
-    run = StarRun()  # gin binds all of it
-    mesh = make_mesh(run.mesh)
-    run_star(
-        run.model_dir,
-        run.base_checkpoint,
-        run.loop,
-        run.task,
-        Sampler(run.model, run.vocabulary, run.sampler, mesh, run.mesh.decoding_rules),
-        Trainer(run.model, run.optimizer, run.trainer, mesh, run.mesh.training_rules),
-        run.schedule,
-        gin.operative_config_str,
-    )
+def _run(name: str) -> None:
+    """Runs or resumes a run in its directory and writes its report."""
+    run = gin.get_configurable(f"star_jax.{name}")()  # gin binds all of it
+    run(make_mesh(run.mesh), gin.operative_config_str)
     if processes.is_lead():
         report([run.model_dir])
 
 
 @gin.configurable(module="star_jax")
-def precompile(topologies: Sequence[str] = (), json_file: str = "", search: bool = False) -> int:
-    """Prints whether the bound run of `star` fits TPUs, and how long it would take there.
+def precompile(
+    topologies: Sequence[str] = (), json_file: str = "", search: bool = False, run: str = "star"
+) -> int:
+    """Prints whether the bound run fits TPUs, and how long it would take there.
 
     Returns 1 if it does not fit one of them. `json_file` gets all of it as JSON; `search` looks
-    for a mesh instead. Neither the weights nor the data nor the vocabulary need to be there.
+    for a mesh instead; `run` is the run mode that is asked about. Neither the weights nor the
+    data nor the vocabulary need to be there.
     """
     from star_jax.precompile import command as precompile_command
+    from star_jax.precompile.fit import settings_of
 
+    if run not in RUNS:
+        raise UserError(f"precompile.run = {run!r} is none of {', '.join(RUNS)}")
     # By position: only then does gin leave alone what is bound to them.
-    run = StarRun("", "", gin.REQUIRED, None, None)
-    settings = precompile_command.Settings(
-        run.model, run.sampler, run.trainer, run.optimizer, run.schedule, run.loop, run.mesh,
-        gin.get_configurable("star_jax.Assumptions")(),
-    )  # fmt: skip
+    bound = gin.get_configurable(f"star_jax.{run}")("", "", gin.REQUIRED, None, None)
+    settings = settings_of(bound, gin.get_configurable("star_jax.Assumptions")())
     devices = precompile_command.tpu_devices
     return precompile_command.run(settings, topologies, json_file, search, devices)
 
@@ -152,36 +132,6 @@ def pretrain(
         seed,
         gin.operative_config_str,
     )
-
-
-@gin.configurable(module="star_jax")
-def finetune(
-    model_dir: str,
-    base_checkpoint: str,
-    model: DecoderConfig,
-    vocabulary: seqio.Vocabulary,
-    task: ReasoningTask,
-    sampler: SamplerConfig,
-    trainer: TrainerConfig,
-    optimizer: OptimizerConfig,
-    length: baselines.TrainingLength,
-    n_examples: int = 0,
-    mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
-) -> None:
-    """Fine-tunes the base on gold completions, evaluates it and writes its report."""
-    devices = make_mesh(mesh)
-    baselines.finetune_on_gold(
-        model_dir,
-        base_checkpoint,
-        length,
-        n_examples,
-        task,
-        Sampler(model, vocabulary, sampler, devices, mesh.decoding_rules),
-        Trainer(model, optimizer, trainer, devices, mesh.training_rules),
-        gin.operative_config_str,
-    )
-    if processes.is_lead():
-        report([model_dir])
 
 
 @gin.configurable(module="star_jax")
@@ -329,9 +279,8 @@ def _entry(function: Callable[[], None]) -> Callable[[], int]:
 
 gin.external_configurable(report, module="star_jax")
 ENTRY_POINTS = {
-    "star": _entry(star),
+    **{name: _entry(functools.partial(_run, name)) for name in RUNS},
     "pretrain": _entry(pretrain),
-    "finetune": _entry(finetune),
     "evaluate": _entry(evaluate),
     "infer": _entry(infer),
     "convert": _entry(convert),

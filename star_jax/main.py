@@ -18,6 +18,7 @@ from star_jax.precompile.topologies import ALL, find_topologies
 
 RUN_MODES = {
     "star": "the outer loop: generate, rationalize, filter, fine-tune the base, repeat",
+    "few_shot": "accuracy of the base behind few-shot examples, as a run (a baseline)",
     "pretrain": "make a small base model from scratch",
     "finetune": "fine-tune the base on worked solutions or on answers alone",
     "evaluate": "accuracy of a checkpoint on a task",
@@ -39,7 +40,7 @@ SWITCHES = ("--search",)  # flags without a value
 FLAGS = (
     "--run_mode", "--gin_file", "--gin_search_paths", "--processes", *PRECOMPILE_FLAGS, "--help"
 )  # fmt: skip
-ON_MANY_PROCESSES = ("star", "pretrain", "finetune", "evaluate", "infer")
+ON_MANY_PROCESSES = ("star", "few_shot", "pretrain", "finetune", "evaluate", "infer")
 # What `precompile` does not look at, so that nobody has to set it.
 NOT_NEEDED = {"precompile": ("MODEL_DIR", "MODEL_CHECKPOINT")}
 

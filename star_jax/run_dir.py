@@ -29,7 +29,7 @@ from star_jax.records import from_json, to_json
 
 # What may change between a run and its continuation, since finished stages do not depend on it.
 FREE_BINDINGS = re.compile(
-    r"(MODEL_DIR|ITERATIONS|.*\.(model_dir|iterations|checkpoint_every)|"
+    r"(MODEL_DIR|ITERATIONS|ROW|.*\.(model_dir|iterations|checkpoint_every|row)|"
     r"(MeshConfig|compilation_cache)\..*)$"
 )
 
@@ -218,6 +218,20 @@ class RunDir:
                 f"MODEL_DIR {self.path} is no directory that can be written to ({error.strerror}); "
                 f"give another MODEL_DIR"
             ) from error
+
+    def write_row(self, row: str) -> None:
+        """Notes in row.json which row of the paper's tables or figures the run belongs to.
+
+        Args:
+          row: "table1/few_shot_cot", for example; "" for none, which notes nothing.
+
+        Raises:
+          UserError: `row` is no text.
+        """
+        if not isinstance(row, str):
+            raise UserError(f"ROW = {row!r} names no row; give a text such as 'figure5'")
+        if row:
+            write_atomically(self.path / "row.json", (json.dumps({"row": row}) + "\n").encode())
 
     def _has_results(self) -> bool:
         """Whether a stage is finished, or one that can be gone on with is begun."""

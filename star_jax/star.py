@@ -117,6 +117,7 @@ def run_star(
     trainer: Trainer,
     schedule: StepSchedule,
     config_text: Callable[[], str] = str,
+    row: str = "",
 ) -> list[IterationMetrics]:
     """Runs STaR in `model_dir`, or goes on where it stopped; returns all iterations' metrics.
 
@@ -129,6 +130,7 @@ def run_star(
       trainer: trains weights.
       schedule: optimizer steps of each outer iteration.
       config_text: the run's configuration; a run goes on only with the one it began with.
+      row: of the paper's tables, as `RunDir.write_row` takes it.
 
     Raises:
       UserError: another run's directory, no base, an empty data set, nothing kept, and so on.
@@ -144,6 +146,7 @@ def run_star(
         draw_questions(loop, n)
     directory = RunDir(path_of(model_dir))
     directory.claim(config_text())
+    directory.write_row(row)
     previous, metrics = base_iteration(loop, directory.iteration(0))  # M_0 = M
     lines = [metrics]
     directory.write_metrics_lines()

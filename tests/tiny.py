@@ -118,6 +118,14 @@ TrainingLength.steps = 20
 """
 )
 
+FEW_SHOT_GIN = (
+    MODEL_GIN
+    + TASK_GIN
+    + """
+include "runs/few_shot.gin"
+"""
+)
+
 ASK_GIN = (
     MODEL_GIN
     + TASK_GIN
@@ -135,6 +143,7 @@ GIN = {
     "pretrain": PRETRAIN_GIN,
     "star": STAR_GIN,
     "finetune": FINETUNE_GIN,
+    "few_shot": FEW_SHOT_GIN,
     "evaluate": ASK_GIN.replace("MODE", "evaluate"),
     "infer": ASK_GIN.replace("MODE", "infer"),
 }

@@ -22,7 +22,13 @@ from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import placed_params
 from star_jax.partitioning import MeshConfig, make_mesh
-from star_jax.precompile.prediction import Assumptions, ProgramSeconds, Run, released_question
+from star_jax.precompile.prediction import (
+    Assumptions,
+    ProgramSeconds,
+    Run,
+    released_question,
+    shows_examples,
+)
 from star_jax.precompile.roofline import (
     Peaks,
     Roofline,
@@ -36,6 +42,7 @@ from star_jax.precompile.roofline import (
 )
 from star_jax.precompile.topologies import Topology
 from star_jax.progress import log
+from star_jax.runs import FewShotRun, FinetuneRun, StarRun
 from star_jax.sampling.decode import Writer
 from star_jax.sampling.logits import PickConfig
 from star_jax.sampling.programs import Programs
@@ -67,21 +74,24 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What of a run decides whether it fits; neither weights nor data nor a vocabulary."""
+    """What of a run decides whether it fits; neither weights nor data nor a vocabulary.
+
+    A baseline has no outer loop, and one of them has nothing to train.
+    """
 
     model: DecoderConfig
     sampler: SamplerConfig
-    trainer: TrainerConfig
-    optimizer: OptimizerConfig
-    schedule: StepSchedule
-    loop: StarConfig
+    trainer: TrainerConfig | None
+    optimizer: OptimizerConfig | None
+    schedule: StepSchedule | None
+    loop: StarConfig | None
     mesh: MeshConfig
     assumed: Assumptions
 
     @property
     def prefix_tokens(self) -> int:
         """Of the few-shot examples, if there are any."""
-        return 0 if self.loop.few_shot == "never" else self.assumed.prefix_tokens
+        return self.assumed.prefix_tokens if shows_examples(self.loop, self.trainer) else 0
 
     def shapes(self, mesh: Mesh) -> Shapes:
         """The static sizes of sampling."""
@@ -94,6 +104,19 @@ class Settings:
             refill_share=self.sampler.refill_share,
             prefill_tokens=self.sampler.prefill_tokens,
         )
+
+
+def settings_of(run: StarRun | FinetuneRun | FewShotRun, assumed: Assumptions) -> Settings:
+    """The settings of a run as it is bound; a baseline trains for its own length, on everything."""
+    if isinstance(run, StarRun):
+        trained = run.trainer, run.optimizer, run.schedule, run.loop
+    elif isinstance(run, FinetuneRun):
+        trained = run.trainer, run.optimizer, run.length, None
+        n_examples = run.n_examples or assumed.n_questions
+        assumed = dataclasses.replace(assumed, n_questions=n_examples, kept_share=1.0)
+    else:
+        trained = None, None, None, None
+    return Settings(run.model, run.sampler, *trained, run.mesh, assumed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +201,8 @@ def precompile(settings: Settings, topology: Topology, devices: Devices = tpu_de
       UserError: as the run itself would for its mesh and batches, and as `tpu_devices`.
     """
     mesh = make_mesh(settings.mesh, list(devices(topology)))
-    lowerings = {TRAINING: training_lowering(settings, mesh), **sampling(settings, mesh)}
+    training = {TRAINING: training_lowering(settings, mesh)} if settings.trainer else {}
+    lowerings = {**training, **sampling(settings, mesh)}
     works = work_of(settings, mesh)
     peaks = peaks_of(topology, settings.assumed)
     verdicts: list[Verdict] = []
@@ -263,7 +287,9 @@ def work_of(settings: Settings, mesh: Mesh) -> dict[str, Work]:
     return {
         TRAINING: training_step(
             model, training, trainer.batch_size, trainer.row_length, trainer.accumulation_steps
-        ),
+        )
+        if trainer
+        else Work(),
         PREFIX: prefill(model, decoding, prefix, 0, n_read=1),
         REFILL: prefill(model, decoding, shapes.chunk_tokens, prefix, shapes.chunk_prompts),
         DECODE: decode_step(model, decoding, settings.sampler.batch_size, prefix, columns),

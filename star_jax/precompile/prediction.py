@@ -74,16 +74,27 @@ class Run:
     """What of a run's settings decides how long it takes."""
 
     sampler: SamplerConfig
-    trainer: TrainerConfig
-    schedule: StepSchedule
-    loop: StarConfig
+    trainer: TrainerConfig | None  # None: nothing is trained
+    schedule: StepSchedule | None
+    loop: StarConfig | None  # None: a baseline
     assumed: Assumptions
     shapes: Shapes
 
     @property
     def n_questions(self) -> int:
-        """Asked in each outer iteration."""
-        return self.loop.questions_per_iteration or self.assumed.n_questions
+        """Asked in each outer iteration, or learnt from without being asked."""
+        drawn = self.loop.questions_per_iteration if self.loop else 0
+        return drawn or self.assumed.n_questions
+
+    @property
+    def iterations(self) -> int:
+        """Trainings: of a baseline one or none."""
+        return self.loop.iterations if self.loop else int(self.trainer is not None)
+
+
+def shows_examples(loop: StarConfig | None, trainer: TrainerConfig | None) -> bool:
+    """Whether a run asks behind few-shot examples; of the baselines the one without training."""
+    return loop.few_shot != "never" if loop else trainer is None
 
 
 def released_question(
@@ -108,6 +119,8 @@ def outer_iteration(run: Run, each: ProgramSeconds, n: int = 1) -> list[Stage]:
     evaluate = _ask("evaluate", assumed.n_eval, run, each)
     if n == 0:
         return [evaluate]
+    if run.loop is None:
+        return [_finetune(run, each, n), evaluate]
     asked = [_ask("generate", run.n_questions, run, each)]
     if run.loop.rationalize:
         failed = math.ceil(assumed.hinted_share * run.n_questions)
@@ -117,20 +130,25 @@ def outer_iteration(run: Run, each: ProgramSeconds, n: int = 1) -> list[Stage]:
 
 def whole_run(run: Run, each: ProgramSeconds) -> tuple[float, float]:
     """Seconds of all outer iterations and the base's evaluation: ours and the released code's."""
-    stages = [
-        stage for n in range(run.loop.iterations + 1) for stage in outer_iteration(run, each, n)
-    ]
+    stages = [stage for n in range(run.iterations + 1) for stage in outer_iteration(run, each, n)]
     return sum(stage.seconds for stage in stages), sum(stage.released_seconds for stage in stages)
 
 
 def assumptions_told(run: Run) -> list[str]:
     """Every assumption in words."""
     a, asked = run.assumed, run.n_questions
-    prefix = a.prefix_tokens if run.loop.few_shot != "never" else 0
+    prefix = a.prefix_tokens if shows_examples(run.loop, run.trainer) else 0
+    if run.loop:
+        questions = [
+            f"{asked:,} questions an outer iteration, {a.n_eval:,} held out",
+            f"{a.hinted_share:.0%} of them fail and are asked again with a hint, "
+            f"{a.kept_share:.0%} of them are kept",
+        ]
+    else:
+        trained_on = f"{asked:,} examples to train on, " if run.trainer else ""
+        questions = [f"{trained_on}{a.n_eval:,} questions held out"]
     return [
-        f"{asked:,} questions an outer iteration, {a.n_eval:,} held out",
-        f"{a.hinted_share:.0%} of them fail and are asked again with a hint, {a.kept_share:.0%} of "
-        f"them are kept",
+        *questions,
         f"a few-shot prefix of {prefix:,} tokens, the same for all questions; "
         f"{a.question_tokens:g} tokens a question (at most {a.longest_question}), "
         f"{a.new_tokens:g} written (at most {run.sampler.max_new_tokens})",

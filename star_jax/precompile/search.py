@@ -63,7 +63,13 @@ class Found:
 
 
 def search(settings: Settings, topology: Topology, devices: Devices = tpu_devices) -> Found:
-    """Compiles candidates, quickest first; raises UserError as `precompile.tpu_devices`."""
+    """Compiles candidates, quickest first.
+
+    Raises:
+      UserError: as `precompile.tpu_devices`, or the run trains nothing.
+    """
+    if settings.trainer is None:
+        raise UserError("--search looks for a mesh to train on, and --run_mode=few_shot never does")
     there, tried = list(devices(topology)), []
     for candidate, mesh in _quickest_first(settings, topology, there)[:MOST_COMPILED]:
         lower = training_lowering(candidate, mesh)

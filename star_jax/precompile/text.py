@@ -39,8 +39,9 @@ def fit_text(fit: Fit, settings: Settings) -> str:
 def prediction_lines(fit: Fit) -> list[str]:
     """The predicted time of the first outer iteration and of the whole run, with assumptions."""
     each, run = fit.seconds(), fit.run
-    stages = outer_iteration(run, each)
-    rows = [("outer iteration 1, predicted", "here", "the released code", "")]
+    stages = outer_iteration(run, each, n=min(1, run.iterations))
+    heading = "outer iteration 1" if run.loop else "in the order of running"
+    rows = [(f"{heading}, predicted", "here", "the released code", "")]
     rows += [
         (stage.name, duration(stage.seconds), duration(stage.released_seconds), stage.how)
         for stage in stages
@@ -50,7 +51,8 @@ def prediction_lines(fit: Fit) -> list[str]:
     )
     rows.append(("in all", duration(ours), duration(theirs), f"{theirs / ours:.1f} x"))
     ours, theirs = whole_run(run, each)
-    how = f"{_count(run.loop.iterations, 'outer iteration')} and the base's evaluation"
+    noun = "outer iteration" if run.loop else "training"
+    how = f"{_count(run.iterations, noun)} and the base's evaluation"
     rows.append(("the whole run", duration(ours), duration(theirs), how))
     return [*_aligned(rows), "", "assumed:", *(f"  {line}" for line in assumptions_told(run))]
 
@@ -100,7 +102,10 @@ def fit_json(fit: Fit) -> dict[str, Any]:
             for verdict in fit.verdicts
         ],
         "evaluation": "the same programs as sampling",
-        "outer_iteration": [dataclasses.asdict(stage) for stage in outer_iteration(run, each)],
+        "outer_iteration": [
+            dataclasses.asdict(stage)
+            for stage in outer_iteration(run, each, n=min(1, run.iterations))
+        ],
         "whole_run_seconds": ours,
         "whole_run_released_seconds": theirs,
         "assumed": {**dataclasses.asdict(run.assumed), "in_words": assumptions_told(run)},

@@ -41,6 +41,11 @@ class TrainerConfig:
     loss_share: float = 1.0
     checkpoint_every: int = 0  # steps between checkpoints inside training; 0 for none
 
+    def examples_per_step(self, examples: Sequence[TokenizedExample]) -> float:
+        """So many of these fill an optimizer step's rows, on average; at least one a row."""
+        tokens = sum(len(example.tokens) for example in examples)
+        return self.batch_size * max(1.0, self.row_length * len(examples) / tokens)
+
 
 class Trained(NamedTuple):
     """What a training came to."""
