@@ -24,9 +24,9 @@ FLOORS = (
     ("checkpoints", "sampling", "training"),
     ("generate", "rationalize", "resample", "filter", "finetune", "evaluate", "run_dir", "convert"),
     ("star", "baselines", "rise"),
+    ("precompile",),
     ("reporting",),
     ("report", "sweep", "gin_sources"),
-    ("precompile",),
     ("configurables", "gin_errors"),
     ("main",),
 )
