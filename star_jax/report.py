@@ -1,4 +1,4 @@
-"""Run mode `report`: what one or many runs did, as Markdown, JSON and pictures."""
+"""Run mode `report`: what one or many runs did, as Markdown, a page, JSON and pictures."""
 
 import dataclasses
 import json
@@ -10,8 +10,10 @@ from typing import Any
 
 from star_jax.errors import UserError
 from star_jax.paths import path_of
+from star_jax.reporting.attempts import collect_attempts
 from star_jax.reporting.document import Section
 from star_jax.reporting.markdown import as_markdown
+from star_jax.reporting.page import render_page
 from star_jax.reporting.runs import Run, load_run, load_runs
 from star_jax.reporting.sections import FIGURE_NAME, sections
 from star_jax.reporting.tables import (
@@ -45,7 +47,7 @@ def report(model_dirs: Sequence[str], output_dir: str = "") -> None:
 
 
 def write_report(model_dirs: Sequence[str], output_dir: str, command: str) -> Path:
-    """Writes report.md, which quotes `command`, report.json and the figures; returns the first.
+    """Writes report.md, which quotes `command`, and what is beside it; returns its path.
 
     Raises:
       UserError: a directory or a file in it cannot be read, or the report not be written.
@@ -55,11 +57,13 @@ def write_report(model_dirs: Sequence[str], output_dir: str, command: str) -> Pa
 
 def _write(runs: Sequence[Run], output_dir: Path, command: str) -> list[Path]:
     parts = sections(runs)
+    attempts = collect_attempts({run.name: run.directory for run in runs})
     contents = {  # report.md last: what it links to is there when it appears
         **{picture.name: picture.png for part in parts for picture in part.pictures},
         "report.json": json.dumps(
             _as_json(runs, parts, command), indent=2, allow_nan=False
         ).encode(),
+        "report.html": render_page("STaR report", command, parts, attempts).encode(),
         "report.md": as_markdown(parts, command).encode(),
     }
     try:

@@ -20,9 +20,9 @@ import aiohttp
 ENVIRONMENT = "STAR_JAX_BROWSER"
 ON_PATH = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
 HOW_TO_GET_ONE = (
-    "no browser runs here: ./launch/test.sh installs PySide6-WebEngine, which on a bare Linux needs "
-    "`apt-get install libnss3 libxkbcommon0 libegl1 libgl1 libxcomposite1 libxdamage1 libxrandr2 "
-    f"libxtst6 libasound2 libxkbfile1`; or name a Chromium with {ENVIRONMENT}=/path/to/chromium"
+    "no browser runs here: ./launch/test.sh installs PySide6-WebEngine, which on a bare Linux "
+    "needs `apt-get install libnss3 libxkbcommon0 libegl1 libgl1 libxcomposite1 libxdamage1 "
+    f"libxrandr2 libxtst6 libasound2 libxkbfile1`; or name a Chromium with {ENVIRONMENT}=/path/to/chromium"
 )
 PATIENCE = 60  # seconds until a browser has started, or a page has done what it is waited for
 FLAGS = ("--no-first-run", "--disable-gpu", "--disable-background-networking", "--disable-sync",
@@ -54,7 +54,7 @@ def commands(port, profile):
             [sys.executable, "-c", QT],
             {
                 "QT_QPA_PLATFORM": "offscreen",
-                "QTWEBENGINE_DISABLE_SANDBOX": "1",  # nothing but our own page is shown, often by root
+                "QTWEBENGINE_DISABLE_SANDBOX": "1",  # only our page is shown, and often by root
                 "QTWEBENGINE_CHROMIUM_FLAGS": flags,
                 "QTWEBENGINE_REMOTE_DEBUGGING": f"127.0.0.1:{port}",
             },

@@ -5,13 +5,14 @@ all questions. So the same held-out questions are seen in every iteration and ev
 the number of attempts, and a training question that was drawn again is seen again.
 """
 
+import contextlib
 import dataclasses
 import heapq
 import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ STAGES = {  # what the page calls it -> its file; in the order of an outer itera
     RESAMPLED: "resamplings.jsonl",
     EVALUATION: "eval.jsonl",
 }
+KEPT = "train.jsonl"
 RIGHT, WRONG, UNPARSED, LEFT_OUT = "right", "wrong", "unparsed", "left out"
-VERDICTS = (RIGHT, WRONG, UNPARSED, LEFT_OUT)
+VERDICTS = (KEPT = "train.jsonl"
+RIGHT, WRONG, UNPARSED, LEFT_OUT)
 
 MOST = 100_000  # attempts in a report ...
 MOST_OF_A_STAGE = 1_000  # ... and of one stage; fewer where there are many stages, never below
@@ -35,6 +38,8 @@ LEAST_OF_A_STAGE = 10
 MOST_CHARACTERS = 4_000  # of a question or a rationale
 
 ITERATION = re.compile(r"iter_(\d+)")
+# (question, source) -> kept examples as they stand in train.jsonl
+Kept = dict[tuple[Any, Any], list[dict[str, Any]]]
 ID_FIRST = b'{"question_id": "'  # how `records.to_json` begins a line
 
 
@@ -98,34 +103,31 @@ def collect_attempts(runs: Mapping[str, Path], most: int = MOST) -> AttemptsData
     Raises:
       UserError: a line that was sampled is malformed, or a bucket cannot be read.
     """
-    places = [
-        (run, iteration, directory, [s for s, file in STAGES.items() if file in names])
-        for run, path in runs.items()
-        for iteration, directory, names in _iterations(path)
-    ]
-    n_stages = sum(len(stages) for *_, stages in places)
+    places = [(run, *place) for run, path in runs.items() for place in _iterations(path)]
+    n_stages = sum(len(files & {*STAGES.values()}) for *_, files in places)
     cap = max(LEAST_OF_A_STAGE, min(MOST_OF_A_STAGE, most // max(1, n_stages)))
     samples: list[StageSample] = []
-    for run, iteration, directory, stages in places:
-        samples += _samples_of(run, iteration, directory, stages, cap)
+    for run, iteration, directory, files in places:
+        samples += _samples_of(run, iteration, directory, files, cap)
     return AttemptsData(tuple(samples))
 
 
 def _iterations(run: Path) -> Iterator[tuple[int, Path, set[str]]]:
     """(n, directory, names of its files), n growing."""
-    with told(run):
+    with _readable(run):
         found = [(ITERATION.fullmatch(path.name), path) for path in run.iterdir()]
         for n, directory in sorted((int(match[1]), path) for match, path in found if match):
             yield n, directory, {file.name for file in directory.iterdir()}
 
 
 def _samples_of(
-    run: str, iteration: int, directory: Path, stages: Sequence[str], cap: int
+    run: str, iteration: int, directory: Path, files: set[str], cap: int
 ) -> Iterator[StageSample]:
+    stages = [stage for stage, file in STAGES.items() if file in files]
     chosen = {stage: _sample(directory / STAGES[stage], cap) for stage in stages}
     sampled = (line for lines, _ in chosen.values() for _, line in lines)
     ids = {question_id for _, question_id, _ in _lines(sampled)}
-    kept = _kept(directory / "train.jsonl", ids)
+    kept = _kept(directory / KEPT, ids) if KEPT in files else None
     for stage, (lines, total) in chosen.items():
         file = directory / STAGES[stage]
         rows = (_parsed(file, number, line) for number, line in lines)
@@ -140,7 +142,7 @@ def _sample(file: Path, cap: int) -> tuple[list[tuple[int, bytes]], int]:
     """
     heap: list[tuple[int, int, bytes]] = []  # the worst first: (-rank, -line number, line)
     total, worst = 0, -math.inf
-    with told(file), file.open("rb") as lines:
+    with _readable(file), file.open("rb") as lines:
         for number, question_id, line in _lines(lines):
             total += 1
             rank = -_rank(question_id)
@@ -168,18 +170,27 @@ def _rank(question_id: bytes) -> int:
     return zlib.crc32(question_id) * 0x9E3779B1 & 0xFFFFFFFF
 
 
-def _kept(file: Path, ids: set[bytes]) -> dict[tuple[str, str], list[Any]] | None:
-    """The kept examples of some questions by (question, source); None while there is no file."""
-    kept: dict[tuple[str, str], list[Any]] = {}
-    try:
-        with told(file), file.open("rb") as lines:
-            for number, question_id, line in _lines(lines):
-                if question_id in ids:
-                    row = _parsed(file, number, line)
-                    kept.setdefault((row.get("question_id"), row.get("source")), []).append(row)
-    except FileNotFoundError:
-        return None
+def _kept(file: Path, ids: set[bytes]) -> Kept:
+    """The kept examples of some questions."""
+    kept: Kept = {}
+    with _readable(file), file.open("rb") as lines:
+        for number, question_id, line in _lines(lines):
+            if question_id in ids:
+                row = _parsed(file, number, line)
+                kept.setdefault((row.get("question_id"), row.get("source")), []).append(row)
     return kept
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns a failure to read it into a UserError."""
+    try:
+        with told(path):
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check its permissions"
+        ) from error
 
 
 def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -196,10 +207,7 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _told(
-    file: Path,
-    row: Mapping[str, Any],
-    stage: str,
-    kept: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]] | None,
+    file: Path, row: Mapping[str, Any], stage: str, kept: Kept | None
 ) -> ShownAttempt:
     try:
         text, steps = row["completion"], None

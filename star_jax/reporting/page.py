@@ -24,6 +24,7 @@ MOST_BYTES = 19_000_000  # of the whole page
 LEAST_BYTES = 1_000_000  # of the attempts, however long the rest is
 PIXEL_DENSITY = 1.5  # of the figures
 NUMBER = re.compile(r"[-+\u2212±]?[\d.,]+( ?%)?(( to |[-\u2013]| ± )[\d.,]+( ?%)?)?")
+CODE = re.compile(r"`([^`]+)`")
 ABSENT = ("", "-", "\u2013", "\u2014", "not run")
 
 
@@ -82,6 +83,11 @@ def _text(text: str) -> str:
     return html.escape(text, quote=True)
 
 
+def _prose(text: str) -> str:
+    """Plain text, what stands between backticks as code."""
+    return CODE.sub(r"<code>\1</code>", _text(text))
+
+
 def _contents(sections: Sequence[Section]) -> Iterator[str]:
     for i, part in enumerate(sections, start=1):
         yield f'<li><a href="#part-{i}">{_text(part.title)}</a></li>'
@@ -92,7 +98,7 @@ def _section(name: str, part: Section) -> str:
         [
             f'<section id="{name}" aria-labelledby="{name}-title">',
             f'<h2 id="{name}-title">{_text(part.title)}</h2>',
-            *(f"<p>{_text(paragraph)}</p>" for paragraph in part.text),
+            *(f"<p>{_prose(paragraph)}</p>" for paragraph in part.text),
             *map(_table, part.tables),
             *map(_picture, part.pictures),
             "</section>",
@@ -111,9 +117,10 @@ def _table(table: Table) -> str:
 
     head = cells("th", table.header).replace("<th", '<th scope="col"')
     rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
-    note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
+    note = f'<p class="note">{_prose(table.note)}</p>' if table.note else ""
+    caption = f"<caption>{_text(table.title)}</caption>" if table.title else ""
     return (
-        f'<div class="table"><table><caption>{_text(table.title)}</caption>\n'
+        f'<div class="table"><table>{caption}\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>{note}"
     )
 
