@@ -34,6 +34,7 @@ setup(
     package_dir={"star_jax.gin_configs": "gin_configs"},
     package_data={
         "star_jax.gin_configs": ["*.gin", "**/*.gin"],
+        "star_jax.reporting": ["assets/*"],
         "star_jax.tasks": ["exemplars/*.txt", "examples/*"],
         "star_jax.tasks.builders": ["*.tsv"],
     },
@@ -71,6 +72,7 @@ setup(
             "accelerate>=1.10,<2",  # transformers reads GGUF with it
             "gcp-storage-emulator>=2026.7,<2028",
             "hypothesis>=6.140,<7",
+            "pyside6-webengine>=6.9,<7",  # the browser that the report's page is tested in
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",

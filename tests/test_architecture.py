@@ -25,9 +25,10 @@ FLOORS = (
     ("generate", "rationalize", "resample", "filter", "finetune", "evaluate", "run_dir", "convert"),
     ("few_shot",),
     ("star", "baselines", "rise"),
-    ("reporting",),
-    ("report", "sweep", "gin_sources", "runs"),
+    ("runs",),
     ("precompile",),
+    ("reporting",),
+    ("report", "sweep", "gin_sources"),
     ("configurables", "gin_errors"),
     ("main",),
 )

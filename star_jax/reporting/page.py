@@ -1,0 +1,158 @@
+"""The report as one HTML page that needs nothing else: no network, no other file, no server.
+
+What models wrote is hostile text. It stands in the page as base64 alone, and the script writes it
+as text and never as HTML; a Content-Security-Policy lets only this page's own script and style,
+known by their hashes, and pictures within the page.
+"""
+
+import base64
+import hashlib
+import html
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import Template
+
+from star_jax.reporting.attempts import MOST_CHARACTERS, AttemptsData
+from star_jax.reporting.document import Picture, Section, Table
+from star_jax.reporting.page_data import pack
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("tables.js", "store.js", "browser.js")
+MOST_BYTES = 19_000_000  # of the whole page
+LEAST_BYTES = 1_000_000  # of the attempts, however long the rest is
+PIXEL_DENSITY = 1.5  # of the figures
+NUMBER = re.compile(r"[-+\u2212±]?[\d.,]+( ?%)?(( to |[-\u2013]| ± )[\d.,]+( ?%)?)?")
+CODE = re.compile(r"`([^`]+)`")
+ABSENT = ("", "-", "\u2013", "\u2014", "not run")
+
+
+def render_page(
+    title: str, command: str, sections: Sequence[Section], attempts: AttemptsData
+) -> str:
+    """The whole page, encodable as UTF-8; below 20 MB, if the pictures are, by fewer attempts.
+
+    Args:
+      title: of the page, plain text like everything else.
+      command: that made the report.
+      sections: tables, figures and paragraphs, in this order.
+      attempts: for the browser of attempts, which comes last.
+    """
+    script = "\n".join(_asset(name) for name in SCRIPTS)
+    style = _asset("page.css")
+    body = "\n".join(_section(f"part-{i}", part) for i, part in enumerate(sections, start=1))
+    room = max(LEAST_BYTES, MOST_BYTES - len(body.encode("utf-8", "replace")))
+    packed, shown = pack(attempts, room)
+    page = Template(_asset("page.html")).substitute(
+        policy=html.escape(_policy(script, style)),
+        title=_text(title),
+        command=_text(command),
+        contents="\n".join(_contents(sections)),
+        sections=body,
+        sampling=_text(_sampling(shown)),
+        style=style,
+        script=script,
+        attempts=packed,
+    )
+    return page.encode("utf-8", "replace").decode()  # a run's name can have half a character
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str, style: str) -> str:
+    def sha256(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    rules = (
+        "default-src 'none'",
+        f"script-src 'sha256-{sha256(script)}'",
+        f"style-src 'sha256-{sha256(style)}'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "require-trusted-types-for 'script'",  # assigning to innerHTML is an error
+        "trusted-types 'none'",
+    )
+    return "; ".join(rules)
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def _prose(text: str) -> str:
+    """Plain text, what stands between backticks as code."""
+    return CODE.sub(r"<code>\1</code>", _text(text))
+
+
+def _contents(sections: Sequence[Section]) -> Iterator[str]:
+    for i, part in enumerate(sections, start=1):
+        yield f'<li><a href="#part-{i}">{_text(part.title)}</a></li>'
+
+
+def _section(name: str, part: Section) -> str:
+    return "\n".join(
+        [
+            f'<section id="{name}" aria-labelledby="{name}-title">',
+            f'<h2 id="{name}-title">{_text(part.title)}</h2>',
+            *(f"<p>{_prose(paragraph)}</p>" for paragraph in part.text),
+            *map(_table, part.tables),
+            *map(_picture, part.pictures),
+            "</section>",
+        ]
+    )
+
+
+def _table(table: Table) -> str:
+    numeric = [_is_numeric([row[i] for row in table.rows]) for i in range(len(table.header))]
+
+    def cells(kind: str, row: Sequence[str]) -> str:
+        return "".join(
+            f"<{kind}{_class(number, cell)}>{_text(cell)}</{kind}>"
+            for number, cell in zip(numeric, row, strict=True)
+        )
+
+    head = cells("th", table.header).replace("<th", '<th scope="col"')
+    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    note = f'<p class="note">{_prose(table.note)}</p>' if table.note else ""
+    caption = f"<caption>{_text(table.title)}</caption>" if table.title else ""
+    return (
+        f'<div class="table"><table>{caption}\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>{note}"
+    )
+
+
+def _class(number: bool, cell: str) -> str:
+    names = ["number"] * number + ["absent"] * (cell in ABSENT)
+    return f' class="{" ".join(names)}"' if names else ""
+
+
+def _is_numeric(column: Sequence[str]) -> bool:
+    """Whether all cells that say something are numbers, percentages or intervals."""
+    said = [cell for cell in column if cell not in ABSENT]
+    return bool(said) and all(NUMBER.fullmatch(cell) for cell in said)
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.png).decode()
+    # The header of a PNG has its size at byte 16. Figures are drawn finer than screens show them.
+    width, height = (round(n / PIXEL_DENSITY) for n in struct.unpack(">II", picture.png[16:24]))
+    size = f'width="{width}" height="{height}"'
+    alt = _text(picture.alt)
+    return f'<figure><img src="data:image/png;base64,{data}" {size} alt="{alt}"></figure>'
+
+
+def _sampling(attempts: AttemptsData) -> str:
+    """How the attempts on the page were chosen."""
+    most = max((len(sample.attempts) for sample in attempts.samples), default=0)
+    if attempts.n_shown == attempts.n_total:
+        return "Every attempt of these runs is here."
+    return (
+        f"{attempts.n_shown:,} of the {attempts.n_total:,} attempts of these runs are here: at "
+        f"most {most:,} of each run, iteration and stage, those at the questions that come first "
+        "in one fixed random order, so that the same questions come back in every iteration. "
+        f"Texts are cut after {MOST_CHARACTERS:,} characters."
+    )
