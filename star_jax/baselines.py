@@ -128,6 +128,7 @@ def finetune_on_gold(
     sampler: Sampler,
     trainer: Trainer,
     config_text: Callable[[], str] = str,
+    on_metrics: Callable[[IterationMetrics], None] = lambda metrics: None,
 ) -> IterationMetrics:
     """Direct fine-tuning: trains the base on gold completions and evaluates, as `iter_001`.
 
@@ -140,6 +141,7 @@ def finetune_on_gold(
       sampler: for the evaluation.
       trainer: for the training.
       config_text: the run's configuration.
+      on_metrics: gets the base's metrics and the trained model's, when they are on disk.
 
     Raises:
       UserError: the task has no gold completions, the base is missing, and so on.
@@ -185,6 +187,7 @@ def finetune_on_gold(
             n_steps=length.steps,
             seed=length.seed,
             checkpoint=checkpoints.TrainingCheckpoint(stage.path / "training"),
+            on_losses=stage.write_losses,
         ),
         trainer,
     )
@@ -197,6 +200,8 @@ def finetune_on_gold(
     )
     stage.write_metrics(metrics)
     directory.write_metrics_lines()
+    for line in (base, metrics):
+        on_metrics(line)
     rows = [dataclasses.asdict(line) for line in (base, metrics)]
     classes = class_names(rows)
     log("\n".join([format_header(classes), *(format_row(row, classes) for row in rows)]))

@@ -13,7 +13,7 @@ import gin
 import jax.numpy as jnp
 import seqio
 
-from star_jax import baselines, checkpoints, compilation, processes, schedules
+from star_jax import baselines, checkpoints, compilation, processes, schedules, tracking
 from star_jax.errors import UserError
 from star_jax.evaluate import (
     GENERATED,
@@ -99,6 +99,7 @@ class StarRun:
 def star() -> None:
     """Runs or resumes STaR in its directory and writes its report."""
     run = StarRun()  # gin binds all of it
+    on_metrics = track(run.model_dir)
     mesh = make_mesh(run.mesh)
     run_star(
         run.model_dir,
@@ -109,6 +110,7 @@ def star() -> None:
         Trainer(run.model, run.optimizer, run.trainer, mesh, run.mesh.training_rules),
         run.schedule,
         gin.operative_config_str,
+        on_metrics,
     )
     if processes.is_lead():
         report([run.model_dir])
@@ -169,6 +171,7 @@ def finetune(
     mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
 ) -> None:
     """Fine-tunes the base on gold completions, evaluates it and writes its report."""
+    on_metrics = track(model_dir)
     devices = make_mesh(mesh)
     baselines.finetune_on_gold(
         model_dir,
@@ -179,6 +182,7 @@ def finetune(
         Sampler(model, vocabulary, sampler, devices, mesh.decoding_rules),
         Trainer(model, optimizer, trainer, devices, mesh.training_rules),
         gin.operative_config_str,
+        on_metrics,
     )
     if processes.is_lead():
         report([model_dir])
@@ -310,6 +314,12 @@ def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> DecodingModel:
             path_of(checkpoint), sampler.model, placed_params(sampler.model, sampler.mesh, rules)
         )
     )
+
+
+@gin.configurable(module="star_jax")
+def track(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -> tracking.OnMetrics:
+    """Where a run's numbers go beside metrics.jsonl; see `tracking.tracker`."""
+    return tracking.tracker(model_dir, tensorboard, wandb_project)
 
 
 @gin.configurable(module="star_jax")

@@ -24,7 +24,7 @@ FLOORS = (
     ("checkpoints", "sampling", "training"),
     ("generate", "rationalize", "filter", "finetune", "evaluate", "run_dir", "convert"),
     ("star", "baselines", "rise"),
-    ("report", "sweep", "gin_sources"),
+    ("report", "reporting", "sweep", "gin_sources", "tracking", "comparison"),
     ("precompile",),
     ("configurables", "gin_errors"),
     ("main",),
