@@ -139,6 +139,7 @@ def finetune_on_gold(
     trainer: Trainer,
     config_text: Callable[[], str] = str,
     row: str = "",
+    on_metrics: Callable[[IterationMetrics], None] = lambda metrics: None,
 ) -> IterationMetrics:
     """Direct fine-tuning: trains the base on gold completions and evaluates, as `iter_001`.
 
@@ -152,6 +153,7 @@ def finetune_on_gold(
       trainer: for the training.
       config_text: the run's configuration.
       row: of the paper's tables, as `RunDir.write_row` takes it.
+      on_metrics: gets the base's metrics and the trained model's, when they are on disk.
 
     Raises:
       UserError: the task has no gold completions, the base is missing, and so on.
@@ -178,6 +180,7 @@ def finetune_on_gold(
             n_steps=length(1, len(examples), trainer.config.examples_per_step(examples)),
             seed=length.seed,
             checkpoint=checkpoints.TrainingCheckpoint(stage.path / "training"),
+            on_losses=stage.write_losses,
         )
 
     base_stage, stage = directory.iteration(0), directory.iteration(1)
@@ -193,6 +196,8 @@ def finetune_on_gold(
     )
     stage.write_metrics(metrics)
     directory.write_metrics_lines()
+    for line in (before, metrics):
+        on_metrics(line)
     show([before, metrics])
     return metrics
 

@@ -13,7 +13,7 @@ import gin
 import jax.numpy as jnp
 import seqio
 
-from star_jax import baselines, checkpoints, compilation, processes, schedules
+from star_jax import baselines, checkpoints, compilation, processes, schedules, tracking
 from star_jax.errors import UserError
 from star_jax.evaluate import (
     GENERATED,
@@ -86,7 +86,8 @@ for _name, _record in RUNS.items():
 def _run(name: str) -> None:
     """Runs or resumes a run in its directory and writes its report."""
     run = gin.get_configurable(f"star_jax.{name}")()  # gin binds all of it
-    run(make_mesh(run.mesh), gin.operative_config_str)
+    on_metrics = track(run.model_dir)
+    run(make_mesh(run.mesh), gin.operative_config_str, on_metrics)
     if processes.is_lead():
         report([run.model_dir])
 
@@ -260,6 +261,12 @@ def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> DecodingModel:
             path_of(checkpoint), sampler.model, placed_params(sampler.model, sampler.mesh, rules)
         )
     )
+
+
+@gin.configurable(module="star_jax")
+def track(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -> tracking.OnMetrics:
+    """Where a run's numbers go beside metrics.jsonl; see `tracking.tracker`."""
+    return tracking.tracker(model_dir, tensorboard, wandb_project)
 
 
 @gin.configurable(module="star_jax")

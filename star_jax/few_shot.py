@@ -32,6 +32,7 @@ def evaluate_few_shot(
     seed: int = 0,
     config_text: Callable[[], str] = str,
     row: str = "",
+    on_metrics: Callable[[IterationMetrics], None] = lambda metrics: None,
 ) -> IterationMetrics:
     """Asks the base the held-out questions behind the few-shot examples, as `iter_000`.
 
@@ -44,6 +45,7 @@ def evaluate_few_shot(
       seed: of the draws, where the temperature is above 0.
       config_text: the run's configuration.
       row: of the paper's tables, as `RunDir.write_row` takes it.
+      on_metrics: gets the metrics when they are on disk.
 
     Raises:
       UserError: the task has no few-shot examples, the base is missing, and so on.
@@ -67,6 +69,7 @@ def evaluate_few_shot(
     )
     stage.write_metrics(metrics)
     directory.write_metrics_lines()
+    on_metrics(metrics)
     show([metrics])
     return metrics
 

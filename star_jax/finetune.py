@@ -90,6 +90,7 @@ def finetune_from_base(
     seed: int,
     checkpoint: TrainingCheckpoint | None = None,
     stage: str = "finetune",
+    on_losses: Callable[[int, Sequence[float]], None] = lambda first_step, losses: None,
 ) -> Finetuned:
     """M_n = train(M, D_n + D_n^rat) for `n_steps` with a fresh optimizer.
 
@@ -101,6 +102,7 @@ def finetune_from_base(
       seed: of the order of the examples.
       checkpoint: where the state is kept inside training, if anywhere.
       stage: name of the work for the progress bar.
+      on_losses: gets the first step that was taken here, and the loss of each from there on.
 
     Raises:
       UserError: there is nothing to train on, or the loss is not finite.
@@ -127,6 +129,7 @@ def finetune_from_base(
             if checkpoint:
                 checkpoint.clear()  # it may hold what spoilt the loss
             raise
+    on_losses(n_steps - len(trained.losses) + 1, trained.losses)
     last = trained.losses[-n_last:]
     loss = sum(last) / len(last) if last else None
     return Finetuned(trained.state.params, n_steps, loss, trained.packing_efficiency)

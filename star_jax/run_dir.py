@@ -34,7 +34,7 @@ from star_jax.records import from_json, to_json
 # What may change between a run and its continuation, since finished stages do not depend on it.
 FREE_BINDINGS = re.compile(
     r"(MODEL_DIR|ITERATIONS|ROW|.*\.(model_dir|iterations|checkpoint_every|row)|"
-    r"(MeshConfig|compilation_cache)\..*)$"
+    r"(MeshConfig|compilation_cache|track)\..*)$"
 )
 
 
@@ -135,10 +135,25 @@ class StageDir:
         """Notes in sampling.json what sampling the stage cost, beside what other stages did."""
         if not processes.is_lead():
             return
-        file = self.path / "sampling.json"
-        known = json.loads(read_if_there(file) or "{}")
-        text = json.dumps({**known, stage: summary}, indent=1) + "\n"
-        write_atomically(file, text.encode())
+        text = json.dumps({**self.read_stats(), stage: summary}, indent=1) + "\n"
+        write_atomically(self.path / "sampling.json", text.encode())
+
+    def read_stats(self) -> dict[str, dict[str, float]]:
+        """What sampling cost, by stage, as far as it is noted."""
+        return json.loads(read_if_there(self.path / "sampling.json") or "{}")
+
+    def write_losses(self, first_step: int, losses: Sequence[float]) -> None:
+        """Notes in training_loss.json the loss of each optimizer step from `first_step` on.
+
+        Training that was interrupted notes those since it went on.
+        """
+        noted = {"first_step": first_step, "losses": [float(f"{x:.6g}") for x in losses]}
+        write_atomically(self.path / "training_loss.json", json.dumps(noted).encode())
+
+    def read_losses(self) -> tuple[int, list[float]]:
+        """The first step whose loss is noted, and the losses from there on; 1 and none if none."""
+        noted = json.loads(read_if_there(self.path / "training_loss.json") or "{}")
+        return noted.get("first_step", 1), noted.get("losses", [])
 
     def write_metrics(self, metrics: IterationMetrics) -> None:
         """Writes metrics.json, the iteration's line of metrics.jsonl."""
@@ -233,20 +248,6 @@ class RunDir:
                 f"give another MODEL_DIR"
             ) from error
 
-    def write_row(self, row: str) -> None:
-        """Notes in row.json which row of the paper's tables or figures the run belongs to.
-
-        Args:
-          row: "table1/few_shot_cot", for example; "" for none, which notes nothing.
-
-        Raises:
-          UserError: `row` is no text.
-        """
-        if not isinstance(row, str):
-            raise UserError(f"ROW = {row!r} names no row; give a text such as 'figure5'")
-        if row:
-            write_atomically(self.path / "row.json", (json.dumps({"row": row}) + "\n").encode())
-
     def _has_results(self) -> bool:
         """Whether a stage is finished, or one that can be gone on with is begun."""
         patterns = ("*.done", "training/step_*")
@@ -265,6 +266,8 @@ class RunDir:
           row: of the paper's tables and figures, e.g. "table1/few_shot_cot"; "" for none.
         """
         device = jax.devices()[0].device_kind
+        if not isinstance(row, str):
+            raise UserError(f"ROW = {row!r} names no row; give a text such as 'figure5'")
         what = RunFacts(row, shlex.join(sys.orig_argv), device, jax.device_count())
         write_atomically(self.path / "row.json", (json.dumps(to_json(what)) + "\n").encode())
 

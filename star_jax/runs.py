@@ -17,6 +17,7 @@ from star_jax.partitioning import MeshConfig
 from star_jax.sampling.sampler import Sampler, SamplerConfig
 from star_jax.star import StarConfig, run_star
 from star_jax.tasks.task import ReasoningTask
+from star_jax.tracking import OnMetrics
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig
 
@@ -38,7 +39,7 @@ class StarRun:
     mesh: MeshConfig = MeshConfig()  # noqa: RUF009  frozen
     row: str = ""  # of the paper's tables or figures
 
-    def __call__(self, mesh: Mesh, config_text: Callable[[], str]) -> None:
+    def __call__(self, mesh: Mesh, config_text: Callable[[], str], on_metrics: OnMetrics) -> None:
         """Runs it or goes on with it."""
         run_star(
             self.model_dir,
@@ -50,6 +51,7 @@ class StarRun:
             self.schedule,
             config_text,
             self.row,
+            on_metrics,
         )
 
 
@@ -70,7 +72,7 @@ class FinetuneRun:
     mesh: MeshConfig = MeshConfig()  # noqa: RUF009  frozen
     row: str = ""  # of the paper's tables or figures
 
-    def __call__(self, mesh: Mesh, config_text: Callable[[], str]) -> None:
+    def __call__(self, mesh: Mesh, config_text: Callable[[], str], on_metrics: OnMetrics) -> None:
         """Runs it or goes on with it."""
         baselines.finetune_on_gold(
             self.model_dir,
@@ -82,6 +84,7 @@ class FinetuneRun:
             _trainer(self, mesh),
             config_text,
             self.row,
+            on_metrics,
         )
 
 
@@ -99,7 +102,7 @@ class FewShotRun:
     mesh: MeshConfig = MeshConfig()  # noqa: RUF009  frozen
     row: str = ""  # of the paper's tables or figures
 
-    def __call__(self, mesh: Mesh, config_text: Callable[[], str]) -> None:
+    def __call__(self, mesh: Mesh, config_text: Callable[[], str], on_metrics: OnMetrics) -> None:
         """Runs it or goes on with it."""
         evaluate_few_shot(
             self.model_dir,
@@ -110,6 +113,7 @@ class FewShotRun:
             self.seed,
             config_text,
             self.row,
+            on_metrics,
         )
 
 

@@ -118,6 +118,7 @@ def run_star(
     schedule: StepSchedule,
     config_text: Callable[[], str] = str,
     row: str = "",
+    on_metrics: Callable[[IterationMetrics], None] = lambda metrics: None,
 ) -> list[IterationMetrics]:
     """Runs STaR in `model_dir`, or goes on where it stopped; returns all iterations' metrics.
 
@@ -131,6 +132,7 @@ def run_star(
       schedule: optimizer steps of each outer iteration.
       config_text: the run's configuration; a run goes on only with the one it began with.
       row: of the paper's tables, as `RunDir.write_row` takes it.
+      on_metrics: gets each iteration's metrics, the base's too, when they are on disk.
 
     Raises:
       UserError: another run's directory, no base, an empty data set, nothing kept, and so on.
@@ -150,11 +152,13 @@ def run_star(
     previous, metrics = base_iteration(loop, directory.iteration(0))  # M_0 = M
     lines = [metrics]
     directory.write_metrics_lines()
+    on_metrics(metrics)
     _show(lines)
     for n in range(1, star.iterations + 1):
         previous, metrics = outer_iteration(loop, n, previous, directory.iteration(n))
         lines.append(metrics)
         directory.write_metrics_lines()
+        on_metrics(metrics)
         _show(lines)
     return lines
 
@@ -347,6 +351,7 @@ def _finetune(
         n_steps=loop.schedule(n, len(examples), per_row * trainer.config.batch_size),
         seed=int(np.random.default_rng([seed, 5, n]).integers(1 << 31)),
         checkpoint=checkpoints.TrainingCheckpoint(directory.path / "training"),
+        on_losses=directory.write_losses,
     )
     return finetuned.params, finetuned.notes()
 

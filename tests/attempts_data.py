@@ -5,7 +5,9 @@ import dataclasses
 from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample
 from star_jax.run_dir import RunDir
 
-HOSTILE = "</script><img src=x onerror=\"window.pwned='img'\"><script>window.pwned='script'</script>"
+HOSTILE = (
+    "</script><img src=x onerror=\"window.pwned='img'\"><script>window.pwned='script'</script>"
+)
 A = Attempt(
     question_id="train_1",
     group="1",

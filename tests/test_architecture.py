@@ -25,10 +25,11 @@ FLOORS = (
     ("generate", "rationalize", "resample", "filter", "finetune", "evaluate", "run_dir", "convert"),
     ("few_shot",),
     ("star", "baselines", "rise"),
+    ("tracking",),
     ("runs",),
     ("precompile",),
     ("reporting",),
-    ("report", "sweep", "gin_sources"),
+    ("report", "sweep", "gin_sources", "comparison"),
     ("configurables", "gin_errors"),
     ("main",),
 )
