@@ -1,6 +1,6 @@
 """A run on disk: stages, their markers, and the order of resuming.
 
-    MODEL_DIR/config.gin, metrics.jsonl
+    MODEL_DIR/config.gin, row.json, metrics.jsonl
     MODEL_DIR/iter_001/<stage>.jsonl, <stage>.done, checkpoint/, metrics.json, sampling.json
 
 A stage is finished when its marker exists. The marker is written last and atomically, with the
@@ -14,11 +14,15 @@ import itertools
 import json
 import os
 import re
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from star_jax import processes
 from star_jax.errors import UserError
@@ -29,7 +33,7 @@ from star_jax.records import from_json, to_json
 
 # What may change between a run and its continuation, since finished stages do not depend on it.
 FREE_BINDINGS = re.compile(
-    r"(MODEL_DIR|ITERATIONS|.*\.(model_dir|iterations|checkpoint_every)|"
+    r"(MODEL_DIR|ITERATIONS|ROW|.*\.(model_dir|iterations|checkpoint_every|row)|"
     r"(MeshConfig|compilation_cache)\..*)$"
 )
 
@@ -173,6 +177,16 @@ class StageDir:
 
 
 @dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What row.json says of a run: which row of the paper it is, its command, its devices."""
+
+    row: str = ""
+    command: str = ""  # that was given last, if the run was gone on with
+    device: str = ""  # as JAX names its kind, e.g. "TPU v3"
+    n_devices: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class RunDir:
     """MODEL_DIR."""
 
@@ -229,6 +243,16 @@ class RunDir:
     def _any(self, pattern: str) -> bool:
         with told(self.path):
             return self.path.is_dir() and any(self.path.glob(pattern))
+
+    def write_row(self, row: str) -> None:
+        """Notes in row.json what the report says of the run beside its numbers.
+
+        Args:
+          row: of the paper's tables and figures, e.g. "table1/few_shot_cot"; "" for none.
+        """
+        device = jax.devices()[0].device_kind
+        what = RunFacts(row, shlex.join(sys.orig_argv), device, jax.device_count())
+        write_atomically(self.path / "row.json", (json.dumps(to_json(what)) + "\n").encode())
 
     def iteration(self, n: int) -> StageDir:
         """The directory of outer iteration `n`."""

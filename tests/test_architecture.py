@@ -24,8 +24,9 @@ FLOORS = (
     ("checkpoints", "sampling", "training"),
     ("generate", "rationalize", "filter", "finetune", "evaluate", "run_dir", "convert"),
     ("star", "baselines", "rise"),
-    ("report", "sweep", "gin_sources"),
     ("precompile",),
+    ("reporting",),
+    ("report", "sweep", "gin_sources"),
     ("configurables", "gin_errors"),
     ("main",),
 )

@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from star_jax import report as report_lib
+from star_jax import run_dir
 from star_jax.errors import UserError
-from star_jax.report import (
-    comparison_table,
-    draw_figure4,
-    figure4,
-    load_run,
-    metrics_table,
-    report,
-    wilson_interval,
-    write_report,
-)
+from star_jax.report import load_run, report, wilson_interval, write_report
+from star_jax.reporting import sections as sections_lib
+from star_jax.reporting.figures import draw_figure4, picture
+from star_jax.reporting.tables import comparison_table, metrics_table
 
 COMMAND = "python -m star_jax.main --gin_file=runs/star.gin"
 
@@ -176,11 +170,9 @@ def test_many_runs_wrap_to_more_lines_of_panels(tmp_path):
     assert len({panel.get_subplotspec().rowspan.start for panel in figure.axes}) == 2
 
 
-def test_figure4_writes_a_png_of_150_dpi(with_rationalization, tmp_path):
+def test_a_picture_is_a_png_of_150_dpi(with_rationalization):
     run = load_run(with_rationalization)
-    path = tmp_path / "figure.png"
-    figure4([run], path)
-    content = path.read_bytes()
+    content = picture("figure.png", "", draw_figure4([run])).png
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     pixels = imread(io.BytesIO(content))
     width, height = draw_figure4([run]).get_size_inches()
@@ -255,10 +247,10 @@ def test_report_writes_beside_the_first_run_and_prints_the_table(
 
 
 def test_failure_in_drawing_leaves_no_file(with_rationalization, tmp_path, monkeypatch):
-    def fail(figure):
+    def fail(runs):
         raise MemoryError
 
-    monkeypatch.setattr(report_lib, "_png", fail)
+    monkeypatch.setattr(sections_lib, "draw_figure4", fail)
     with pytest.raises(MemoryError):
         write_report([with_rationalization], str(tmp_path / "out"), COMMAND)
     assert not (tmp_path / "out").exists()
@@ -277,7 +269,7 @@ def test_failure_in_writing_leaves_the_earlier_report(with_rationalization, tmp_
         with open(self, "wb") as file:
             return file.write(content)
 
-    monkeypatch.setattr(report_lib.Path, "write_bytes", full_disk)
+    monkeypatch.setattr(run_dir.Path, "write_bytes", full_disk)
     with pytest.raises(UserError, match="No space left on device"):
         write_report([with_rationalization], str(out), "second")
     assert len(written) == 2

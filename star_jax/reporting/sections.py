@@ -1,0 +1,37 @@
+"""All that the report says of runs, in order; Markdown and the page are both made of it."""
+
+from collections.abc import Sequence
+
+from star_jax.reporting.document import Section
+from star_jax.reporting.figures import draw_figure4, picture
+from star_jax.reporting.runs import Run
+from star_jax.reporting.tables import comparison_table, run_cells, sample, table_of
+
+FIGURE_NAME = "accuracy_by_class.png"
+METRICS_NOTE = (
+    "Accuracies are in percent of all evaluation questions, with the 95 % Wilson interval "
+    "for the overall one. `train %` is the share of the sampled questions that end up "
+    "trained on, `unparsed` counts completions without an answer, `seconds` is the whole "
+    "outer iteration. `base` is the model before any outer iteration."
+)
+
+
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """The report of at least one run."""
+    return [_overview(runs), *_comparison(runs), *(_run(run) for run in runs)]
+
+
+def _overview(runs: Sequence[Run]) -> Section:
+    title = "Accuracy after each outer iteration"
+    return Section(title, pictures=(picture(FIGURE_NAME, title, draw_figure4(runs)),))
+
+
+def _comparison(runs: Sequence[Run]) -> list[Section]:
+    if len(runs) == 1:
+        return []
+    return [Section("Last iteration of each run", tables=(table_of(comparison_table(runs)),))]
+
+
+def _run(run: Run) -> Section:
+    text = (f"{sample(run)}; `{run.directory}`", f"Command: {run.command}")
+    return Section(run.label, text, (table_of(run_cells(run), note=METRICS_NOTE),))
