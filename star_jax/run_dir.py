@@ -292,7 +292,7 @@ class RunDir:
 
 def differing_bindings(ours: str, theirs: str) -> list[str]:
     """What two gin texts bind differently, as sentences; FREE_BINDINGS do not count."""
-    old, new = _bindings(ours), _bindings(theirs)
+    old, new = gin_bindings(ours), gin_bindings(theirs)
     return [
         f"{name} is {old.get(name, 'not bound')} there and {new.get(name, 'not bound')} here"
         for name in sorted(old.keys() | new.keys())
@@ -352,7 +352,8 @@ def write_together(directory: Path, contents: Mapping[str, bytes]) -> None:
             os.replace(Path(tmp, name), directory / name)
 
 
-def _bindings(text: str) -> dict[str, str]:
+def gin_bindings(text: str) -> dict[str, str]:
+    """What gin text binds, as text: {"MODEL/DecoderConfig.d_model": "128", ...}."""
     joined = re.sub(r"\\\n\s*", "", text)
     logical = re.sub(r"\n(?=[ \t)\]}])\s*", " ", joined)  # gin wraps long values
     pairs = (line.partition("=") for line in logical.splitlines() if not line.startswith("#"))

@@ -3,7 +3,7 @@
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -25,6 +25,7 @@ MARKERS = "osD^vP*X<>"  # a second cue beside the colour
 BAND = {"alpha": 0.18, "linewidth": 0}
 
 Points = Mapping[int, Sequence[float]]  # outer iteration -> a value of each run that has one
+Measure = Callable[[Run, int], float | None]  # of a run and an outer iteration
 
 
 def picture(name: str, alt: str, figure: Figure) -> Picture:
@@ -72,14 +73,14 @@ def plain(panel: Axes) -> None:
 
 def wrapped(arm: Arm) -> str:
     """An arm's label on lines short enough for a panel; what is in parentheses on its own."""
-    name = arm.runs[0].name if len(arm.runs) == 1 else arm.label
+    name = arm.row or arm.runs[0].name
     suffix = arm.label.removeprefix(name)
     return "\n".join([*textwrap.wrap(name, 40), *filter(None, [suffix.strip()])])
 
 
-def under(arm: Arm) -> str:
-    """The sample behind an arm; says what a band is."""
-    return arm.sample + (", mean and range" if len(arm.runs) > 1 else "")
+def sample_line(arm: Arm, of_several: str = "mean and range") -> str:
+    """The sample behind an arm, and what is shown of several runs."""
+    return f"{arm.sample} ({of_several})" if len(arm.runs) > 1 else arm.sample
 
 
 def last_iteration(arms_: Iterable[Arm]) -> int:
@@ -112,36 +113,73 @@ def plot_mean(panel: Axes, points: Points, **style: Any) -> None:
         panel.fill_between(xs, lows, highs, color=style["color"], **BAND)
 
 
+def arm_points(arm: Arm, measure: Measure) -> Points:
+    """What `measure` says of each run and iteration, where it says anything."""
+    points: dict[int, list[float]] = {}
+    for run in arm.runs:
+        for n in range(len(run.rows)):
+            if (value := measure(run, n)) is not None:
+                points.setdefault(n, []).append(value)
+    return dict(sorted(points.items()))
+
+
 def class_points(arm: Arm, name: str) -> Points:
     """Accuracy (%) on a class, of every run; a class may join later."""
-    points: dict[int, list[float]] = {}
-    for row in (row for run in arm.runs for row in run.rows if name in row["accuracy_by_class"]):
-        points.setdefault(row["iteration"], []).append(100 * row["accuracy_by_class"][name])
-    return points
+
+    def measure(run: Run, n: int) -> float | None:
+        accuracy = run.rows[n]["accuracy_by_class"].get(name)
+        return None if accuracy is None else 100 * accuracy
+
+    return arm_points(arm, measure)
 
 
 def overall_points(arm: Arm) -> Points:
     """Accuracy (%) over all questions, of every run."""
-    points: dict[int, list[float]] = {}
-    for row in (row for run in arm.runs for row in run.rows):
-        points.setdefault(row["iteration"], []).append(100 * row["accuracy"])
-    return points
+    return arm_points(arm, lambda run, n: 100 * run.rows[n]["accuracy"])
+
+
+def draw_arms(
+    shown: Sequence[Arm],
+    measures: Sequence[tuple[str, str, Measure]],
+    ylim: tuple[float, float] | None = None,
+) -> Figure:
+    """A panel for each (title, label of its axis, measure), in all of them a line for each arm."""
+    lines = math.ceil(len(shown) / len(measures))  # of the legend, one column a panel
+    figure, panels = panels_for(len(measures), sharey=False, height=3.4 + 0.4 * lines, margin=0)
+    for panel, (title, label, measure) in zip(panels, measures, strict=True):
+        style_panel(panel, title, "", last_iteration(shown))
+        panel.set_ylabel(label)
+        for i, arm in enumerate(shown):
+            style = {"color": f"C{i % 10}", "marker": MARKERS[i // 10 % len(MARKERS)], **LINE}
+            plot_mean(panel, arm_points(arm, measure), **style)
+        panel.set_ylim(*(ylim or (0, None)))
+    handles = [
+        Line2D([], [], label=f"{arm.label}\n{sample_line(arm)}", color=f"C{i % 10}",
+               marker=MARKERS[i // 10 % len(MARKERS)], **LINE)
+        for i, arm in enumerate(shown)
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(measures), frameon=False, fontsize=8
+    )
+    return figure
 
 
 def draw_figure4(runs: Sequence[Run]) -> Figure:
     """The paper's Figure 4: accuracy (%) per class over outer iterations, one panel an arm."""
     shown = arms(runs)
     classes = class_names(row for run in runs for row in run.rows)
-    figure, panels = panels_for(len(shown))
+    alike = len({bool(arm.classes) for arm in shown}) == 1
+    figure, panels = panels_for(len(shown), sharey=alike)
+    bounds = [interval(row)[1] for run in runs if not run.classes for row in run.rows]
     for panel, arm in zip(panels, shown, strict=True):
-        style_panel(panel, wrapped(arm), under(arm), last_iteration(shown))
+        style_panel(panel, wrapped(arm), sample_line(arm), last_iteration(shown))
         if arm.classes:
             draw_classes(panel, arm, classes)
+            panel.set_ylim(-2, 102)
         else:
             draw_overall(panel, arm)
-    # Without classes the axis ends above the highest bound: GSM8K would vanish on 0 to 100.
-    highest = max(interval(row)[1] for run in runs for row in run.rows)
-    panels[0].set_ylim(-2 if classes else 0, 102 if classes else min(102, 115 * highest))
+            # It ends above the highest bound: GSM8K would vanish on 0 to 100.
+            panel.set_ylim(0, min(102, 115 * max(bounds)))
     for line_start in panels[::MAX_COLUMNS]:
         line_start.set_ylabel("accuracy (%)")
     if classes:

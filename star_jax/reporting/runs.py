@@ -13,7 +13,7 @@ from star_jax.metrics import IterationMetrics
 from star_jax.paths import is_dir, is_remote, path_of, read_if_there
 from star_jax.progress import class_names
 from star_jax.reporting.stages import IterationDigest, read_iterations
-from star_jax.run_dir import RunFacts
+from star_jax.run_dir import RunFacts, gin_bindings
 
 REQUIRED = ("iteration", "accuracy", "n_eval", "seed")  # the other numbers of a line may be null
 FIELDS = {field.name: field.type for field in dataclasses.fields(IterationMetrics)}
@@ -32,10 +32,13 @@ class Run:
     rows: tuple[Mapping[str, Any], ...]
     facts: RunFacts = RunFacts()  # noqa: RUF009  frozen
     iterations: tuple[IterationDigest, ...] = ()  # one for each of `rows`
+    bindings: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of its config.gin
 
     @property
     def label(self) -> str:
-        """The name in legends; says so when the run did not rationalize."""
+        """The name in tables; says which row of the paper it is, or that it did not rationalize."""
+        if self.facts.row:
+            return f"{self.name} ({self.facts.row})"
         without = any(row.get("rationalize") is False for row in self.rows)
         return f"{self.name} (no rationalization)" if without else self.name
 
@@ -51,9 +54,10 @@ class Run:
 
     @property
     def command(self) -> str:
-        """That it was started with, as far as it is known."""
+        """That it was started with, in backquotes, as far as it is known."""
         config = self.directory / "config.gin"
-        return self.facts.command or f"not recorded; its configuration is {config}"
+        told = self.facts.command
+        return f"`{told}`" if told else f"not recorded; its configuration is `{config}`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +97,7 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
     for run in runs:
         groups.setdefault(run.facts.row or f"/{run.directory}", []).append(run)
     return [
-        Arm(members[0].label if len(members) == 1 else members[0].facts.row, tuple(members))
-        for members in groups.values()
+        Arm(members[0].facts.row or members[0].label, tuple(members)) for members in groups.values()
     ]
 
 
@@ -139,7 +142,15 @@ def load_run(model_dir: str | Path) -> Run:
         raise UserError(f"{path} is empty; wait until the run has evaluated its base model")
     rows = tuple(_read_line(path, iteration, line) for iteration, line in enumerate(lines))
     iterations = tuple(itertools.islice(read_iterations(directory), len(rows)))
-    return Run(directory.resolve().name, directory, rows, _read_facts(directory), iterations)
+    config = (read_if_there(directory / "config.gin") or b"").decode(errors="replace")
+    return Run(
+        directory.resolve().name,
+        directory,
+        rows,
+        _read_facts(directory),
+        iterations,
+        gin_bindings(config),
+    )
 
 
 def _read_facts(directory: Path) -> RunFacts:

@@ -2,10 +2,17 @@
 
 from collections.abc import Sequence
 
+from star_jax.reporting.calculator_steps import calculator_section
+from star_jax.reporting.changes import changes_section
+from star_jax.reporting.cost import cost_section
+from star_jax.reporting.digits import digit_sections
 from star_jax.reporting.document import Section
 from star_jax.reporting.figures import draw_figure4, picture
+from star_jax.reporting.paper_tables import paper_sections
+from star_jax.reporting.right_steps import right_steps_section
 from star_jax.reporting.runs import Run
-from star_jax.reporting.tables import comparison_table, run_cells, sample, table_of
+from star_jax.reporting.tables import command_note, comparison_table, run_cells, sample, table_of
+from star_jax.reporting.training_set import training_set_sections
 
 FIGURE_NAME = "accuracy_by_class.png"
 METRICS_NOTE = (
@@ -18,7 +25,19 @@ METRICS_NOTE = (
 
 def sections(runs: Sequence[Run]) -> list[Section]:
     """The report of at least one run."""
-    return [_overview(runs), *_comparison(runs), *(_run(run) for run in runs)]
+    return [
+        _overview(runs),
+        *_comparison(runs),
+        *paper_sections(runs),
+        *digit_sections(runs),
+        *calculator_section(runs),
+        *training_set_sections(runs),
+        *changes_section(runs),
+        *right_steps_section(runs),
+        cost_section(runs),
+        Section("Iteration by iteration", (METRICS_NOTE,)),
+        *(_run(run) for run in runs),
+    ]
 
 
 def _overview(runs: Sequence[Run]) -> Section:
@@ -33,5 +52,5 @@ def _comparison(runs: Sequence[Run]) -> list[Section]:
 
 
 def _run(run: Run) -> Section:
-    text = (f"{sample(run)}; `{run.directory}`", f"Command: {run.command}")
-    return Section(run.label, text, (table_of(run_cells(run), note=METRICS_NOTE),))
+    text = (f"{sample(run)}; `{run.directory}`", command_note(run))
+    return Section(run.label, text, (table_of(run_cells(run)),))

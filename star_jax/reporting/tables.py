@@ -93,6 +93,16 @@ def sample(run: Run) -> str:
     return Arm(run.label, (run,)).sample
 
 
+def run_title(run: Run) -> str:
+    """What stands over a table of one run: its name and the sample behind it."""
+    return f"{run.label}: {sample(run)}"
+
+
+def command_note(run: Run) -> str:
+    """What stands under it."""
+    return f"Command: {run.command}"
+
+
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     """Lines of text in which the columns stand under each other."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
