@@ -5,7 +5,9 @@ import dataclasses
 from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample
 from star_jax.run_dir import RunDir
 
-HOSTILE = "</script><img src=x onerror=\"window.pwned='img'\"><script>window.pwned='script'</script>"
+HOSTILE = (
+    "</script><img src=x onerror=\"window.pwned='img'\"><script>window.pwned='script'</script>"
+)
 A = Attempt(
     question_id="train_1",
     group="1",
@@ -29,11 +31,8 @@ def wrong(question_id, **fields):
     return attempt(question_id, **{"answer": "7", "correct": False, **fields})
 
 
-def kept(of, source, steps_right=None):
-    fields = {"question_id": of.question_id, "prompt": of.prompt, "completion": of.completion}
-    example = KeptExample(**fields, source=source)
-    # Older runs have no verdict on the steps.
-    return example if steps_right is None else dataclasses.replace(example, steps_right=steps_right)
+def kept(of, source, **fields):
+    return KeptExample(of.question_id, of.prompt, of.completion, source, **fields)
 
 
 def write_iteration(run, iteration, **stages):
@@ -66,6 +65,7 @@ def write_small_run(run):
             wrong("train_3", hinted=True),
             wrong("train_4", hinted=True),
         ]
+        cut = dataclasses.replace(hinted[0], completion="7 is seven.")  # as `trim` does
         write_iteration(
             run,
             n,
@@ -73,8 +73,8 @@ def write_small_run(run):
             rationalizations=hinted,
             resamplings=[attempt("train_3", completion="at last")] if n == 2 else [],
             train=[
-                kept(generated[0], GENERATED),
-                kept(dataclasses.replace(hinted[0], completion="7 is seven."), RATIONALIZED),
+                kept(generated[0], GENERATED, steps_right=True),
+                kept(cut, RATIONALIZED, steps_right=False),
             ],
             eval=evaluated,
         )

@@ -18,9 +18,9 @@ from typing import Any
 
 from star_jax.errors import UserError
 from star_jax.paths import told
-from star_jax.records import GENERATED, RATIONALIZED
+from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED
 
-RESAMPLED, EVALUATION = "resampled", "evaluation"
+EVALUATION = "evaluation"
 STAGES = {  # what the page calls it -> its file; in the order of an outer iteration
     GENERATED: "generations.jsonl",
     RATIONALIZED: "rationalizations.jsonl",
@@ -29,8 +29,7 @@ STAGES = {  # what the page calls it -> its file; in the order of an outer itera
 }
 KEPT = "train.jsonl"
 RIGHT, WRONG, UNPARSED, LEFT_OUT = "right", "wrong", "unparsed", "left out"
-VERDICTS = (KEPT = "train.jsonl"
-RIGHT, WRONG, UNPARSED, LEFT_OUT)
+VERDICTS = (RIGHT, WRONG, UNPARSED, LEFT_OUT)
 
 MOST = 100_000  # attempts in a report ...
 MOST_OF_A_STAGE = 1_000  # ... and of one stage; fewer where there are many stages, never below
@@ -39,7 +38,7 @@ MOST_CHARACTERS = 4_000  # of a question or a rationale
 
 ITERATION = re.compile(r"iter_(\d+)")
 # (question, source) -> kept examples as they stand in train.jsonl
-Kept = dict[tuple[Any, Any], list[dict[str, Any]]]
+Kept = dict[tuple[str, str], list[dict[str, Any]]]
 ID_FIRST = b'{"question_id": "'  # how `records.to_json` begins a line
 
 
@@ -177,7 +176,8 @@ def _kept(file: Path, ids: set[bytes]) -> Kept:
         for number, question_id, line in _lines(lines):
             if question_id in ids:
                 row = _parsed(file, number, line)
-                kept.setdefault((row.get("question_id"), row.get("source")), []).append(row)
+                key = str(row.get("question_id")), str(row.get("source"))
+                kept.setdefault(key, []).append(row)
     return kept
 
 
@@ -206,20 +206,20 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
     return row
 
 
-def _told(
-    file: Path, row: Mapping[str, Any], stage: str, kept: Kept | None
-) -> ShownAttempt:
+def _told(file: Path, row: Mapping[str, Any], stage: str, kept: Kept | None) -> ShownAttempt:
     try:
-        text, steps = row["completion"], None
+        rationale, steps = _cut(row["completion"]), None
         trained_on = None if stage == EVALUATION or kept is None else False
-        for example in (kept or {}).get((row["question_id"], stage), ()):
+        for example in (kept or {}).get((str(row["question_id"]), stage), ()):
             # What is kept ends with the answer, wherever the completion went on to.
-            if row["correct"] and text.startswith(example["completion"]):
+            if row["correct"] and row["completion"].startswith(example["completion"]):
                 trained_on, steps = True, example.get("steps_right")
+        if steps not in (None, False, True):
+            raise ValueError(f"steps_right is {repr(steps)[:60]}")
         return ShownAttempt(
             question_id=str(row["question_id"]),
             question=_cut(row["prompt"]),
-            rationale=_cut(text),
+            rationale=rationale,
             answer=None if row["answer"] is None else _cut(row["answer"]),
             group=str(row["group"]),
             verdict=_verdict(row),
@@ -245,6 +245,8 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 def _cut(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{repr(text)[:60]} is no text")
     if len(text) <= MOST_CHARACTERS:
         return text
     return f"{text[:MOST_CHARACTERS]} […] (cut here: {len(text):,} characters)"
