@@ -69,6 +69,7 @@ setup(
             "tokenizers>=0.22,<1",
         ],
         "test": [
+            "aiohttp>=3.12,<4",  # speaks with the browser below
             "accelerate>=1.10,<2",  # transformers reads GGUF with it
             "gcp-storage-emulator>=2026.7,<2028",
             "hypothesis>=6.140,<7",

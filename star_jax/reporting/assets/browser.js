@@ -32,6 +32,7 @@ class AttemptBrowser {
     this.store = store;
     this.root = root;
     this.view = {};
+    this.list = {}; // the last view that was not of one question
     this.selects = {};
     this.rightAnswers = rightAnswers(store);
     this.results = make("div", { class: "results" });
@@ -122,15 +123,17 @@ class AttemptBrowser {
   }
 
   readHash(first = false) {
-    const isView = location.hash.startsWith(VIEW_PREFIX);
-    if (!first && (!isView || location.hash === this.hash)) return;
+    if (!first && location.hash === this.hash) return;
     this.hash = location.hash;
+    const isView = location.hash.startsWith(VIEW_PREFIX);
     const before = this.view;
-    this.view = isView ? viewOf(location.hash) : {};
+    // The address of another part of the page shows what was shown before a question was followed.
+    this.view = isView ? viewOf(location.hash) : location.hash === "" ? {} : { ...this.list };
     for (const name of FACETS) {
       // A link to what this report does not have, such as another report's run, shows everything.
       if (!this.store.values[name].includes(this.view[name])) delete this.view[name];
     }
+    if (this.view.question === undefined) this.list = this.view;
     this.show();
     const moved = this.view.question !== before.question || this.view.page !== before.page;
     if (isView && (first || moved)) this.root.scrollIntoView({ block: "start" });
@@ -315,7 +318,7 @@ class AttemptBrowser {
         "div",
         { class: "followed-head" },
         make("h3", {}, "One question over the iterations: ", make("span", {}, this.view.question)),
-        make("button", { type: "button", onclick: () => history.back() }, "Back"),
+        make("button", { type: "button", onclick: () => this.go(this.list) }, "Back"),
       ),
       rows.length ? make("div", { class: "scroll" }, table) : null,
     );

@@ -1,0 +1,483 @@
+"""The report's page in a real headless browser: opened from a file, with no network."""
+
+import dataclasses
+import html.parser
+import itertools
+import json
+import random
+import urllib.parse
+
+import pytest
+
+from star_jax.reporting.attempts import (
+    EVALUATION,
+    STAGES,
+    VERDICTS,
+    AttemptsData,
+    ShownAttempt,
+    StageSample,
+    collect_attempts,
+)
+from star_jax.reporting.document import Picture, Section, Table
+from star_jax.reporting.page import render_page
+from tests.attempts_data import HOSTILE, write_small_run
+from tests.browser import running_browser
+
+READY = "document.getElementById('browser')?.dataset.ready === 'yes'"
+MOST_BYTES = 20_000_000
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000003000000030802000000d94a22e80000000c49444154"
+    "789c63f8ffff3f03320000 3df30bf56a9e3ff80000000049454e44ae426082".replace(" ", "")
+)
+TABLE = Table(
+    "Table <1>",
+    ("run", "ours %", "95 % interval"),
+    (
+        ("b", "9.5", "8.0 to 11.0"),
+        ("a", "72.5", "70.0 to 74.1"),
+        ("c", "not run", ""),
+        ("d", "10.0", "9.0 to 11.0"),
+    ),
+    note="`not run`: nobody ran it.",
+)
+SECTIONS = [
+    Section(f"Tables & {HOSTILE}", (HOSTILE, "In `code`."), (TABLE,)),
+    Section("Figure 4", (), (), (Picture("figure4.png", PNG, f"Accuracy {HOSTILE}"),)),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with running_browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def attempts(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    names = ["first", f"second {HOSTILE}"]
+    for name in names:
+        write_small_run(place / str(names.index(name)))
+    return collect_attempts({name: place / str(i) for i, name in enumerate(names)})
+
+
+@pytest.fixture(scope="module")
+def address(attempts, tmp_path_factory):
+    return written(tmp_path_factory.mktemp("page"), attempts)
+
+
+@pytest.fixture
+def page(browser, address):
+    browser.open(address, READY)
+    return browser
+
+
+def written(place, attempts, sections=SECTIONS):
+    file = place / "report.html"
+    text = render_page(f"STaR {HOSTILE}", f"star_jax {HOSTILE}", sections, attempts)
+    file.write_text(text, encoding="utf-8")
+    return file.as_uri()
+
+
+def rows_of(attempts):
+    """(facets, attempt) of every attempt in the page, in its order."""
+    for sample in attempts.samples:
+        for a in sample.attempts:
+            yield (
+                {
+                    "run": sample.run,
+                    "iteration": str(sample.iteration),
+                    "stage": sample.stage,
+                    "verdict": a.verdict,
+                    "hint": "with hint" if a.hinted else "without hint",
+                    "kept": {None: "not for training", True: "kept", False: "not kept"}[a.kept],
+                    "steps": {
+                        None: "not checked",
+                        True: "every step right",
+                        False: "a wrong step",
+                    }[a.steps_right],
+                    "group": a.group,
+                },
+                a,
+            )
+
+
+def found(browser):
+    """The number that the page says it found."""
+    text = browser.js("document.querySelector('.status').textContent")
+    return 0 if text.startswith("No attempt") else int(text.split()[0].replace(",", ""))
+
+
+def choose(browser, facet, value):
+    """Chooses in a filter as a person does; "" is all."""
+    browser.js(
+        f"""(() => {{
+          const select = document.getElementById("filter-{facet}");
+          const option = [...select.options].find((o) =>
+            o.textContent.replace(/ \\([\\d,]+\\)$/, "") === {json.dumps(value or "all")});
+          select.value = option.value;
+          select.dispatchEvent(new Event("change"));
+        }})()"""
+    )
+
+
+def search(browser, words):
+    browser.js(
+        f"""(() => {{
+          const input = document.getElementById("filter-q");
+          input.value = {json.dumps(words)};
+          input.dispatchEvent(new Event("input"));
+        }})()"""
+    )
+    said = urllib.parse.urlencode({"q": words}) if words else ""
+    browser.wait(f"location.hash.includes({json.dumps(said)})")
+    if not words:
+        browser.wait("!location.hash.includes('q=')")
+
+
+def label(facet, value):
+    return "0: base model" if (facet, value) == ("iteration", "0") else value
+
+
+def settled(browser, hash_part):
+    browser.wait(f"decodeURIComponent(location.hash).includes({json.dumps(hash_part)})")
+
+
+def shown_texts(browser):
+    return browser.js(
+        "[...document.querySelectorAll('article')].map((card) => "
+        "[...card.querySelectorAll('pre')].map((pre) => pre.textContent))"
+    )
+
+
+# Without a browser
+
+
+class Outline(html.parser.HTMLParser):
+    """The elements of a page, and what they refer to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.references, self.handlers = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [v for name, v in attrs if name in ("src", "href", "srcset", "action")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+
+def test_page_refers_to_nothing_but_itself(attempts):
+    text = render_page(f"STaR {HOSTILE}", HOSTILE, SECTIONS, attempts)
+    outline = Outline(text)
+    assert outline.tags.count("script") == 2 and outline.tags.count("img") == 1
+    assert not outline.handlers
+    assert all(reference.startswith(("#", "data:")) for reference in outline.references)
+    for outside in ("http:", "https:", "//cdn", "@import", "url("):
+        assert outside not in text
+
+
+def test_half_a_character_in_a_name_can_be_written(tmp_path):
+    attempts = AttemptsData((StageSample("run \udce4", 0, EVALUATION, (), 0),))
+    page = render_page("run \udce4", "", [Section("run \udce4")], attempts)
+    assert "run ?" in page and page.encode()
+
+
+# In the browser
+
+
+def test_page_loads_with_nothing_on_the_console_and_no_request(page, attempts):
+    assert found(page) == attempts.n_shown
+    assert page.js("document.querySelectorAll('article').length") == 25
+    assert page.complaints() == []
+    assert page.requests() == []
+
+
+def test_every_choice_of_every_filter_shows_what_fits_it(page, attempts):
+    rows = list(rows_of(attempts))
+    for facet in rows[0][0]:
+        values = sorted({facets[facet] for facets, _ in rows})
+        assert len(values) > 1, facet
+        for value in values:
+            expected = sum(facets[facet] == value for facets, _ in rows)
+            choose(page, facet, label(facet, value))
+            page.wait(f"new URLSearchParams(location.hash.slice(10)).get('{facet}') !== null")
+            assert found(page) == expected, (facet, value)
+            option = page.js(
+                f"document.getElementById('filter-{facet}').selectedOptions[0].textContent"
+            )
+            assert option == f"{label(facet, value)} ({expected})"
+        choose(page, facet, "")
+        page.wait("location.hash === '#attempts?'")
+        assert found(page) == len(rows)
+
+
+def test_filters_add_up_and_say_how_many_there_are(page, attempts):
+    chosen = {"run": "first", "stage": "evaluation", "verdict": "wrong", "group": "2"}
+    for facet, value in chosen.items():
+        choose(page, facet, value)
+        settled(page, f"{facet}={value}")
+    fitting = [a for facets, a in rows_of(attempts) if chosen.items() <= facets.items()]
+    assert found(page) == len(fitting) > 0
+    assert shown_texts(page) == [[a.question, a.rationale] for a in fitting]
+    assert "18 of 18 attempts of the chosen" in page.js(
+        "document.querySelector('.status').textContent"
+    )
+    # Each other choice of a filter tells what it would show.
+    right = sum(
+        {**chosen, "verdict": "right"}.items() <= facets.items() for facets, _ in rows_of(attempts)
+    )
+    options = page.js(
+        "[...document.getElementById('filter-verdict').options].map((o) => o.textContent)"
+    )
+    assert options == ["all", f"right ({right})", f"wrong ({len(fitting)})"]
+    page.js("document.querySelector('form button').click()")
+    page.wait("location.hash === '#attempts?'")
+    assert found(page) == attempts.n_shown
+
+
+@pytest.mark.parametrize(
+    ("words", "n"),
+    [
+        ("the ANSWER is", 4),  # 2 runs, 2 iterations
+        ("(7).", 4),  # no regular expression
+        ("SCRIPT>window", 4),
+        ("7  is", 4),
+        ("is seven. more", 4),  # across a line's end
+        ("validation_03", 6),
+        ("no such words", 0),
+        ("[", 0),  # no regular expression, and no error
+    ],
+)
+def test_search_finds_words_whatever_their_case(page, attempts, words, n):
+    search(page, words)
+    assert found(page) == n
+    search(page, "")
+    assert found(page) == attempts.n_shown
+
+
+def test_an_address_restores_its_view_and_back_goes_back(browser, address, attempts):
+    view = {"stage": "generated", "verdict": "unparsed", "q": "</script>"}
+    browser.open(f"{address}#attempts?{urllib.parse.urlencode(view)}", READY)
+    fitting = [
+        a
+        for facets, a in rows_of(attempts)
+        if facets["stage"] == "generated" and facets["verdict"] == "unparsed"
+    ]
+    assert shown_texts(browser) == [[a.question, a.rationale] for a in fitting]
+    assert browser.js("document.getElementById('filter-q').value") == "</script>"
+    choose(browser, "verdict", "")
+    browser.wait("!location.hash.includes('verdict')")
+    choose(browser, "iteration", "2")
+    settled(browser, "iteration=2")
+    assert found(browser) == 2
+    for n in (len(fitting), len(fitting)):
+        before = browser.js("location.hash")
+        browser.js("history.back()")
+        browser.wait(f"location.hash !== {json.dumps(before)}")
+        assert found(browser) == n
+    assert browser.complaints() == []
+
+
+def test_an_address_of_another_report_shows_all(browser, address, attempts):
+    browser.open(f"{address}#attempts?run=elsewhere&page=99&nonsense=1&__proto__=2", READY)
+    assert found(browser) == attempts.n_shown
+    assert browser.complaints() == []
+
+
+def test_a_click_on_a_question_shows_it_over_the_iterations(page, attempts):
+    page.js("document.querySelector('article .question a').click()")
+    settled(page, "question=")
+    name = page.js("new URLSearchParams(location.hash.slice(10)).get('question')")
+    fitting = [(facets, a) for facets, a in rows_of(attempts) if a.question_id == name]
+    assert len(fitting) == 6  # 2 runs, 3 iterations
+    assert shown_texts(page) == [[a.question, a.rationale] for _, a in fitting]
+    marks = page.js("[...document.querySelectorAll('.mark')].map((mark) => mark.dataset.verdict)")
+    assert marks == [a.verdict for _, a in fitting]
+    page.js("document.querySelectorAll('.mark')[4].click()")
+    assert page.js("[...document.querySelectorAll('article')].indexOf(document.activeElement)") == 4
+    page.js("document.querySelector('.followed button').click()")
+    page.wait("!location.hash.includes('question')")
+    assert found(page) == attempts.n_shown
+
+
+def test_after_a_question_and_another_part_of_the_page_the_filters_are_still_there(page):
+    choose(page, "verdict", "wrong")
+    settled(page, "verdict=wrong")
+    n = found(page)
+    page.js("document.querySelector('article .question a').click()")
+    settled(page, "question=")
+    page.js("document.querySelector('.contents a').click()")
+    page.wait("location.hash === '#part-1'")
+    assert found(page) == n
+    for _ in range(2):  # to the question, and to the list before it
+        page.js("history.back()")
+        page.wait("location.hash !== '#part-1'")
+    settled(page, "verdict=wrong")
+    assert found(page) == n
+    page.js("history.back()")
+    page.wait("location.hash === ''")
+    assert found(page) > n
+
+
+def test_what_a_model_wrote_is_text_and_nothing_else(page):
+    search(page, "window.pwned")
+    cards = shown_texts(page)
+    assert [rationale for question, rationale in cards if rationale == HOSTILE] == [HOSTILE] * 4
+    assert f"Is this {HOSTILE}?" in {question for question, _ in cards}
+    page.js("document.querySelector('article .question a').click()")
+    settled(page, "question=")
+    assert page.js("document.title") == f"STaR {HOSTILE}"
+    assert page.js("document.images.length") == 1  # the figure
+    assert page.js("typeof window.pwned") == "undefined"
+    assert page.complaints() == [] and page.requests() == []
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "document.body.innerHTML = '<img src=x onerror=1>'",
+        "document.body.insertAdjacentHTML('beforeend', '<b>')",
+        "fetch('http://127.0.0.1:9/').then(() => 'sent')",
+        "(() => { const s = document.createElement('script'); s.textContent = 'window.x = 1'; })()",
+    ],
+)
+def test_the_policy_of_the_page_stops_what_its_script_does_not_do(page, attack):
+    with pytest.raises(RuntimeError):
+        page.js(attack)
+
+
+def test_an_element_that_is_smuggled_in_loads_and_runs_nothing(page):
+    page.js(
+        """new Promise((done) => {
+          const image = document.createElement("img");
+          image.onerror = image.onload = () => done(0);
+          image.src = "http://127.0.0.1:9/seen.png";
+          document.body.append(image);
+          const button = document.createElement("button");
+          try {
+            button.setAttribute("onclick", "window.pwned = 1");
+          } catch {} // where trusted types are known
+          document.body.append(button);
+          button.click();
+        })"""
+    )
+    assert page.js("typeof window.pwned") == "undefined"
+    assert any("Content Security Policy" in str(said) for said in page.complaints())
+
+
+def test_pages_and_attempts_are_turned_with_the_keyboard(page, attempts):
+    assert attempts.n_shown > 50
+    page.key("n")
+    settled(page, "page=2")
+    assert page.js("document.querySelector('.pager span').textContent").startswith("Page 2 of ")
+    rows = [a for _, a in rows_of(attempts)]
+    assert shown_texts(page)[0] == [rows[25].question, rows[25].rationale]
+    page.key("p")
+    page.wait("!location.hash.includes('page')")
+    for place in (0, 1, 2, 1):
+        page.key("k" if place == 1 and page.js(focused) == 2 else "j")
+        assert page.js(focused) == place
+    page.key("o")
+    settled(page, f"question={rows[1].question_id}")
+    page.key("/")
+    page.key("j")
+    assert page.js("document.getElementById('filter-q').value") == "j"
+
+
+focused = "[...document.querySelectorAll('article')].indexOf(document.activeElement)"
+
+
+def test_columns_of_tables_are_sorted_by_their_heads(page):
+    column = (
+        "[...document.querySelectorAll('main table tbody tr')].map((r) => r.cells[1].textContent)"
+    )
+    head = "document.querySelectorAll('main table th')[1]"
+    given = page.js(column)
+    orders = []
+    for _ in range(3):
+        page.js(f"{head}.querySelector('button').click()")
+        orders.append((page.js(f"{head}.getAttribute('aria-sort')"), page.js(column)))
+    assert orders == [
+        ("ascending", ["9.5", "10.0", "72.5", "not run"]),
+        ("descending", ["72.5", "10.0", "9.5", "not run"]),
+        (None, given),
+    ]
+
+
+def test_everything_that_can_be_worked_with_has_a_name(page):
+    """A label or a text for every control, a heading for every section, an alt for each figure."""
+    page.js("document.querySelector('article .question a').click()")
+    settled(page, "question=")
+    nameless = page.js(
+        """[...document.querySelectorAll("input, select, button, a, img, section, nav")]
+        .filter((e) => !(e.labels?.length || e.getAttribute("aria-label") || e.alt ||
+                         e.textContent.trim()))
+        .map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    levels = page.js("[...document.querySelectorAll('h1, h2, h3')].map((h) => +h.tagName[1])")
+    assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+def test_a_report_of_runs_without_attempts_says_so(browser, tmp_path):
+    browser.open(
+        written(tmp_path, AttemptsData(), []),
+        "document.querySelector('#browser .message')?.textContent.startsWith('There are no')",
+    )
+    assert browser.complaints() == [] and browser.requests() == []
+
+
+def test_a_page_of_twenty_runs_of_thirty_iterations_is_small_enough_and_quick(browser, tmp_path):
+    """Of texts that cannot be compressed, which is worse than any model's."""
+    draw = random.Random(0)
+    noise = draw.randbytes(2**20).hex()
+
+    def text(n):
+        start = draw.randrange(len(noise) - n)
+        return noise[start : start + n]
+
+    def sample(run, iteration, stage):
+        made = tuple(
+            ShownAttempt(
+                question_id=f"q{i}",
+                question=text(300),
+                rationale=text(700),
+                answer=text(5),
+                group=str(i % 5),
+                verdict=VERDICTS[i % 3],
+                hinted=stage == "rationalized",
+                kept=None,
+                steps_right=None,
+                ended=True,
+                n_tokens=99,
+            )
+            for i in range(16)
+        )
+        return StageSample(f"run {run}", iteration, stage, made, 10_000)
+
+    many = AttemptsData(
+        tuple(
+            sample(run, n, stage)
+            for run in range(20)
+            for n in range(31)
+            for stage in STAGES
+            if stage in ("generated", "rationalized", EVALUATION)
+        )
+    )
+    big = dataclasses.replace(SECTIONS[1].pictures[0], png=PNG + draw.randbytes(3_000_000))
+    page = written(tmp_path, many, [Section("Figures", pictures=(big,))])
+    size = (tmp_path / "report.html").stat().st_size
+    assert MOST_BYTES / 2 < size < MOST_BYTES
+    browser.open(page, READY)
+    n = found(browser)
+    assert 5_000 < n < many.n_shown
+    search(browser, "abc")
+    assert 0 < found(browser) < n
+    took = browser.js(
+        "(() => { const start = performance.now(); location.hash = '#attempts?verdict=right';"
+        "return new Promise((done) => addEventListener('hashchange', () =>"
+        "done(performance.now() - start))); })()"
+    )
+    assert took < 5_000  # ms; some 50 on a machine that does nothing else
+    assert browser.complaints() == []
