@@ -1,0 +1,148 @@
+"""What launch/sweep.py reads and keeps: the sweep's file, each run's configuration, sweep.json."""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import gin
+from sweep_runs import write_whole
+
+from star_jax import gin_errors, gin_sources
+from star_jax.errors import UserError, did_you_mean
+from star_jax.main import RUN_MODES, chatter_left_out, quiet_libraries
+from star_jax.sweep import Prepare, Run, Sweep, differences
+
+# Not in star_jax.configurables: a run has no sweep to bind, and a sweep need not import JAX.
+for _record in (Sweep, Prepare):
+    gin.external_configurable(_record, module="star_jax")
+
+
+def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
+    """Reads a sweep's gin file.
+
+    Raises:
+      UserError: it cannot be read, or is no sweep.
+    """
+    sources = gin_sources.read_sources([file], bindings)
+    for binding in sources.bindings:
+        for reference in binding.references():
+            if not reference.is_macro and reference.name.rpartition(".")[2] != "Prepare":
+                raise UserError(
+                    f"{binding.where}: @{reference.name} is for the runs and means nothing here; "
+                    f"write it in quotes: '@{reference.name}()'"
+                )
+    gin_errors.load(sources)
+    with gin_errors.missing_bindings_told():
+        return gin.get_configurable("star_jax.Sweep")()
+
+
+def check_run_modes(runs: Sequence[Run]) -> None:
+    """Raises UserError for a run mode that there is not."""
+    for run in runs:
+        if run.run_mode not in RUN_MODES:
+            hint = did_you_mean(run.run_mode, RUN_MODES, f"; it is one of {', '.join(RUN_MODES)}")
+            raise UserError(f"{run.name}: unknown run mode '{run.run_mode}'{hint}")
+
+
+def read_sources(run: Run) -> gin_sources.Sources:
+    """Reads a run's files and bindings.
+
+    Raises:
+      UserError: it names the run.
+    """
+    try:
+        return gin_sources.read_sources(run.gin_files, run.bindings)
+    except UserError as error:
+        raise UserError(f"{run.name}: {error.message}") from error
+
+
+def load_configurations(runs: Sequence[Run]) -> dict[str, str]:
+    """Gives each run's configuration to gin; returns what gin makes of it, by the run's name.
+
+    Raises:
+      UserError: a binding that nothing takes.
+    """
+    quiet_libraries()
+    with chatter_left_out():
+        importlib.import_module("star_jax.configurables")
+    configurations = {}
+    for run in runs:
+        try:
+            gin_errors.load(read_sources(run))
+        except UserError as error:
+            raise UserError(f"{run.name}: {error.message}") from error
+        configurations[run.name] = gin.config_str()
+    return configurations
+
+
+def checked_configurations(runs: Sequence[Run]) -> dict[str, str]:
+    """`load_configurations` in a process of its own: what it imports takes near a gigabyte."""
+    for run in runs:
+        read_sources(run)  # most mistakes need none of the imports
+    context = multiprocessing.get_context("spawn")
+    quietly = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
+    with concurrent.futures.ProcessPoolExecutor(1, context, signal.signal, quietly) as executor:
+        return executor.submit(load_configurations, runs).result()
+
+
+@contextlib.contextmanager
+def claimed(directory: Path, file: str, runs: Sequence[Run], configs: Mapping) -> Iterator[None]:
+    """Makes the directory this sweep's, and this process the only sweep in it.
+
+    Raises:
+      UserError: it is another sweep's, somebody is at work in it, or it cannot be written to.
+    """
+    state = {
+        run.name: {
+            "run_mode": run.run_mode,
+            "gin_files": run.gin_files,
+            "bindings": dict(run.bindings),
+            "needs": run.needs,
+            "config": configs[run.name],
+        }
+        for run in runs
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot make {directory}: {error.strerror}; give --output_dir") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        check_same(directory, state)
+        text = json.dumps({"sweep": file, "runs": state}, indent=1)
+        write_whole(directory / "sweep.json", text + "\n")
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"another launch/sweep.py is at work in {directory}") from error
+    finally:
+        os.close(handle)
+
+
+def check_same(directory: Path, state: Mapping[str, Mapping]) -> None:
+    """Raises UserError if the directory is not this sweep's."""
+    file = directory / "sweep.json"
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    except FileNotFoundError:
+        if others := sorted(path.name for path in directory.iterdir() if path.name[0] != "."):
+            raise UserError(
+                f"{directory} has {others[0]} and no sweep.json, so it is no sweep's; give another "
+                "--output_dir"
+            ) from None
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not what a sweep wrote; give another --output_dir") from error
+    if found := differences(known, state):
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise UserError(
+            f"{directory} belongs to another sweep: {'; '.join(found[:4])}{more}; give another "
+            "--output_dir"
+        )

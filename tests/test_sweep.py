@@ -1,0 +1,698 @@
+"""Sweeps: their expansion, and launch/sweep.py with a stand-in for star_jax and for gcloud."""
+
+import concurrent.futures
+import contextlib
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import gin
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star_jax import gin_sources
+from star_jax.errors import UserError
+from star_jax.main import parse_command_line
+from star_jax.sweep import Prepare, Sweep, differences, expand, gin_text
+from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
+
+sys.path.insert(0, str(LAUNCH))  # a script finds its neighbours in its own folder
+
+import sweep
+import sweep_runs
+import sweep_state
+
+SHIPPED = sorted(path.name for path in (ROOT / "gin_configs/sweeps").glob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
+# Expansion
+
+
+def small(**settings):
+    return Sweep("star", ["x.gin"], **settings)
+
+
+def names(sweep):
+    return [run.name for run in expand(sweep, "out")]
+
+
+LITERALS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text().filter(lambda text: text[:1] not in ("@", "%")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(
+            st.text(st.characters(codec="ascii", categories=["L"])), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(LITERALS)
+def test_gin_reads_a_value_as_it_was_in_the_sweep(value):
+    flag = ("a.b", gin_text(value, ""))
+    (binding,) = gin_sources.read_sources([], [flag]).bindings
+    assert repr(binding.value) == repr(value)  # 1 is not True, nor 1.0
+
+
+def test_a_string_that_begins_with_a_sign_is_a_reference_however_deep():
+    text = gin_text({"a": ["@LinearSteps()", ("%SEED",)], "b": "50 %"}, "")
+    assert text == "{'a': [@LinearSteps(), (%SEED,)], 'b': '50 %'}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"grid": {"SEED": [0, 1], "StarConfig.rationalize": [True, False], "STEPS": [5]}},
+            [
+                "000_SEED=0_rationalize=True",
+                "001_SEED=0_rationalize=False",
+                "002_SEED=1_rationalize=True",
+                "003_SEED=1_rationalize=False",
+            ],
+        ),
+        (
+            {
+                "points": [{"name": "paper", "A": 1}, {"A": 2, "B.c": "a/b c"}],
+                "grid": {"SEED": [0, 1]},
+            },
+            [
+                "000_paper_SEED=0",
+                "001_paper_SEED=1",
+                "002_A=2_c=a-b-c_SEED=0",
+                "003_A=2_c=a-b-c_SEED=1",
+            ],
+        ),
+        (
+            {"grid": {"a/Phase.steps": [1, 2], "b/Phase.steps": [(3, 4), "@X()"]}},
+            [
+                "000_a-Phase.steps=1_b-Phase.steps=3-4",
+                "001_a-Phase.steps=1_b-Phase.steps=X",
+                "002_a-Phase.steps=2_b-Phase.steps=3-4",
+                "003_a-Phase.steps=2_b-Phase.steps=X",
+            ],
+        ),
+        (
+            {"points": [{}, {"run_mode": "finetune", "gin_files": ["y/direct.gin"]}]},
+            ["000_star_x", "001_finetune_direct"],
+        ),
+        ({"grid": {"SEED": [7]}}, ["000"]),
+    ],
+)
+def test_points_are_numbered_and_named_by_what_differs(settings, expected):
+    assert names(small(**settings)) == expected
+
+
+def test_a_run_gets_its_bindings_as_the_command_line_takes_them():
+    sweep = small(
+        bindings={"A": "it's", "star.schedule": "@LinearSteps()"},
+        grid={"SEED": [3]},
+        points=[{"gin_files": ["a.gin", "b.gin"], "X.y": [1.5, None]}],
+    )
+    (run,) = expand(sweep, "gs://bucket/out")
+    parsed = parse_command_line(run.arguments())
+    assert (parsed.run_mode, parsed.gin_files) == ("star", ("a.gin", "b.gin"))
+    assert dict(parsed.bindings) == {
+        "A": '"it\'s"',
+        "star.schedule": "@LinearSteps()",
+        "X.y": "[1.5, None]",
+        "SEED": "3",
+        "MODEL_DIR": "'gs://bucket/out/000'",
+    }
+
+
+def test_what_points_share_is_prepared_once():
+    prepare = Prepare("pretrain", ["p.gin"], "MODEL_CHECKPOINT", ["SEED"], {"STEPS": 9})
+    sweep = small(grid={"SEED": [0, 1], "RATIONALIZE": [True, False]}, prepare=prepare)
+    *before, first, _, _, last = expand(sweep, "out")
+    assert [run.name for run in before] == ["base_SEED=0", "base_SEED=1"]
+    assert before[1].run_mode == "pretrain" and not before[1].is_point
+    expected = {"STEPS": "9", "SEED": "1", "MODEL_DIR": "'out/base_SEED=1'"}
+    assert dict(before[1].bindings) == expected
+    assert (first.needs, last.needs) == (("base_SEED=0",), ("base_SEED=1",))
+    assert dict(last.bindings)["MODEL_CHECKPOINT"] == "'out/base_SEED=1'"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "neither a grid nor points"),
+        ({"grid": {"SEED": []}}, "SEED has []"),
+        ({"grid": {"SEED": "01"}}, "SEED has '01'"),
+        ({"grid": {"SEED": [0, 1, 0]}}, "points 0 and 2 of the sweep are alike: SEED = 0"),
+        ({"points": [{}, {}]}, "points 0 and 1 of the sweep are alike: empty"),
+        ({"points": [["SEED", 0]]}, "Sweep.points[0] = ['SEED', 0] is not a dict"),
+        ({"points": {"SEED": 0}}, "is not a list of points"),
+        ({"points": [{"name": "../x"}]}, "Sweep.points[0]: name = '../x'"),
+        ({"grid": {"SEED": [len]}}, "Sweep.grid: SEED: '<built-in function len>'"),
+        ({"grid": {"A.b": [float("nan")]}}, "A.b: 'nan'"),
+        ({"grid": {"TEXT": ["x" * 300, "y"]}}, "give the point a 'name'"),
+        ({"grid": {"A": [1]}, "bindings": {"A": 2}}, "A is bound by Sweep.bindings and by Sweep.g"),
+        ({"grid": {"A": [1]}, "points": [{"A": 2}]}, "A is bound by Sweep.grid and by Sweep.poin"),
+        ({"grid": {"MODEL_DIR": ["x"]}}, "MODEL_DIR is bound by what launch/sweep.py binds"),
+        ({"grid": {"A": [1]}, "prepare": "base"}, "write @Prepare()"),
+        (
+            {"grid": {"A": [1]}, "prepare": Prepare("pretrain", [], "C", ["SEED"])},
+            "Prepare.by has SEED, which point 000 does not bind",
+        ),
+        (
+            {"grid": {"A": [1]}, "prepare": [Prepare("pretrain", [], c) for c in "CD"]},
+            None,  # both make the same run, which is then made once
+        ),
+        (
+            {
+                "grid": {"A": [1]},
+                "prepare": [Prepare("pretrain", [], c, bindings={"S": c}) for c in "CD"],
+            },
+            "the name base is taken",
+        ),
+        (
+            {"grid": {"A": [1]}, "prepare": Prepare("pretrain", [], "C", name="report")},
+            "the name report is taken",
+        ),
+    ],
+)
+def test_a_wrong_sweep_is_told_in_a_line(settings, words):
+    with contextlib.nullcontext() if words is None else pytest.raises(UserError) as caught:
+        expand(small(**settings), "out")
+    if words is not None:
+        assert words in caught.value.message and "\n" not in caught.value.message
+
+
+def test_what_two_sweeps_have_apart_is_told_but_for_what_a_run_may_go_on_with():
+    config = "# x\nMODEL_DIR = 'a'\nITERATIONS = 2\n\nSEED = 0\n"
+    known = {"000": {"run_mode": "star", "config": config}}
+    longer = config.replace("2", "4").replace("'a'", "'b'")
+    assert differences(known, {"000": {"run_mode": "star", "config": longer}}) == []
+    other = {"000": {"run_mode": "evaluate", "config": "SEED = 1"}, "001": known["000"]}
+    assert differences(known, other) == [
+        "001 is here and not there",
+        *["000 has run_mode = star there", "000 has SEED = 0 there"],
+        *["000 has run_mode = evaluate here", "000 has SEED = 1 here"],
+    ]
+
+
+# The launcher, with a stand-in for star_jax
+
+PROGRAM = """\
+import ast, json, os, sys, time
+from pathlib import Path
+
+words = [word.removeprefix("--").partition("=") for word in sys.argv[1:]]
+given = {name.removeprefix("gin."): value for name, _, value in words}
+here = Path(__file__).parent
+if given["run_mode"] == "report":
+    output = Path(ast.literal_eval(given["report.output_dir"]))
+    output.mkdir(exist_ok=True)
+    dirs = [Path(path).name for path in ast.literal_eval(given["report.model_dirs"])]
+    (output / "report.json").write_text(json.dumps(dirs))
+    sys.exit()
+folder = Path(ast.literal_eval(given["MODEL_DIR"]))
+folder.mkdir(exist_ok=True)
+cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+with open(here / "runs.jsonl", "a") as file:
+    record = {"name": folder.name, "cores": cores, "threads": os.environ.get("NPROC")}
+    file.write(json.dumps(record) + "\\n")
+os.close(os.open(folder / "busy", os.O_CREAT | os.O_EXCL))  # two in one MODEL_DIR fail
+try:
+    print("begins", flush=True)
+    for _ in range(3000):
+        if not (here / f"hold_{folder.name}").exists():
+            break
+        time.sleep(0.02)
+    if (here / f"fail_{folder.name}").exists():
+        print("star_jax: error: it is Monday; wait a day")
+        sys.exit(2)
+    if given["run_mode"] != "pretrain":
+        (folder / "metrics.jsonl").write_text('{"accuracy": 0.25}\\n')
+except KeyboardInterrupt:
+    print("interrupted")
+    sys.exit(130)
+finally:
+    (folder / "busy").unlink()
+"""
+RUN_GIN = """\
+MODEL_DIR = %gin.REQUIRED
+MODEL_CHECKPOINT = ""
+ITERATIONS = 1
+SEED = 0
+LEVEL = 0
+star.all = [%MODEL_DIR, %MODEL_CHECKPOINT, %ITERATIONS, %SEED, %LEVEL]
+"""
+SWEEP_GIN = """\
+Sweep:
+  run_mode = "star"
+  gin_files = ["run.gin"]
+  grid = {"SEED": [0, 1], "LEVEL": [0, 1]}
+  output_dir = "out"
+"""
+PREPARE_GIN = """\
+Sweep.prepare = @Prepare()
+Prepare:
+  run_mode = "pretrain"
+  gin_files = ["run.gin"]
+  by = ["SEED"]
+  bound_to = "MODEL_CHECKPOINT"
+"""
+POINTS = ["000_SEED=0_LEVEL=0", "001_SEED=0_LEVEL=1", "002_SEED=1_LEVEL=0", "003_SEED=1_LEVEL=1"]
+# Has the sweep run a stand-in for star_jax, and not import it to have gin look at each point.
+RIGGED = """\
+import sys
+sys.path[:0] = [{root!r}, {launch!r}]
+import sweep, sweep_runs, sweep_state
+
+def bound(runs):
+    texts = [sweep_state.read_sources(run).flags for run in runs]
+    return {{run.name: chr(10).join(flags) for run, flags in zip(runs, texts)}}
+
+def rig(set_attribute):
+    set_attribute(sweep, "STAR_JAX", (sys.executable, "-I", "-S", {program!r}))
+    set_attribute(sweep_state, "checked_configurations", bound)
+    set_attribute(sweep_runs, "POLL_SECONDS", 0.02)
+
+if __name__ == "__main__":
+    rig(setattr)
+    sys.exit(sweep.main(sys.argv[1:]))
+"""
+
+
+class Bench:
+    """A folder with a sweep, and launch/sweep.py with a stand-in for star_jax."""
+
+    def __init__(self, folder, monkeypatch, capfd):
+        self.folder, self.out, self.capfd = folder, folder / "out", capfd
+        monkeypatch.chdir(folder)
+        (folder / "run.gin").write_text(RUN_GIN)
+        (folder / "program.py").write_text(PROGRAM)
+        self.sweep_is(SWEEP_GIN)
+        text = {"root": str(ROOT), "launch": str(LAUNCH), "program": str(folder / "program.py")}
+        (folder / "rigged.py").write_text(RIGGED.format(**text))
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.delitem(sys.modules, "rigged", raising=False)
+        importlib.import_module("rigged").rig(monkeypatch.setattr)
+
+    def sweep_is(self, text):
+        (self.folder / "s.gin").write_text(text)
+
+    def run(self, *options):
+        """Returns the exit code; what was said is in `words`."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(gin.clear_config)
+            code = sweep.main(["s.gin", *options])
+        self.printed, self.words = self.capfd.readouterr()
+        return code
+
+    def start(self, *options):
+        """The same as a process of its own."""
+        command = [sys.executable, "rigged.py", "s.gin", *options]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def touch(self, *names):
+        for name in names:
+            (self.folder / name).touch()
+
+    def ran(self):
+        """The runs that were started, in order."""
+        return [record["name"] for record in self.records()]
+
+    def records(self):
+        file = self.folder / "runs.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def until(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def reported(self):
+        return json.loads((self.out / "report/report.json").read_text())
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capfd):
+    return Bench(tmp_path, monkeypatch, capfd)
+
+
+def test_every_point_is_run_once_and_reported_on(bench):
+    assert bench.run() == 0, bench.words
+    assert bench.ran() == bench.reported() == POINTS
+    assert "sweep: 2/4 001_SEED=0_LEVEL=1 finished in 0 s, accuracy 25.0 %; 0 s left" in bench.words
+    assert "4 of 4 runs finished" in bench.words
+    state = json.loads((bench.out / "sweep.json").read_text())["runs"]
+    assert list(state) == POINTS and state[POINTS[1]]["bindings"]["LEVEL"] == "1"
+    log = (bench.out / f"{POINTS[0]}.log").read_text()
+    assert log.startswith("$ ") and log.endswith("begins\n")
+    assert bench.run() == 0
+    assert bench.ran() == POINTS  # nothing is run twice
+    assert "4 of 4 runs are finished already" in bench.words
+
+
+def test_a_failure_is_explained_and_keeps_nothing_else_from_running(bench):
+    bench.touch(f"fail_{POINTS[1]}")
+    assert bench.run() == 1
+    assert bench.ran() == POINTS
+    assert bench.reported() == [POINTS[0], *POINTS[2:]]
+    reason = f"failed: {POINTS[1]}: it is Monday; wait a day (see out/{POINTS[1]}.log)"
+    assert reason in bench.words and "3 of 4 runs finished, 1 did not" in bench.words
+    (bench.folder / f"fail_{POINTS[1]}").unlink()
+    assert bench.run() == 0
+    assert bench.ran() == [*POINTS, POINTS[1]]
+    assert bench.reported() == POINTS
+
+
+def test_points_wait_for_what_prepares_them_and_go_without_it_if_it_fails(bench):
+    bench.sweep_is(SWEEP_GIN + PREPARE_GIN)
+    bench.touch("fail_base_SEED=0")
+    assert bench.run() == 1
+    assert bench.ran() == ["base_SEED=0", "base_SEED=1", *POINTS[2:]]
+    assert f"not run: {POINTS[0]}: base_SEED=0 failed" in bench.words
+    (bench.folder / "fail_base_SEED=0").unlink()
+    assert bench.run() == 0
+    assert bench.ran()[4:] == ["base_SEED=0", *POINTS[:2]]
+    assert bench.reported() == POINTS
+
+
+def test_so_many_runs_go_on_at_once_as_asked_for_and_as_there_are_cores(bench, monkeypatch):
+    for cores, at_once in (([0, 1, 2], 3), ([0], 1)):
+        monkeypatch.setattr(sweep_runs, "usable_cores", lambda cores=cores: cores)
+        assert len(sweep.slots_of(3, is_tpu=False)) == at_once
+    assert sweep.slots_of(3, is_tpu=True) == [[], [], []]
+    bench.out.mkdir()
+    jobs = [
+        sweep_runs.Job(
+            name, (*sweep.STAR_JAX, "--run_mode=star", f"--gin.MODEL_DIR='{name}'"), (), ""
+        )
+        for name in POINTS
+    ]
+    bench.touch(*(f"hold_{name}" for name in POINTS))
+    runner = sweep_runs.Runner(bench.out, [[], [], []], {}, lambda words: None)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        watched = executor.submit(at_its_most, bench, POINTS)
+        runner.run(jobs)
+        assert watched.result() == 3
+
+
+def at_its_most(bench, names):
+    """Lets runs end once some go on for a while; returns how many did."""
+    bench.until(lambda: len(bench.ran()) >= 3)
+    time.sleep(0.3)
+    count = len(bench.ran())
+    for name in names:
+        (bench.folder / f"hold_{name}").unlink()
+    return count
+
+
+@pytest.mark.parametrize(
+    ("cores", "parallel", "dealt"),
+    [
+        ([0, 1, 2, 3], 2, [[0, 1], [2, 3]]),
+        ([0, 2, 5], 2, [[0], [2, 5]]),
+        ([0, 1], 2, [[0], [1]]),
+        ([0, 1], 1, [[]]),
+    ],
+)
+def test_cores_are_dealt_out(cores, parallel, dealt):
+    assert sweep_runs.shares(cores, parallel) == dealt
+
+
+def test_a_run_keeps_to_its_cores(bench):
+    core = sweep_runs.usable_cores()[-1]
+    bench.out.mkdir()
+    command = (sys.executable, "program.py", "--run_mode=star", "--gin.MODEL_DIR='out/a'")
+    job = sweep_runs.Job("a", command, (), "digest")
+    runner = sweep_runs.Runner(bench.out, [[core]], {}, print)
+    before = sweep_runs.usable_cores()
+    assert runner.run([job])["a"].state == sweep_runs.FINISHED
+    (record,) = bench.records()
+    assert record["threads"] == "1"
+    assert record["cores"] in ([core], [])  # [] where a system cannot
+    assert sweep_runs.usable_cores() == before
+
+
+def test_killed_and_started_again_it_goes_on_and_never_runs_a_point_twice_at_once(bench):
+    bench.touch(f"hold_{POINTS[1]}")
+    process = bench.start()
+    bench.until(lambda: len(bench.ran()) == 2)
+    process.kill()
+    process.wait()
+    again = bench.start()  # the run that was left goes on: its end is waited for
+    line = iter(again.stderr.readline, "")
+    words = next(words for words in line if "cut off" in words)
+    assert f"{POINTS[1]} goes on from a sweep that was cut off" in words
+    assert bench.ran() == POINTS[:2]
+    (bench.folder / f"hold_{POINTS[1]}").unlink()
+    assert again.wait(60) == 0, again.stderr.read()
+    assert bench.ran() == [*POINTS[:2], *POINTS[1:]]  # once more, to go on in its MODEL_DIR
+    assert bench.reported() == POINTS
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_ends_its_runs_and_goes_on_later(bench, number):
+    bench.touch(f"hold_{POINTS[1]}")
+    process = bench.start()
+    bench.until(lambda: "begins" in _text(bench.out / f"{POINTS[1]}.log"))
+    process.send_signal(number)
+    words = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert words.endswith("sweep: interrupted; the same command goes on from here\n")
+    assert _text(bench.out / f"{POINTS[1]}.log").endswith("interrupted\n")
+    (bench.folder / f"hold_{POINTS[1]}").unlink()
+    assert bench.run() == 0
+    assert bench.ran() == [*POINTS[:2], *POINTS[1:]]
+
+
+def _text(file):
+    return file.read_text() if file.exists() else ""
+
+
+def test_a_directory_takes_one_sweep_and_one_command_at_a_time(bench):
+    bench.touch(f"hold_{POINTS[0]}")
+    process = bench.start()
+    bench.until(lambda: bench.ran() == POINTS[:1])
+    assert bench.run() == 2
+    assert bench.words == "sweep: error: another launch/sweep.py is at work in out\n"
+    (bench.folder / f"hold_{POINTS[0]}").unlink()
+    assert process.wait(60) == 0
+    bench.sweep_is(SWEEP_GIN.replace('"LEVEL": [0, 1]', '"LEVEL": [0, 2]'))
+    before = (bench.out / "sweep.json").read_bytes()
+    assert bench.run() == 2
+    assert "out belongs to another sweep: 001_SEED=0_LEVEL=1 is there and not here" in bench.words
+    assert (bench.out / "sweep.json").read_bytes() == before
+    bench.sweep_is(SWEEP_GIN + "Sweep.bindings = {'ITERATIONS': 2}")  # a run may go on longer
+    assert bench.run() == 0
+    assert bench.ran() == POINTS * 2
+    assert bench.run("--output_dir=.") == 2
+    assert "no sweep.json, so it is no sweep's" in bench.words
+
+
+def test_a_rehearsal_prints_each_command_and_touches_nothing(bench):
+    assert bench.run("--dry_run") == 0
+    assert not bench.out.exists()
+    *runs, report = [shlex.split(line) for line in bench.printed.splitlines()]
+    assert runs[1][-5:] == [
+        *["--run_mode=star", "--gin_file=run.gin", "--gin.SEED=0", "--gin.LEVEL=1"],
+        f"--gin.MODEL_DIR='out/{POINTS[1]}'",
+    ]
+    assert report[-1] == "--gin.report.output_dir='out/report'"
+    for command in (*runs, report):
+        parse_command_line(command[len(sweep.STAR_JAX) :])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (SWEEP_GIN, ["--parallel=0"], "--parallel 0 is not positive"),
+        (SWEEP_GIN, ["--paralel=2"], "unrecognized arguments: --paralel=2"),
+        (SWEEP_GIN, ["--", "--spot"], "give --tpu gs://BUCKET/FOLDER"),
+        (SWEEP_GIN, ["--tpu=gs://bucket"], "--tpu 'gs://bucket' is no gs://BUCKET/FOLDER"),
+        (SWEEP_GIN, ["--gin.Sweep.grid"], "--gin.Sweep.grid is no --gin.NAME=VALUE"),
+        (SWEEP_GIN.replace("grid", "gird"), [], "did you mean 'grid'?"),
+        (SWEEP_GIN.replace('  run_mode = "star"\n', ""), [], "Sweep.run_mode must be set"),
+        (
+            SWEEP_GIN.replace('"star"', '"stra"'),
+            [],
+            "LEVEL=0: unknown run mode 'stra'; ",
+        ),
+        (SWEEP_GIN.replace("[0, 1]", "[]"), [], "Sweep.grid: SEED has []"),
+        (SWEEP_GIN.replace('"run.gin"', '"rum.gin"'), [], "did you mean 'run.gin'?"),
+        (SWEEP_GIN.replace("LEVEL", "LEVLE"), [], "'LEVLE'; did you mean 'LEVEL'?"),
+        (SWEEP_GIN + "Sweep.bindings = {'x': @len}", [], "s.gin:6: @len is for the runs"),
+        (SWEEP_GIN + "SEDE = 1", [], "nothing refers to a macro 'SEDE'"),
+    ],
+)
+def test_a_wrong_command_or_sweep_ends_before_anything_runs(bench, text, options, words):
+    bench.sweep_is(text)
+    try:
+        code = bench.run(*options)
+    except SystemExit as end:  # argparse's
+        code, bench.words = end.code, bench.capfd.readouterr().err
+    assert code == 2
+    assert words in bench.words and re.fullmatch(r"sweep: error: .*\n", bench.words)
+    assert not bench.out.exists() and bench.ran() == []
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "reason"),
+    [
+        ("$ x\nstar_jax: error: a\nmore\nstar_jax: error: b; c\n", 2, "b; c"),
+        ("$ x\ntpu_vm.py: error: no room\n", 1, "no room"),
+        ("$ x\nTraceback\n  line\nValueError: 3\n\n", 1, "exit code 1: ValueError: 3"),
+        ("$ x\nstar_jax: error: old\n", -9, "ended by SIGKILL, most often for want of memory"),
+        ("$ x\n", 3, "exit code 3: it printed nothing"),
+    ],
+)
+def test_a_failure_has_a_reason_in_one_line(tmp_path, log, code, reason):
+    (tmp_path / "log").write_text("star_jax: error: of an earlier attempt\n" + log)
+    start = len("star_jax: error: of an earlier attempt\n")
+    assert sweep_runs.failure_reason(tmp_path / "log", start, code) == reason
+
+
+# TPU VMs
+
+
+def test_each_point_gets_a_tpu_vm_of_its_own(bench, cloud, monkeypatch):  # noqa: F811
+    cloud.program("write(1, 0.5)\nif 'LEVEL=1' in model_dir: sys.exit(2)\nreport()\n")
+    script = str(cloud.checkout / "launch/tpu_vm.py")
+    monkeypatch.setattr(sweep, "TPU_VM", (sys.executable, script))
+    bench.sweep_is(SWEEP_GIN.replace('"SEED": [0, 1], ', "").replace('"out"', '"out/2 x_Y"'))
+    options = ["--accelerator_type=v3-8", "--spot", "--poll_seconds=0.02", *PLACE]
+    tpu = ["--tpu=gs://bucket/sweeps/", "--parallel=1", "--", *options]
+    assert bench.run(*tpu) == 1, bench.words
+    points = ["000_LEVEL=0", "001_LEVEL=1"]
+    assert [run["arguments"][-1] for run in cloud.runs()] == [
+        f"--gin.MODEL_DIR='gs://bucket/sweeps/{name}'" for name in points
+    ]
+    made = [call for call in cloud.calls() if "create" in call]
+    assert [call[4] for call in made] == ["s-2-x-y-000", "s-2-x-y-001"]
+    assert all("--spot" in call for call in made)
+    assert json.loads((bench.out / "2 x_Y/report/report.json").read_text()) == points[:1]
+    assert "000_LEVEL=0 finished in" in bench.words and "accuracy 50.0 %" in bench.words
+    assert "failed: 001_LEVEL=1: s-2-x-y-001: worker 0: ended with exit code 2" in bench.words
+
+
+def test_wrong_options_for_tpu_vms_end_before_anything_runs(bench):
+    with pytest.raises(SystemExit) as end:
+        bench.run("--tpu=gs://bucket/x", "--", *PLACE)
+    assert end.value.code == 2
+    assert "--accelerator_type is missing" in bench.capfd.readouterr().err
+    assert not bench.out.exists()
+
+
+# The shipped sweeps
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_point_of_a_shipped_sweep_is_read_and_bound(name):
+    runs = expand(sweep_state.read_sweep(f"sweeps/{name}", []), "out")
+    sweep_state.check_run_modes(runs)
+    configs = sweep_state.load_configurations(runs)
+    assert len(set(configs.values())) == len(runs)
+    for run in runs:
+        macros = [f"{key} = {value}" for key, value in run.bindings if "." not in key]
+        assert all(line in configs[run.name] for line in macros)
+
+
+def test_a_binding_that_nothing_takes_is_told_with_its_point():
+    runs = expand(Sweep("star", ["paper/figure4_tiny.gin"], grid={"StarConfig.sede": [0]}), "out")
+    with pytest.raises(UserError, match=r"^000: --gin.StarConfig.sede: .* did you mean 'seed'\?$"):
+        sweep_state.load_configurations(runs)
+
+
+def test_the_command_itself_rehearses_the_papers_search_for_a_learning_rate(tmp_path):
+    done = subprocess.run(
+        [sys.executable, LAUNCH / "sweep.py", "sweeps/learning_rate.gin", "--dry_run"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *runs, _ = done.stdout.splitlines()
+    rates = [float(re.search(r"learning_rate=(\S+)", line)[1]) for line in runs]
+    assert rates == [1e-7, 1e-6, 1e-5, 1e-4]
+    assert not any(tmp_path.iterdir())
+
+
+# The bar: eight points of the tiny setting, one made to fail, killed in between
+
+
+EIGHT_GIN = """\
+Sweep:
+  run_mode = "star"
+  gin_files = ["star.gin"]
+  bindings = {"ITERATIONS": 1, "TrainerConfig.checkpoint_every": 5}
+  points = [
+      {"SEED": 0},
+      {"name": "too_many", "StarConfig.questions_per_iteration": 500},
+      {"SEED": 1}, {"SEED": 2}, {"SEED": 3, "RATIONALIZE": False},
+      {"SEED": 0, "star.schedule": "@LinearSteps()"}, {"SEED": 5}, {"SEED": 6},
+  ]
+  prepare = @Prepare()
+  output_dir = "out"
+Prepare:
+  run_mode = "pretrain"
+  gin_files = ["base.gin"]
+  bound_to = "MODEL_CHECKPOINT"
+"""
+EIGHT = [
+    *["000_SEED=0", "001_too_many", "002_SEED=1", "003_SEED=2", "004_SEED=3_RATIONALIZE=False"],
+    *["005_SEED=0_schedule=LinearSteps", "006_SEED=5", "007_SEED=6"],
+]
+
+
+@pytest.mark.slow
+def test_eight_real_points_one_of_them_failing_killed_in_between(tmp_path):
+    from tests import tiny  # imports JAX, which no other test here needs
+
+    (tmp_path / "star.gin").write_text(tiny.STAR_GIN)
+    (tmp_path / "base.gin").write_text(tiny.PRETRAIN_GIN)
+    (tmp_path / "eight.gin").write_text(EIGHT_GIN)
+    out = tmp_path / "out"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, str(LAUNCH / "sweep.py"), "eight.gin", "--parallel=2"]
+    settings = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **settings)
+    killed = out / EIGHT[3]
+    deadline = time.monotonic() + 1200
+    while not any((killed / "iter_001/training").glob("step_*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    left = psutil.Process(process.pid).children(recursive=True)
+    for each in (process, *left):  # the whole machine, as it were
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.communicate()
+    assert not (out / f"{killed.name}.done").exists()
+    before = {path.name for path in out.glob("*.done")}
+    assert {"base.done", f"{EIGHT[0]}.done"} <= before
+    again = subprocess.run(command, stderr=subprocess.PIPE, check=False, **settings)
+    assert again.returncode == 1, again.stderr
+    assert "8 of 9 runs finished, 1 did not" in again.stderr  # the base is the ninth
+    failure = re.search(r"failed: 001_too_many: (.*)", again.stderr)[1]
+    assert failure.startswith("StarConfig.questions_per_iteration = 500, but the task has only 400")
+    assert failure.endswith("(see out/001_too_many.log)")
+    reported = json.loads((out / "report/report.json").read_text())["runs"]
+    assert [run["name"] for run in reported] == [EIGHT[0], *EIGHT[2:]]
+    assert all(len(run["rows"]) == 2 for run in reported)
+    attempts = {log.stem: log.read_text().count("$ ") for log in out.glob("*.log")}
+    assert all(attempts[name.removesuffix(".done")] == 1 for name in before)
+    assert attempts[killed.name] == 2
+    assert "going on where the run stopped" in (out / f"{killed.name}.log").read_text()
