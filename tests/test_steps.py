@@ -1,7 +1,6 @@
 import dataclasses
 import os
 import time
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -168,10 +167,8 @@ def test_calculations_have_their_exact_value(text, value):
         "", " ", "()", "+", "-", "%", "3+", "*3", "3 4", "3(4)", "(3)(4)", "(3", "3)", ")3(",
         "1)+(2", "2**3", "7//2", "7%2", "%5", "2^3", "5!", "1/0", "1/(3-3)", "0/0", "x", "3x4",
         "3 x 4", "$5*3", "1,00", "1,0000", "12345,678", "1,2,3", "1.2.3", "1e3", "0x10", "1_000",
-        "٣+٣",
-        "3\u00d74", "inf", "nan", "1=1", "__import__('os')", "().__class__", "9" * 201, "(" * 201,
-        "\x00",
-        "3;4",
+        "\u0663+\u0663", "3\u00d74", "inf", "nan", "1=1", "__import__('os')", "().__class__",
+        "9" * 201, "(" * 201, "\x00", "3;4",
     ],
 )  # fmt: skip
 def test_what_is_no_calculation_has_no_value(text):
@@ -286,6 +283,8 @@ def test_right_marks(rationale):
         "<<2.1*1.2=2.6>>2.6",  # neither rounded nor cut off
         "<<-20/3=-6.68>>-6.68",
         "<<-1/100=0.1>>0.1",
+        "<<-5/9=0.5>>0.5",
+        "<<1.2+1.2=2.3>>2.3",
         "<<1/3=33%>>33%",
         "<<20/40=5%>>5%",
         # broken
@@ -305,7 +304,6 @@ def test_right_marks(rationale):
         "<<5/0=0>>0",
         "<<7//2=3>>3",
         f"<<{'1+' * 100}1=101>>101",  # too long to be looked at
-        f"<<1=1{' ' * 300}>>1",
         # one wrong among right ones
         "<<3*8=24>>24\n<<24/2=13>>13\n<<13-3=10>>10",
         "<<3*8=24>>24 <<",
@@ -355,6 +353,8 @@ HOSTILE = [
     "<<1=1>>1" * 3_000,
     "<<1=1>>" + "1," * 50_000,
     "<<1=" + "." * 100_000 + ">>",
+    "<<1=" + "1" * 100_000 + ">>",
+    "<<1=" + "1,111" * 20_000 + " " * 50_000 + ">>",
     "<<" + "=" * 100_000 + ">>",
     "<<9%" + "%" * 190 + "=1>>",
     "<scratch>\n" + "C: " * 30_000,
@@ -483,12 +483,9 @@ def test_the_published_solutions_are_right_in_every_step():
     file = Path(os.environ["STAR_JAX_DATA"]) / "gsm8k/train.jsonl"
     task = GSM8KTask(train_file=str(file), held_out=473)
     questions = task.questions(TRAIN) + task.questions(VALIDATION)
-    gold = {q: task.gold_completion(q) for q in questions}
-    verdicts = Counter(task.steps_right(q, completion) for q, completion in gold.items())
-    assert verdicts == {True: 7376, None: 95, False: 2}
-    wrong = [c for q, c in gold.items() if task.steps_right(q, c) is False]
-    assert all("//" in completion for completion in wrong)
-    assert sum(task.count_steps(completion) for completion in gold.values()) == 23_716
-    assert all(
-        attempt(task, q, gold[q]).n_steps == task.count_steps(gold[q]) for q in questions[:9]
-    )
+    attempts = [attempt(task, q, task.gold_completion(q)) for q in questions]
+    kept = keep_correct(attempts, questions, task)
+    assert count_right(kept) == {GENERATED: RightAnswers(answers=7473, checkable=7378, steps=7376)}
+    assert all("//" in k.completion for k in kept if k.steps_right is False)
+    assert sum(a.n_steps for a in attempts) == 23_716
+    assert all(a.n_steps == a.reference_steps for a in attempts)

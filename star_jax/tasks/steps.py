@@ -107,7 +107,7 @@ def _is_right(mark: re.Match) -> bool:
 
 def _agrees(said: str, value: Fraction) -> bool:
     """Whether a number as it is written is `value`, rounded or cut off to its decimals."""
-    number = grading.to_number(said) if len(said) <= LONGEST else None
+    number = grading.to_number(said)
     if number is None:
         return False
     match = DECIMALS.fullmatch(said)
