@@ -189,7 +189,7 @@ def test_report_has_command_tables_comparison_and_figure(
     out = tmp_path / "out"
     path = write_report([with_rationalization, without_rationalization], str(out), COMMAND)
     assert path == out / "report.md"
-    files = ["accuracy_by_class.png", "report.html", "report.json", "report.md"]
+    files = ["accuracy_by_class.png", "report.html", "report.json", "report.md", "training_set.png"]
     assert sorted(os.listdir(out)) == files
     text = path.read_text()
     assert f"    {COMMAND}\n" in text

@@ -150,8 +150,10 @@ def draw_arms(
         style_panel(panel, title, "", last_iteration(shown))
         panel.set_ylabel(label)
         for i, arm in enumerate(shown):
+            if not (points := arm_points(arm, measure)):
+                continue  # the box around a line without points reaches to the figure's corner
             style = {"color": f"C{i % 10}", "marker": MARKERS[i // 10 % len(MARKERS)], **LINE}
-            plot_mean(panel, arm_points(arm, measure), **style)
+            plot_mean(panel, points, **style)
         panel.set_ylim(*(ylim or (0, None)))
     handles = [
         Line2D([], [], label=f"{arm.label}\n{sample_line(arm)}", color=f"C{i % 10}",
