@@ -56,7 +56,9 @@ setup(
         "orbax-checkpoint>=0.12,<0.13",
         "psutil>=7,<8",
         "rich>=14,<16",
+        "scipy>=1.15,<2",
         "seqio>=0.0.20,<0.1",
+        "tensorboard>=2.20,<3",  # clu.metric_writers imports it and does not say so
         "tensorflow-datasets>=4.9.9,<5",
     ],
     extras_require={

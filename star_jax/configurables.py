@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import seqio
 
 from star_jax import baselines, checkpoints, compilation, processes, schedules, tracking
+from star_jax.comparison.command import compare, score_comparison
 from star_jax.errors import UserError
 from star_jax.evaluate import (
     GENERATED,
@@ -285,6 +286,8 @@ def _entry(function: Callable[[], None]) -> Callable[[], int]:
 
 
 gin.external_configurable(report, module="star_jax")
+gin.external_configurable(compare, module="star_jax")
+gin.external_configurable(score_comparison, module="star_jax")
 ENTRY_POINTS = {
     **{name: _entry(functools.partial(_run, name)) for name in RUNS},
     "pretrain": _entry(pretrain),
@@ -292,5 +295,7 @@ ENTRY_POINTS = {
     "infer": _entry(infer),
     "convert": _entry(convert),
     "report": _entry(gin.get_configurable("star_jax.report")),
+    "compare": _entry(gin.get_configurable("star_jax.compare")),
+    "score_comparison": _entry(gin.get_configurable("star_jax.score_comparison")),
     "precompile": precompile,  # without the cache: it tells how long compiling takes
 }

@@ -26,6 +26,8 @@ RUN_MODES = {
     "convert": "weights into Orbax, or out as a Hugging Face directory",
     "precompile": "does a run fit a TPU, and how long would it take there; needs no TPU",
     "report": "tables and figures of finished runs, side by side",
+    "compare": "pairs of rationales for a blind comparison by people, and the key",
+    "score_comparison": "what those people preferred",
 }
 
 # absl's C++ lines of information and warning, and the head it puts above them.
@@ -85,7 +87,7 @@ class CommandLine:
 
 def help_text() -> str:
     """Returns what `--help` prints."""
-    modes = "\n".join(f"{'':13}{mode:10} {what}" for mode, what in RUN_MODES.items())
+    modes = "\n".join(f"{'':13}{mode:16} {what}" for mode, what in RUN_MODES.items())
     return HELP.format(modes=modes)
 
 

@@ -13,6 +13,11 @@ import pytest
 from star_jax import gin_errors, gin_sources
 from star_jax.main import NOT_NEEDED, RUN_MODES, parse_command_line
 
+BOUND = {  # where a run mode has no model of its own
+    "precompile": ("star.model", "%MODEL"),
+    "compare": ("compare.task", "%TASK"),
+    "score_comparison": ("score_comparison.key", "%KEY"),
+}
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -56,8 +61,8 @@ def test_a_folder_called_runs_does_not_hide_the_included_files(command, tmp_path
     importlib.import_module("star_jax.configurables")
     gin_errors.load(read(parsed))
     # Bound in a file that the command's files include or name; gin raises if it is not.
-    bound_to = "star" if parsed.run_mode == "precompile" else parsed.run_mode
-    assert str(gin.query_parameter(f"{bound_to}.model")) == "%MODEL"
+    parameter, macro = BOUND.get(parsed.run_mode, (f"{parsed.run_mode}.model", "%MODEL"))
+    assert str(gin.query_parameter(parameter)) == macro
 
 
 def test_the_table_of_run_modes_is_whole_and_names_files_that_are_there():
