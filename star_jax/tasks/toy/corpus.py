@@ -9,18 +9,17 @@ None asks a question that is trained on by STaR or held out.
 """
 
 import dataclasses
-import types
 
 import numpy as np
 import seqio
 
 from star_jax.errors import UserError
-from star_jax.records import Question, TokenizedExample
+from star_jax.records import TokenizedExample
 from star_jax.tasks.toy import stories, things
-from star_jax.tasks.toy.worlds import CORPUS
+from star_jax.tasks.toy.worlds import CORPUS, World
 from star_jax.vocabularies import WordVocabulary, encode_spans
 
-WORLDS = {"commonsense_qa": things, "gsm8k": stories}
+WORLDS = {"commonsense_qa": things.WORLD, "gsm8k": stories.WORLD}
 Spans = list[tuple[str, bool]]  # (text, has loss)
 
 
@@ -63,9 +62,7 @@ class ToyCorpus:
             self.n_documents,
             p=_normalized((self.facts, self.plain, self.hinted, self.direct)),
         )
-        sizes = rng.choice(
-            len(self.in_context), self.n_documents, p=_normalized(self.in_context)
-        )
+        sizes = rng.choice(len(self.in_context), self.n_documents, p=_normalized(self.in_context))
         read = rng.choice(
             n_facts, (self.n_documents, self.facts_per_document), p=_normalized(often)
         )
@@ -78,8 +75,8 @@ class ToyCorpus:
         return [encode_spans(vocabulary, document) for document in spans]
 
 
-def world_of(name: str) -> types.ModuleType:
-    """The module of a world; raises UserError if there is none of this name."""
+def world_of(name: str) -> World:
+    """The world of this name; raises UserError if there is none."""
     if name not in WORLDS:
         raise UserError(f"there is no toy world {name!r}; there are {', '.join(WORLDS)}")
     return WORLDS[name]
@@ -94,28 +91,21 @@ def fact_document(facts: list[tuple[str, str]]) -> Spans:
     ]
 
 
-def worked_document(rng: np.random.Generator, world: types.ModuleType, kind: str, n: int) -> Spans:
+def worked_document(rng: np.random.Generator, world: World, kind: str, n: int) -> Spans:
     """`n` questions as in a few-shot prompt; loss on all completions."""
     spans: Spans = []
     for i in range(n):
-        question, completion = drawn(rng, world, CORPUS)
-        text = world.TASK.question_text(question, hinted=kind == "hinted")
-        said = world.TASK.bare_answer(question) if kind == "direct" else completion
+        worked = world.draw(rng, CORPUS)
+        question = world.question(worked)
+        text = world.task.question_text(question, hinted=kind == "hinted")
+        said = world.task.bare_answer(question) if kind == "direct" else worked.completion
         spans += [(f"\n\n{text}" if i else text, False), (said, True)]
     return spans
 
 
-def drawn(
-    rng: np.random.Generator, world: types.ModuleType, part: str
-) -> tuple[Question, str]:
-    """A question of `part` and its right completion."""
-    worked = world.draw(rng, part)
-    return world.TASK.question_of("corpus", worked.row), worked.completion
-
-
 def toy_vocabulary(world: str) -> WordVocabulary:
     """One id for each word of a world's questions, hints, rationales and answers, sorted."""
-    texts = " ".join(world_of(world).all_words())
+    texts = " ".join(world_of(world).texts())
     return WordVocabulary(sorted(set(texts.replace("\n", " ").split(" ")) - {""}))
 
 

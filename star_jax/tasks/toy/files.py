@@ -8,7 +8,7 @@ import numpy as np
 
 from star_jax.tasks import rows
 from star_jax.tasks.toy import stories, things
-from star_jax.tasks.toy.worlds import CORPUS, TRAIN, VALIDATION, Worked
+from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Worked, World
 
 N_STORIES = {TRAIN: 520, VALIDATION: 320}
 SHOWN = 3  # exemplars
@@ -19,20 +19,20 @@ def example_files() -> dict[str, str]:
     return {
         "toy_commonsense_qa_train.jsonl": _lines(_things(TRAIN)),
         "toy_commonsense_qa_validation.jsonl": _lines(_things(VALIDATION)),
-        "toy_commonsense_qa_exemplars.txt": _exemplars(things, _things(CORPUS)[:SHOWN]),
+        "toy_commonsense_qa_exemplars.txt": _exemplars(things.WORLD, _things(CORPUS)[:SHOWN]),
         "toy_gsm8k_train.jsonl": _lines(_stories(TRAIN)),
         "toy_gsm8k_validation.jsonl": _lines(_stories(VALIDATION)),
-        "toy_gsm8k_exemplars.txt": _exemplars(stories, _one_of_each_length()),
+        "toy_gsm8k_exemplars.txt": _exemplars(stories.WORLD, _one_of_each_length()),
     }
 
 
 def _things(part: str) -> list[Worked]:
-    rng = np.random.default_rng([1, things.PARTS.index(part)])
+    rng = np.random.default_rng([1, PARTS.index(part)])
     return [things.question(rng, *pair) for pair in things.pairs(part)]
 
 
 def _stories(part: str) -> list[Worked]:
-    rng, found = np.random.default_rng([2, things.PARTS.index(part)]), {}
+    rng, found = np.random.default_rng([2, PARTS.index(part)]), {}
     while len(found) < N_STORIES[part]:
         worked = stories.draw(rng, part)
         found.setdefault(worked.row["question"], worked)
@@ -51,12 +51,10 @@ def _lines(examples: list[Worked]) -> str:
     return "".join(f"{json.dumps(example.row)}\n" for example in examples)
 
 
-def _exemplars(world, examples: list[Worked]) -> str:
-    task = world.TASK
-    asked = [task.question_of(f"exemplar_{i}", x.row) for i, x in enumerate(examples)]
+def _exemplars(world: World, examples: list[Worked]) -> str:
     return "\n".join(
-        f"{task.question_text(question, hinted=False)}{example.completion}\n"
-        for question, example in zip(asked, examples, strict=True)
+        f"{world.task.question_text(world.question(x), hinted=False)}{x.completion}\n"
+        for x in examples
     )
 
 

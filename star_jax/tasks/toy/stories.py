@@ -1,9 +1,9 @@
 """The toy GSM8K: stories of one to three steps, with calculator marks around every sum.
 
-    Q: Ann has 3 boxes of 4 pens . Ann loses 5 pens . How many pens has Ann ?
-    A: Ann has << 3 * 4 = 12 >> 12 pens .
-    Ann has << 12 - 5 = 7 >> 7 pens .
-    #### 7
+Q: Ann has 3 boxes of 4 pens . Ann loses 5 pens . How many pens has Ann ?
+A: Ann has << 3 * 4 = 12 >> 12 pens .
+Ann has << 12 - 5 = 7 >> 7 pens .
+#### 7
 """
 
 import functools
@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 
 from star_jax.tasks.gsm8k import GSM8KTask
-from star_jax.tasks.toy.worlds import CORPUS, TRAIN, VALIDATION, Fact, Worked
+from star_jax.tasks.toy.worlds import CORPUS, TRAIN, VALIDATION, Fact, Worked, World
 
 NAMES = ("Ann", "Ben", "Cora", "Dan", "Eve", "Finn", "Gus", "Hal")
 THINGS = ("pens", "apples", "coins", "stamps", "marbles", "shells", "cards", "beads")
@@ -23,7 +23,6 @@ OPERANDS = range(2, 13)  # of sums and differences
 BOXES, IN_A_BOX, BAGS = range(2, 7), range(2, 10), range(2, 6)
 STEPS = {1: 0.3, 2: 0.4, 3: 0.3}  # shares of the problems
 SHARES = {CORPUS: 0.8, TRAIN: 0.12, VALIDATION: 0.08}  # of all stories there are, by hash
-TASK = GSM8KTask()
 
 
 @functools.cache
@@ -81,14 +80,6 @@ def story(rng: np.random.Generator, n_steps: int) -> Worked:
     return Worked({"question": text, "answer": solution}, f" {solution}")
 
 
-def all_words() -> list[str]:
-    """Texts that have every word of this world."""
-    texts = [begins + goes_on for begins, goes_on in facts()]
-    texts += [f"{n} ({n})" for n in range(1, MOST + 1)]
-    texts += ["Q: has boxes of . fills bags . How many has a bag ?\nA: A bag has << >> .\n####"]
-    return [*texts, *NAMES, *THINGS, *GAINS, *LOSSES]
-
-
 def _beginning(
     rng: np.random.Generator, name: str, thing: str, boxes: bool
 ) -> tuple[list[str], list[str], int]:
@@ -100,3 +91,13 @@ def _beginning(
     total = n * each
     step = f"{name} has << {n} * {each} = {total} >> {total} {thing} ."
     return [f"{name} has {n} boxes of {each} {thing} ."], [step], total
+
+
+def _texts() -> list[str]:
+    texts = [begins + goes_on for begins, goes_on in facts()]
+    texts += [f"{n} ({n})" for n in range(1, MOST + 1)]
+    texts += ["Q: has boxes of . fills bags . How many has a bag ?\nA: A bag has << >> .\n####"]
+    return [*texts, *NAMES, *THINGS, *GAINS, *LOSSES]
+
+
+WORLD = World(GSM8KTask(), facts, draw, _texts)

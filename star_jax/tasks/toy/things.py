@@ -1,10 +1,10 @@
 """The toy CommonsenseQA: what is so of a thing is told by its kind, and the kind is to be known.
 
-    Q: What does a robin give ?
-    Answer Choices:
-    (a) shade
-    (b) song ...
-    A: A robin is a bird . A bird gives song . Therefore, the answer is song (b).
+Q: What does a robin give ?
+Answer Choices:
+(a) shade
+(b) song ...
+A: A robin is a bird . A bird gives song . Therefore, the answer is song (b).
 """
 
 import functools
@@ -13,7 +13,7 @@ import hashlib
 import numpy as np
 
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
-from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Fact, Worked
+from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Fact, Worked, World
 
 # kind: ten things of this kind | what is so of it, in the order of RELATIONS
 KINDS = """
@@ -45,7 +45,6 @@ RELATIONS = (
 )
 SIZES = {CORPUS: 120, TRAIN: 520, VALIDATION: 320}  # pairs of a thing and a relation
 N_CHOICES = 5
-TASK = CommonsenseQATask()
 
 
 @functools.cache
@@ -113,16 +112,17 @@ def question(rng: np.random.Generator, thing: str, kind: str, relation: int) -> 
     return Worked(row, f"{steps} Therefore, the answer is {answer} ({letter}).")
 
 
-def all_words() -> list[str]:
-    """Texts that have every word of this world."""
+def _texts() -> list[str]:
     texts = [begins + goes_on for begins, goes_on in facts()]
-    for part in PARTS:
-        for pair in pairs(part):
-            worked = question(np.random.default_rng(0), *pair)
-            asked = TASK.question_of("", worked.row)
-            texts += [TASK.question_text(asked, hinted=True), worked.completion]
+    for pair in (pair for part in PARTS for pair in pairs(part)):
+        worked = question(np.random.default_rng(0), *pair)
+        asked = WORLD.question(worked)
+        texts += [WORLD.task.question_text(asked, hinted=True), worked.completion]
     return [*texts, *(f"({letter})." for letter in "abcde")]
 
 
 def _a(noun: str) -> str:
     return f"An {noun}" if noun[0] in "aeiou" else f"A {noun}"
+
+
+WORLD = World(CommonsenseQATask(), facts, draw, _texts)
