@@ -49,6 +49,7 @@ from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.task import VALIDATION, ReasoningTask
+from star_jax.tasks.toy.corpus import ToyCorpus, toy_vocabulary
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig
 
@@ -69,9 +70,11 @@ for _configurable in (
     JsonlTask,
     ArithmeticCorpus,
     JsonlCorpus,
+    ToyCorpus,
     Assumptions,
     arithmetic_vocabulary,
     jsonl_vocabulary,
+    toy_vocabulary,
     baselines.TrainingLength,
     baselines.Phase,
 ):

@@ -21,6 +21,7 @@ from star_jax.records import Question
 from star_jax.tasks import jsonl, jsonl_file
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
+from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.task import TRAIN, VALIDATION
 from tests import tiny
 
@@ -440,7 +441,7 @@ LINE = STOPS.split()
 
 
 def test_the_200_rides_end_where_they_say():
-    lines = (jsonl_file.EXAMPLES / EXAMPLE).read_text().splitlines()
+    lines = (EXAMPLES / EXAMPLE).read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert len(rows) == len({row["question"] for row in rows}) == 200
     for row in rows:

@@ -13,6 +13,7 @@ from pathlib import Path
 from star_jax.errors import UserError
 from star_jax.paths import open_text
 from star_jax.records import Question
+from star_jax.tasks.rows import located
 from star_jax.tasks.task import ReasoningTask
 
 OWN = Path(__file__).parent / "exemplars"
@@ -21,7 +22,7 @@ OWN = Path(__file__).parent / "exemplars"
 def read_examples(file: str | Path) -> list[str]:
     """The texts of a file; raises UserError if it has none or cannot be read."""
     try:
-        with open_text(file) as lines:
+        with open_text(located(file)) as lines:
             text = lines.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the exemplar file {file}: {error}") from error

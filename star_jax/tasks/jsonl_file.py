@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from star_jax.errors import UserError, did_you_mean
@@ -12,7 +11,6 @@ from star_jax.records import Question
 from star_jax.tasks import rows
 from star_jax.tasks.task import TRAIN, VALIDATION
 
-EXAMPLES = Path(__file__).parent / "examples"
 SHOWN = 20  # malformed lines told one by one; the others are only counted
 SHOWN_IN_AN_ERROR = 3
 
@@ -32,7 +30,7 @@ def read_questions(
     """
     found: dict[str, Question] = {}
     malformed: list[str] = []
-    for number, line in rows.read_lines(_located(path)):
+    for number, line in rows.read_lines(path):
         try:
             question = question_of(f"line_{number:05d}", rows.parse_json(line))
             if question.id in found:
@@ -123,11 +121,6 @@ def _place(question: Question, seed: int) -> float:
     words = " ".join(re.findall(r"\w+|[^\w\s]", question.text.casefold()))
     digest = hashlib.blake2b(f"{seed} {words}".encode(), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48
-
-
-def _located(path: str) -> str:
-    own = EXAMPLES / path
-    return str(own) if path and not Path(path).exists() and own.is_file() else path
 
 
 def _judge(path: str, malformed: list[str], n_lines: int, tolerated_share: float) -> None:

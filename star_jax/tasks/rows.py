@@ -14,6 +14,8 @@ from tensorflow_datasets.core import read_only_builder
 from star_jax.errors import UserError
 from star_jax.paths import copy_tree, is_remote, open_text, path_of
 
+EXAMPLES = Path(__file__).parent / "examples"
+
 
 class BadRow(ValueError):
     """A row that makes no question; the text says why."""
@@ -33,18 +35,24 @@ def read_json_lines(file: str) -> Iterator[tuple[int, Any]]:
 
 
 def read_lines(file: str) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, text) of every line that is not blank.
+    """Yields (line number from 1, text) of every line that is not blank; see `located`.
 
     Raises:
       UserError: the file cannot be read.
     """
     try:
-        with open_text(file) as lines:
+        with open_text(located(file)) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield number, line
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the data file {file}: {error}") from error
+
+
+def located(path: str) -> str:
+    """A file where the user stands, or else one of star_jax's own examples of this name."""
+    own = EXAMPLES / path
+    return str(own) if path and not Path(path).exists() and own.is_file() else path
 
 
 def parse_json(line: str) -> Any:

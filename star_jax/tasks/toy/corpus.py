@@ -1,0 +1,113 @@
+"""What a tiny base model reads of a toy world, and the words it knows.
+
+The paper's base models have read the web; these have read documents of four kinds:
+  fact    facts, some far more often than others
+  plain   questions with rationales, alone or behind others as in a few-shot prompt
+  hinted  the same with the right answer as a hint
+  direct  questions with bare answers
+None asks a question that is trained on by STaR or held out.
+"""
+
+import dataclasses
+
+import numpy as np
+import seqio
+
+from star_jax.errors import UserError
+from star_jax.records import TokenizedExample
+from star_jax.tasks.toy import stories, things
+from star_jax.tasks.toy.worlds import CORPUS, World
+from star_jax.vocabularies import WordVocabulary, encode_spans
+
+WORLDS = {"commonsense_qa": things.WORLD, "gsm8k": stories.WORLD}
+Spans = list[tuple[str, bool]]  # (text, has loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyCorpus:
+    """How many documents of which kind."""
+
+    world: str  # "commonsense_qa" or "gsm8k"
+    n_documents: int = 20_000
+    facts: float = 0.4  # shares of the documents, in any unit
+    plain: float = 0.3
+    hinted: float = 0.2
+    direct: float = 0.1
+    facts_per_document: int = 8
+    fact_skew: float = 1.0  # the n-th fact is read in proportion to 1 / n ** fact_skew
+    in_context: tuple[float, ...] = (1, 1, 1, 1)  # shares of 1, 2, ... questions in a document
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raises UserError for an unknown world and for shares that are none."""
+        world_of(self.world)
+        kinds = (self.facts, self.plain, self.hinted, self.direct)
+        for shares in (kinds, self.in_context):
+            if not shares or min(shares) < 0 or sum(shares) == 0:
+                raise UserError(f"ToyCorpus: shares {shares} must be positive, one at least")
+        if self.n_documents < 1 or self.facts_per_document < 1:
+            raise UserError(
+                f"ToyCorpus: n_documents = {self.n_documents} and facts_per_document = "
+                f"{self.facts_per_document} must be positive"
+            )
+
+    def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
+        """The tokenized documents, the same for the same fields; loss on what follows a prompt."""
+        rng = np.random.default_rng([self.seed, 7])
+        world = world_of(self.world)
+        n_facts = len(world.facts())
+        often = rng.permutation(1 / np.arange(1, n_facts + 1) ** self.fact_skew)
+        kinds = rng.choice(
+            ["fact", "plain", "hinted", "direct"],
+            self.n_documents,
+            p=_normalized((self.facts, self.plain, self.hinted, self.direct)),
+        )
+        sizes = rng.choice(len(self.in_context), self.n_documents, p=_normalized(self.in_context))
+        read = rng.choice(
+            n_facts, (self.n_documents, self.facts_per_document), p=_normalized(often)
+        )
+        spans = [
+            fact_document([world.facts()[i] for i in some])
+            if kind == "fact"
+            else worked_document(rng, world, kind, int(size) + 1)
+            for kind, size, some in zip(kinds.tolist(), sizes, read, strict=True)
+        ]
+        return [encode_spans(vocabulary, document) for document in spans]
+
+
+def world_of(name: str) -> World:
+    """The world of this name; raises UserError if there is none."""
+    if name not in WORLDS:
+        raise UserError(f"there is no toy world {name!r}; there are {', '.join(WORLDS)}")
+    return WORLDS[name]
+
+
+def fact_document(facts: list[tuple[str, str]]) -> Spans:
+    """Facts, one a line; loss on how they go on."""
+    return [
+        span
+        for i, (begins, goes_on) in enumerate(facts)
+        for span in ((f"\n{begins}" if i else begins, False), (goes_on, True))
+    ]
+
+
+def worked_document(rng: np.random.Generator, world: World, kind: str, n: int) -> Spans:
+    """`n` questions as in a few-shot prompt; loss on all completions."""
+    spans: Spans = []
+    for i in range(n):
+        worked = world.draw(rng, CORPUS)
+        question = world.question(worked)
+        text = world.task.question_text(question, hinted=kind == "hinted")
+        said = world.task.bare_answer(question) if kind == "direct" else worked.completion
+        spans += [(f"\n\n{text}" if i else text, False), (said, True)]
+    return spans
+
+
+def toy_vocabulary(world: str) -> WordVocabulary:
+    """One id for each word of a world's questions, hints, rationales and answers, sorted."""
+    texts = " ".join(world_of(world).texts())
+    return WordVocabulary(sorted(set(texts.replace("\n", " ").split(" ")) - {""}))
+
+
+def _normalized(shares: tuple[float, ...] | np.ndarray) -> np.ndarray:
+    return np.array(shares, float) / np.sum(shares)

@@ -1,0 +1,68 @@
+"""Writes the toy worlds' files: `python -m star_jax.tasks.toy.files [FOLDER]`."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from star_jax.tasks import rows
+from star_jax.tasks.toy import stories, things
+from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Worked, World
+
+N_STORIES = {TRAIN: 520, VALIDATION: 320}
+SHOWN = 3  # exemplars
+
+
+def example_files() -> dict[str, str]:
+    """Name -> text of the questions of both worlds and of their few-shot examples."""
+    return {
+        "toy_commonsense_qa_train.jsonl": _lines(_things(TRAIN)),
+        "toy_commonsense_qa_validation.jsonl": _lines(_things(VALIDATION)),
+        "toy_commonsense_qa_exemplars.txt": _exemplars(things.WORLD, _things(CORPUS)[:SHOWN]),
+        "toy_gsm8k_train.jsonl": _lines(_stories(TRAIN)),
+        "toy_gsm8k_validation.jsonl": _lines(_stories(VALIDATION)),
+        "toy_gsm8k_exemplars.txt": _exemplars(stories.WORLD, _one_of_each_length()),
+    }
+
+
+def _things(part: str) -> list[Worked]:
+    rng = np.random.default_rng([1, PARTS.index(part)])
+    return [things.question(rng, *pair) for pair in things.pairs(part)]
+
+
+def _stories(part: str) -> list[Worked]:
+    rng, found = np.random.default_rng([2, PARTS.index(part)]), {}
+    while len(found) < N_STORIES[part]:
+        worked = stories.draw(rng, part)
+        found.setdefault(worked.row["question"], worked)
+    return list(found.values())
+
+
+def _one_of_each_length() -> list[Worked]:
+    rng, found = np.random.default_rng(3), {}
+    while len(found) < SHOWN:
+        worked = stories.draw(rng, CORPUS)
+        found.setdefault(worked.completion.count("<<"), worked)
+    return [found[n] for n in sorted(found)]
+
+
+def _lines(examples: list[Worked]) -> str:
+    return "".join(f"{json.dumps(example.row)}\n" for example in examples)
+
+
+def _exemplars(world: World, examples: list[Worked]) -> str:
+    return "\n".join(
+        f"{world.task.question_text(world.question(x), hinted=False)}{x.completion}\n"
+        for x in examples
+    )
+
+
+def main(folder: str = str(rows.EXAMPLES)) -> None:
+    """Writes them into `folder`."""
+    for name, text in example_files().items():
+        Path(folder, name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

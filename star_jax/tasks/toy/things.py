@@ -1,0 +1,128 @@
+"""The toy CommonsenseQA: what is so of a thing is told by its kind, and the kind is to be known.
+
+Q: What does a robin give ?
+Answer Choices:
+(a) shade
+(b) song ...
+A: A robin is a bird . A bird gives song . Therefore, the answer is song (b).
+"""
+
+import functools
+import hashlib
+
+import numpy as np
+
+from star_jax.tasks.commonsense_qa import CommonsenseQATask
+from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Fact, Worked, World
+
+# kind: ten things of this kind | what is so of it, in the order of RELATIONS
+KINDS = """
+bird: robin finch wren sparrow thrush lark swift raven starling magpie | nest wings seeds ranger hawks song
+fish: trout salmon carp pike perch herring cod tuna sardine bream | lake fins water fisherman nets supper
+dog: poodle beagle collie boxer terrier husky pug spaniel setter mastiff | kennel paws bones trainer fleas company
+tree: oak elm beech maple birch cedar pine willow poplar larch | forest bark rain forester axes shade
+flower: rose tulip daisy lily poppy violet orchid dahlia pansy lupin | garden petals sunshine gardener snails scent
+fruit: apple pear plum cherry peach mango grape lemon melon fig | orchard peel ripening grocer wasps juice
+boat: canoe ferry yacht raft barge dinghy kayak trawler sloop gondola | harbour anchor wind sailor storms passage
+vehicle: taxi van jeep lorry tram coach bus scooter tractor truck | garage wheels petrol mechanic ice rides
+instrument: violin flute trumpet harp cello drum banjo organ tuba lute | orchestra sound tuning musician damp music
+tool: hammer saw chisel spanner drill rake spade plane file crowbar | shed handle oil carpenter rust help
+garment: coat shirt scarf skirt sock jacket vest cap apron glove | wardrobe buttons ironing tailor moths warmth
+book: novel atlas diary comic cookbook dictionary thriller biography manual album | library pages readers librarian fire knowledge
+pastry: bun muffin waffle croissant pretzel scone pie tart donut strudel | bakery crust baking baker mould breakfast
+jewel: ruby pearl opal diamond emerald amber topaz garnet jade sapphire | safe sparkle polish jeweller thieves beauty
+insect: ant bee beetle cricket gnat cicada hornet locust midge termite | hive feelers nectar scientist spiders honey
+seat: chair sofa bench stool armchair couch throne pew hammock rocker | lounge legs cushions joiner scratches rest
+"""  # noqa: E501  a table
+# How the question is put, and how the fact is told up to its last word.
+RELATIONS = (
+    ("Where do you find {} ?", "{} is found in the"),
+    ("What does {} have ?", "{} has"),
+    ("What does {} need ?", "{} needs"),
+    ("Who keeps {} ?", "{} is kept by the"),
+    ("What harms {} ?", "{} is harmed by"),
+    ("What does {} give ?", "{} gives"),
+)
+SIZES = {CORPUS: 120, TRAIN: 520, VALIDATION: 320}  # pairs of a thing and a relation
+N_CHOICES = 5
+
+
+@functools.cache
+def kinds() -> dict[str, tuple[list[str], list[str]]]:
+    """Kind -> (things of this kind, what is so of it by relation)."""
+    lines = [line.partition(":") for line in KINDS.strip().splitlines()]
+    halves = {kind: rest.split("|") for kind, _, rest in lines}
+    return {kind: (things.split(), values.split()) for kind, (things, values) in halves.items()}
+
+
+@functools.cache
+def pairs(part: str) -> list[tuple[str, str, int]]:
+    """(thing, its kind, relation) of the questions of `part`; a pair is in one part only."""
+    every = [
+        (thing, kind, relation)
+        for kind, (things, _) in kinds().items()
+        for thing in things
+        for relation in range(len(RELATIONS))
+    ]
+    every.sort(key=lambda pair: hashlib.blake2b(f"{pair[0]} {pair[2]}".encode()).digest())
+    start = sum(SIZES[before] for before in PARTS[: PARTS.index(part)])
+    return every[start : start + SIZES[part]]
+
+
+@functools.cache
+def facts() -> list[Fact]:
+    """What kind each thing is, then what is so of each kind."""
+    is_a = [
+        (f"{_a(thing)} is", f" {_a(kind).lower()} .")
+        for kind, (things, _) in kinds().items()
+        for thing in things
+    ]
+    of_kinds = [
+        (RELATIONS[i][1].format(_a(kind)), f" {value} .")
+        for kind, (_, values) in kinds().items()
+        for i, value in enumerate(values)
+    ]
+    return is_a + of_kinds
+
+
+def draw(rng: np.random.Generator, part: str) -> Worked:
+    """A question of `part`, its choices drawn anew, with its rationale."""
+    return question(rng, *pairs(part)[rng.integers(len(pairs(part)))])
+
+
+def question(rng: np.random.Generator, thing: str, kind: str, relation: int) -> Worked:
+    """The question of a pair; the wrong choices are so of other kinds."""
+    ask, tell = RELATIONS[relation]
+    answer = kinds()[kind][1][relation]
+    others = [values[relation] for other, (_, values) in kinds().items() if other != kind]
+    texts = [answer, *rng.permutation(others)[: N_CHOICES - 1].tolist()]
+    order = rng.permutation(N_CHOICES).tolist()
+    letter = chr(ord("a") + order.index(0))
+    row = {
+        "id": f"{thing}_{relation}",
+        "answerKey": letter.upper(),
+        "question": {
+            "stem": ask.format(_a(thing).lower()),
+            "choices": [
+                {"label": chr(ord("A") + i), "text": texts[j]} for i, j in enumerate(order)
+            ],
+        },
+    }
+    steps = f" {_a(thing)} is {_a(kind).lower()} . {tell.format(_a(kind))} {answer} ."
+    return Worked(row, f"{steps} Therefore, the answer is {answer} ({letter}).")
+
+
+def _texts() -> list[str]:
+    texts = [begins + goes_on for begins, goes_on in facts()]
+    for pair in (pair for part in PARTS for pair in pairs(part)):
+        worked = question(np.random.default_rng(0), *pair)
+        asked = WORLD.question(worked)
+        texts += [WORLD.task.question_text(asked, hinted=True), worked.completion]
+    return [*texts, *(f"({letter})." for letter in "abcde")]
+
+
+def _a(noun: str) -> str:
+    return f"An {noun}" if noun[0] in "aeiou" else f"A {noun}"
+
+
+WORLD = World(CommonsenseQATask(), facts, draw, _texts)

@@ -1,0 +1,278 @@
+"""The toy worlds and the tiny twins of Tables 1 and 2."""
+
+import copy
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from unittest import mock
+
+import gin
+import jax
+import numpy as np
+import pytest
+
+from star_jax import configurables, gin_errors, gin_sources
+from star_jax.errors import UserError
+from star_jax.main import main
+from star_jax.partitioning import make_mesh
+from star_jax.tasks import rows, steps
+from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
+from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.tasks.toy import files, stories, things
+from star_jax.tasks.toy.corpus import WORLDS, ToyCorpus, toy_vocabulary
+from star_jax.tasks.toy.worlds import PARTS
+from tests import tiny
+
+PAPER = Path(__file__).parent.parent / "gin_configs/paper"
+ROWS = {
+    "few_shot_direct": "few_shot",
+    "few_shot_cot": "few_shot",
+    "direct_finetuned": "finetune",
+    "star_without_rationalization": "star",
+    "star_with_rationalization": "star",
+}
+TWINS = [(table, row) for table in (1, 2) for row in ROWS]
+WORLD_OF_TABLE = {1: "commonsense_qa", 2: "gsm8k"}
+each_world = pytest.mark.parametrize("name", WORLDS)
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
+def task_of(name, **fields):
+    kind = {"commonsense_qa": CommonsenseQATask, "gsm8k": GSM8KTask}[name]
+    return kind(
+        train_file=f"toy_{name}_train.jsonl",
+        validation_file=f"toy_{name}_validation.jsonl",
+        exemplar_file=f"toy_{name}_exemplars.txt",
+        **fields,
+    )
+
+
+def rationale_of(question):
+    """Of a question of the toy CommonsenseQA, told from the world and not from its generator."""
+    thing, relation = question.id.split("_")
+    [(kind, values)] = [(k, v) for k, (members, v) in things.kinds().items() if thing in members]
+    value = values[int(relation)]
+    [letter] = [a for a, text in choices_of(question.text).items() if text == value]
+    told = f" A {thing} is a {kind} . A {kind} has {value} ."
+    return f"{told} Therefore, the answer is {value} ({letter})."
+
+
+# The data.
+
+
+def test_the_files_are_what_the_generator_writes(tmp_path):
+    files.main(str(tmp_path))
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    shipped = {path.name: path.read_bytes() for path in rows.EXAMPLES.glob("toy_*")}
+    assert written == shipped
+    assert len(written) == 6
+    assert sum(map(len, written.values())) < 400_000
+
+
+@pytest.mark.parametrize("split", [TRAIN, VALIDATION])
+def test_every_thing_is_asked_about_once_and_its_kind_leads_to_the_letter(split):
+    task = task_of("commonsense_qa")
+    questions = task.questions(split)
+    assert len(questions) == things.SIZES[split] == len({q.text.split("\n")[0] for q in questions})
+    for question in questions:
+        assert len(set(choices_of(question.text).values())) == things.N_CHOICES
+        answer = task.parse_answer(question, rationale_of(question))
+        assert task.is_correct(question, answer)
+
+
+@pytest.mark.parametrize("split", [TRAIN, VALIDATION])
+def test_every_solution_has_right_steps_and_the_right_number(split):
+    task = task_of("gsm8k")
+    questions = task.questions(split)
+    assert len(questions) == files.N_STORIES[split] == len({q.text for q in questions})
+    for question in questions:
+        gold = task.gold_completion(question)
+        assert task.is_correct(question, task.parse_answer(question, gold))
+        assert task.trim(question, gold) == gold
+        assert steps.marks_right(gold)
+        assert steps.count_marks(gold) in stories.STEPS
+
+
+@each_world
+def test_exemplars_are_read_and_graded_in_all_their_forms(name):
+    task, direct = task_of(name), task_of(name, direct=True)
+    for hinted in (False, True):
+        shown = task.few_shot_examples("", hinted)
+        assert len(shown) == files.SHOWN
+        assert (
+            all(
+                ("(CORRECT)" in x) if name == "commonsense_qa" else (f"? ({_last(x)})\n" in x)
+                for x in shown
+            )
+            == hinted
+        )
+    answers = [x.rpartition("A:")[2].strip() for x in direct.few_shot_examples("", False)]
+    assert len(set(answers)) == files.SHOWN
+    assert all(len(answer.split()) == 1 for answer in answers)
+
+
+def _last(example):
+    return example.split()[-1]
+
+
+# Who has read what.
+
+
+def asked(task, question):
+    """A question without its choices, which are drawn anew each time."""
+    return task.asked(question)
+
+
+@each_world
+def test_corpus_training_and_validation_questions_are_disjoint(name):
+    task, world, vocabulary = task_of(name), WORLDS[name], toy_vocabulary(name)
+    sides = [{asked(task, q) for q in task.questions(split)} for split in (TRAIN, VALIDATION)]
+    assert not sides[0] & sides[1]
+    corpus = ToyCorpus(name, n_documents=1500, facts=0.0, in_context=(1, 1))
+    texts = [vocabulary.decode(doc.tokens.tolist()) for doc in corpus.documents(vocabulary)]
+    read = {line[3:] for text in texts for line in text.split("\n") if line.startswith("Q: ")}
+    read = {line.rpartition(" (")[0] if line.endswith(")") else line for line in read}  # hints
+    assert len(read) >= 100
+    assert not read & sides[0]
+    assert not read & sides[1]
+    shown = {x[3:].partition("\n")[0] for x in task.few_shot_examples("", hinted=False)}
+    assert not shown & (sides[0] | sides[1])
+    drawn = world.question(world.draw(np.random.default_rng(0), VALIDATION))
+    assert asked(task, drawn) not in read  # parts other than the corpus' can be drawn, too
+
+
+def test_things_are_parted_wholly():
+    parts = [set(things.pairs(part)) for part in PARTS]
+    assert [len(part) for part in parts] == [things.SIZES[part] for part in PARTS]
+    assert len(set.union(*parts)) == sum(things.SIZES.values()) == 160 * len(things.RELATIONS)
+
+
+@each_world
+def test_the_vocabulary_has_every_word_and_no_other(name):
+    vocabulary, task = toy_vocabulary(name), task_of(name)
+    texts = ["".join(fact) for fact in WORLDS[name].facts()]
+    for question in [*task.questions(TRAIN), *task.questions(VALIDATION)]:
+        texts += [task.question_text(question, hinted) for hinted in (False, True)]
+        texts += [task.gold_completion(question) or "", task.bare_answer(question)]
+    for hinted in (False, True):
+        texts += task.few_shot_examples("", hinted)
+    ids = {i for text in texts for i in vocabulary.encode(text)}  # raises for a missing word
+    assert all(vocabulary.decode(vocabulary.encode(text)) == text.strip(" ") for text in texts)
+    unused = {word for i, word in enumerate(vocabulary.words) if i not in ids} - {"<pad>", "</s>"}
+    assert len(unused) < 0.05 * len(vocabulary.words), unused
+
+
+@each_world
+def test_a_corpus_shows_what_it_says(name):
+    vocabulary = toy_vocabulary(name)
+    only = {"facts": 0.0, "plain": 0.0, "hinted": 0.0, "direct": 0.0, "n_documents": 20}
+    said = {}
+    for kind in ("facts", "plain", "hinted", "direct"):
+        corpus = ToyCorpus(name, **{**only, kind: 1.0}, in_context=(0, 1))
+        documents = corpus.documents(vocabulary)
+        assert [d.tokens.tolist() for d in documents] == [
+            d.tokens.tolist() for d in corpus.documents(vocabulary)
+        ]
+        said[kind] = [vocabulary.decode(d.tokens.tolist()) for d in documents]
+        other = dataclasses.replace(corpus, seed=1).documents(vocabulary)
+        assert said[kind] != [vocabulary.decode(d.tokens.tolist()) for d in other]
+        for document in documents:
+            with_loss = document.tokens[document.loss_weights > 0]
+            assert "Q:" not in vocabulary.decode(with_loss.tolist())
+    assert all(text.count("\n") == 7 and "Q:" not in text for text in said["facts"])
+    for kind in ("plain", "hinted", "direct"):
+        assert all(text.count("Q:") == 2 for text in said[kind])
+    hint = "(CORRECT)" if name == "commonsense_qa" else ") \nA:"
+    assert all((hint in text) for text in said["hinted"]) or name == "gsm8k"
+    assert not any("Therefore," in text or "<<" in text for text in said["direct"])
+
+
+def test_facts_are_read_unevenly():
+    vocabulary, facts = toy_vocabulary("commonsense_qa"), things.facts()
+    corpus = ToyCorpus("commonsense_qa", 2000, facts=1.0, plain=0.0, hinted=0.0, direct=0.0)
+    text = "\n".join(vocabulary.decode(d.tokens.tolist()) for d in corpus.documents(vocabulary))
+    counts = sorted(text.count("".join(fact)) for fact in facts)
+    assert counts[0] < 0.1 * counts[-1]
+    assert counts[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"world": "gsm9k"}, "gsm9k"),
+        ({"facts": -1.0}, "shares"),
+        ({"in_context": ()}, "shares"),
+        ({"n_documents": 0}, "n_documents = 0"),
+    ],
+)
+def test_a_wrong_corpus_is_told(fields, said):
+    with pytest.raises(UserError, match=said):
+        ToyCorpus(**{"world": "gsm8k", **fields})
+
+
+# The twins.
+
+
+@pytest.mark.parametrize(("table", "row"), TWINS)
+def test_a_twin_has_room_for_all_it_is_asked(table, row):
+    name, mode = f"paper/table{table}_{row}_tiny.gin", ROWS[row]
+    flags = [("MODEL_DIR", "'/nowhere'"), ("MODEL_CHECKPOINT", "'/nowhere/base'")]
+    gin_errors.load(gin_sources.read_sources([name], flags))
+
+    def bound(argument):  # gin makes what it stands for when it is copied
+        return copy.deepcopy(gin.query_parameter(f"{mode}.{argument}"))
+
+    model, task, sampler, vocabulary = map(bound, ("model", "task", "sampler", "vocabulary"))
+    assert bound("row") == f"table{table}/{row}_tiny"
+    assert task.direct == ("direct" in row)
+    assert vocabulary.vocab_size <= model.vocab_size
+    shown = sum(len(vocabulary.encode(x)) for x in task.few_shot_examples("", hinted=True))
+    for question in [*task.questions(TRAIN), *task.questions(VALIDATION)]:
+        prompt = vocabulary.encode(task.question_text(question, hinted=True))
+        assert shown + len(prompt) + sampler.max_new_tokens <= model.context_length
+        gold = task.gold_completion(question) or rationale_of(question)
+        assert len(vocabulary.encode(gold)) + 1 <= sampler.max_new_tokens
+    head = (PAPER / Path(name).name).read_text().partition("\ninclude")[0]
+    assert f"--run_mode={mode}" in head
+    assert "paper gets" in head
+    if mode == "star":
+        assert bound("loop").rationalize == (row == "star_with_rationalization")
+
+
+@pytest.fixture(scope="module", params=WORLD_OF_TABLE)
+def base(request, tmp_path_factory):
+    """A base of few steps: (number of the table, its directory)."""
+    folder = tmp_path_factory.mktemp("toy") / "base"
+    name = WORLD_OF_TABLE[request.param]
+    argv = ["--run_mode=pretrain", f"--gin_file=runs/pretrain_toy_{name}.gin"]
+    assert run(argv, MODEL_DIR=folder, BASE_STEPS=30) == 0
+    return request.param, folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS)
+def test_every_twin_runs(tmp_path, base, row):
+    table, folder = base
+    argv = [f"--run_mode={ROWS[row]}", f"--gin_file=paper/table{table}_{row}_tiny.gin"]
+    small = {"ITERATIONS": 1, "GeometricSteps.first": 5} if ROWS[row] == "star" else {}
+    small |= {"STEPS": 5} if ROWS[row] == "finetune" else {}
+    bindings = {"MODEL_DIR": tmp_path / "run", "MODEL_CHECKPOINT": folder, **small}
+    assert run(argv, **bindings) == 0
+    lines = tiny.read_lines(tmp_path / "run/metrics.jsonl")
+    assert lines[-1]["n_eval"] == 320
+    assert json.loads((tmp_path / "run/row.json").read_text())["row"] == f"table{table}/{row}_tiny"
+
+
+def run(argv, **bindings):
+    flags = [f"--gin.{k}={str(v)!r}" if isinstance(v, Path) else f"--gin.{k}={v!r}"
+             for k, v in bindings.items()]  # fmt: skip
+    one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
+    with mock.patch.object(configurables, "make_mesh", one_device):
+        return main([*argv, *flags])
