@@ -193,5 +193,7 @@ def test_without_gold_rationales_the_way_out_is_named(tmp_path):
     lines = [json.dumps({"question": f"{i}?", "answer": "rain"}) for i in range(8)]
     file.write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"bind JsonlTask\.direct = True"):
-        gold_pairs(JsonlTask(str(file)), 0, seed=0)
-    assert gold_pairs(JsonlTask(str(file), direct=True), 0, seed=0)[0][1].strip() == "rain"
+        gold_pairs(JsonlTask(str(file), held_out=2), 0, seed=0)
+    assert (
+        gold_pairs(JsonlTask(str(file), held_out=2, direct=True), 0, seed=0)[0][1].strip() == "rain"
+    )

@@ -1,7 +1,6 @@
 import copy
 import json
 import re
-from pathlib import Path
 
 import gin
 import pytest
@@ -11,10 +10,6 @@ from star_jax.main import RUN_MODES, main
 from star_jax.models.config import DecoderConfig
 from star_jax.star import StarConfig
 from tests import tiny
-
-GIN_CONFIGS = Path(__file__).parent.parent / "gin_configs"
-GIN_FILES = sorted(path.relative_to(GIN_CONFIGS).as_posix() for path in GIN_CONFIGS.rglob("*.gin"))
-GIN_FILES = [name for name in GIN_FILES if not name.startswith("sweeps/")]  # see test_sweep.py
 
 
 @pytest.fixture(autouse=True)
@@ -117,28 +112,6 @@ def test_every_run_mode_has_its_entry_point():
 
 
 # The shipped gin files.
-
-
-def open_macros(name):
-    """Macros that the file, with those it includes, leaves to the user or to other files."""
-    text = whole_text(name)
-    used = set(re.findall(r"%([A-Z_]+)\b", text))
-    required = set(re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.MULTILINE))
-    return (used | required) - set(re.findall(r"^(\w+) = (?!%gin)", text, re.MULTILINE))
-
-
-def whole_text(name):
-    text = (GIN_CONFIGS / name).read_text()
-    included = re.findall(r"^include ['\"](.+)['\"]", text, re.MULTILINE)
-    return "\n".join([*map(whole_text, included), text])
-
-
-@pytest.mark.parametrize("name", GIN_FILES)
-def test_every_gin_file_is_read_and_bound(name):
-    flags = [(macro, "'/nowhere'") for macro in sorted(open_macros(name))]
-    gin_errors.load(gin_sources.read_sources([name], flags))
-    bound = gin.config_str()
-    assert "=" in bound
 
 
 def arguments_of(entry, names):

@@ -166,6 +166,14 @@ def run(folder: Path, run_mode: str, **bindings: object) -> int:
         return main(command_line(folder, run_mode, **bindings))
 
 
+def run_file(file: str, run_mode: str, bindings: dict[str, object]) -> int:
+    """Runs a shipped gin file in this process, on one device; returns the exit code."""
+    one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
+    flags = [f"--gin.{name}={_gin(value)}" for name, value in bindings.items()]
+    with mock.patch.object(configurables, "make_mesh", one_device):
+        return main([f"--run_mode={run_mode}", f"--gin_file={file}", *flags])
+
+
 def make_base(folder: Path, steps: int = 450) -> Path:
     """A base that solves some one-digit sums and most hinted ones; returns its directory."""
     assert run(folder, "pretrain", MODEL_DIR=folder / "base", STEPS=steps) == 0

@@ -1,0 +1,288 @@
+"""Every file under gin_configs/ is read, bound and used; the paper's full rows fit, its tiny ones run."""
+
+import copy
+import re
+from pathlib import Path
+
+import gin
+import pytest
+
+from star_jax import configurables, gin_errors, gin_sources, star
+from star_jax.partitioning import make_mesh
+from star_jax.precompile import command as precompile_command
+from star_jax.precompile.fit import sampling, training_lowering
+from star_jax.records import KeptExample
+from star_jax.runs import RUNS
+from star_jax.sampling.shapes import PREFIX_COLUMNS, up_to
+from star_jax.tasks.task import ReasoningTask
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+GIN_CONFIGS = ROOT / "gin_configs"
+FILES = sorted(path.relative_to(GIN_CONFIGS).as_posix() for path in GIN_CONFIGS.rglob("*.gin"))
+NOT_NEEDED = ("MODEL_DIR", "MODEL_CHECKPOINT")
+
+
+def text_of(name):
+    return (GIN_CONFIGS / name).read_text()
+
+
+def included(name):
+    return re.findall(r"^include ['\"](.+)['\"]", text_of(name), re.MULTILINE)
+
+
+def closure(names):
+    """The files and all that they include, however deep."""
+    found, waiting = set(), list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += included(name)
+    return found
+
+
+def whole_text(name):
+    return "\n".join([*map(whole_text, included(name)), text_of(name)])
+
+
+def row_of(name):
+    """The ROW that the file itself sets, if it does."""
+    said = re.findall(r'^ROW = "(.+)"', text_of(name), re.MULTILINE)
+    return said[-1] if said else None
+
+
+def mode_of(name):
+    """The run mode that the file, with what it includes, is for."""
+    said = re.findall(r'^precompile.run = "(\w+)"', whole_text(name), re.MULTILINE)
+    return said[-1] if said else "star"
+
+
+ROWS = {name: row_of(name) for name in FILES if name.startswith("paper/") and row_of(name)}
+FULL = [name for name, row in ROWS.items() if not row.endswith("_tiny")]
+TINY = [name for name, row in ROWS.items() if row.endswith("_tiny")]
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
+def load(name, flags=(), not_needed=NOT_NEEDED):
+    gin_errors.load(gin_sources.read_sources([name], list(flags), (), not_needed))
+
+
+def bound_run(name):
+    """The record of the file's run, made but for its directory, weights, vocabulary and task."""
+    load(name)
+    return gin.get_configurable(f"star_jax.{mode_of(name)}")("", "", gin.REQUIRED, None, None)
+
+
+# Read and bound.
+
+
+def open_macros(name):
+    """Macros that the file, with those it includes, leaves to the user or to other files."""
+    text = whole_text(name)
+    used = set(re.findall(r"%([A-Z_]+)\b", text))
+    required = set(re.findall(r"^(\w+) = %gin\.REQUIRED", text, re.MULTILINE))
+    return (used | required) - set(re.findall(r"^(\w+) = (?!%gin)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_gin_file_is_read_and_bound(name):
+    load(name, [(macro, "'/nowhere'") for macro in sorted(open_macros(name))], ())
+    assert "=" in gin.config_str()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_is_a_whole_run_but_for_its_directory_and_weights(name):
+    run, mode = bound_run(name), mode_of(name)
+    assert isinstance(run, RUNS[mode])
+    assert isinstance(copy.deepcopy(gin.query_parameter(f"{mode}.task")), ReasoningTask)
+    for parameter in ("vocabulary", "model_dir", "base_checkpoint"):
+        assert str(gin.query_parameter(f"{mode}.{parameter}")).startswith("%")
+    assert run.row == ROWS[name]
+
+
+# Used by somebody.
+
+
+def mentioned(text):
+    """Files of gin_configs/ that a text names, also by a pattern such as `paper/*_tiny.gin`.
+
+    f"meshes/{name}.gin" in a test names those whose names stand in quotes in the same test, and
+    `paper/X_row.gin` in the README a table's row.
+    """
+    words = set(re.findall(r"\w+", text))
+    found = set()
+    for pattern in re.findall(r"[\w/*{}]+\.gin\b", text):
+        glob = re.sub(r"\{\w+\}", "*", re.sub(r"\bX_", "table?_", pattern))
+        matching = [path.relative_to(GIN_CONFIGS).as_posix() for path in GIN_CONFIGS.glob(glob)]
+        found |= {name for name in matching if "{" not in pattern or Path(name).stem in words}
+    return found
+
+
+def test_every_gin_file_is_used_by_a_test_a_documented_command_or_a_file_that_is():
+    places = [ROOT / "README.md", *(ROOT / "launch").glob("*")]
+    places += [path for path in ROOT.glob("tests/*.py") if path.name != Path(__file__).name]
+    texts = [path.read_text() for path in places if path.suffix in (".md", ".sh", ".py")]
+    used = closure(
+        name for text in texts for name in mentioned(text) if (GIN_CONFIGS / name).is_file()
+    )
+    assert sorted(set(FILES) - used) == []
+
+
+def test_only_what_a_text_names_counts_as_used():
+    assert mentioned("see `runs/star.gin`") == {"runs/star.gin"}
+    assert mentioned("runs/no_such_file.gin and star.gin") == set()
+    assert mentioned("`paper/X_few_shot_cot.gin`") == {
+        "paper/table1_few_shot_cot.gin", "paper/table2_few_shot_cot.gin",
+    }  # fmt: skip
+    assert mentioned('f"meshes/{name}.gin" for name in ("v3_8", "cpu")') == {
+        "meshes/v3_8.gin", "meshes/cpu.gin",
+    }  # fmt: skip
+
+
+# The paper's rows.
+
+RESULTS = {  # in %: CommonsenseQA's and GSM8K's validation, and the shares trained on
+    "few_shot_direct": ("20.9", "3.0", None, None),
+    "few_shot_cot": ("36.6", "3.1", None, None),
+    "direct_finetuned": ("60.0", "5.8", None, None),
+    "star_without_rationalization": ("68.8", "10.1", "69.7", "25.0"),
+    "star_with_rationalization": ("72.5", "10.7", "86.7", "28.7"),
+}
+
+
+def head_of(name):
+    lines = text_of(name).splitlines()
+    comments = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    return " ".join(line.lstrip("# ") for line in comments)
+
+
+def test_no_two_files_are_one_row():
+    assert len(set(ROWS.values())) == len(ROWS) >= 20
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_says_at_its_head_which_row_it_is_and_how_it_is_run(name):
+    head, row, stem = head_of(name), ROWS[name], Path(name).stem
+    part = row.partition("/")[0].removesuffix("_tiny")
+    assert stem.startswith(part)
+    if part in ("table1", "table2", "ablation"):
+        assert stem == row.replace("/", "_")
+    else:
+        assert f"Figure {part.removeprefix('figure')}" in head
+    if mode_of(name) != "star":
+        assert f"--run_mode={mode_of(name)}" in head
+    twin = name.replace("_tiny.gin", ".gin")
+    if name in TINY and "schedule" not in name:
+        assert twin in FULL
+
+
+@pytest.mark.parametrize("table", [1, 2])
+@pytest.mark.parametrize("row", RESULTS)
+def test_a_tables_file_says_what_the_paper_got(table, row):
+    accuracy, share = RESULTS[row][table - 1], RESULTS[row][table + 1]
+    head = head_of(f"paper/table{table}_{row}.gin")
+    assert head.startswith(f"Table {table}, ") and f"The paper gets {accuracy} %" in head
+    assert share is None or f"trained on {share} %" in head
+    readme = next(x for x in (ROOT / "README.md").read_text().splitlines() if f"X_{row}.gin" in x)
+    cells = [cell.strip() for cell in readme.split("|")]
+    assert cells[2] == f"`{mode_of(f'paper/table{table}_{row}.gin')}`"
+    assert cells[2 * table + 1] == accuracy and (share is None or cells[2 * table + 2] == share)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_full_rows_are_the_papers_setting(name):
+    run = bound_run(name)
+    assert (run.model.n_layers, run.model.d_model, run.sampler.temperature) == (28, 4096, 0)
+    if mode_of(name) != "few_shot":
+        optimizer = run.optimizer
+        assert run.trainer.batch_size == 8
+        assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-6, 100)
+    direct = "direct" in name
+    task = copy.deepcopy(gin.query_parameter(f"{mode_of(name)}.task"))
+    assert task.direct == direct
+    if mode_of(name) == "star" and run.row.startswith("table"):
+        rationalize = "with_rationalization" in name
+        steps = [run.schedule(n, 0, 0.0) for n in (1, 2, 30, 40)]
+        assert run.loop.rationalize == rationalize and run.loop.few_shot == "always"
+        assert steps[:2] == [40, 48]
+        assert run.row.startswith("table1") or steps[2:] == [7912, 7912]
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_full_rows_are_laid_out_on_a_v3_8_and_fit_the_models_context(name, monkeypatch):
+    """All but the compiler, which tests/test_precompile_tpu.py asks."""
+    found = []
+    monkeypatch.setattr(precompile_command, "run", lambda settings, *rest: found.append(settings))
+    load(name)
+    configurables.precompile()
+    (settings,) = found
+    assert (settings.trainer is None) == (mode_of(name) == "few_shot")
+    assert (settings.loop is None) == (mode_of(name) != "star")
+    mesh = make_mesh(settings.mesh)  # of the tests' eight devices
+    assert mesh.size == 8
+    if settings.trainer:
+        training_lowering(settings, mesh)
+    assert ("prefix" in sampling(settings, mesh)) == (mode_of(name) != "finetune")
+    shapes = settings.shapes(mesh)
+    columns = up_to(settings.prefix_tokens, PREFIX_COLUMNS) + shapes.window + shapes.max_new_tokens
+    assert columns <= settings.model.context_length
+
+
+# The tiny rows run: with a base that knows nothing, so that all it says has to count as right.
+
+BASES = {"tasks/toy_commonsense_qa.gin": "runs/pretrain_toy_commonsense_qa.gin",
+         "tasks/toy_gsm8k.gin": "runs/pretrain_toy_gsm8k.gin",
+         "tasks/arithmetic.gin": "runs/pretrain_tiny.gin"}  # fmt: skip
+SMALLEST = {"ArithmeticTask.n_train": 100, "ArithmeticTask.n_validation": 2,
+            "SamplerConfig.batch_size": 8}  # fmt: skip
+SMALLEST_OF = {
+    "star": {"ITERATIONS": 1, "StarConfig.questions_per_iteration": 8, "GeometricSteps.first": 2,
+             "LinearSteps.first": 2, "EpochSteps.epochs": 0.1},
+    "finetune": {"N_EXAMPLES": 8, "STEPS": 2},
+    "few_shot": {},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base_of(tmp_path_factory):
+    """Makes, once for each, the weights that a pretraining file begins with."""
+    made = {}
+
+    def make(file):
+        if file not in made:
+            made[file] = tmp_path_factory.mktemp("base") / "base"
+            small = {"Phase.steps": 1, "ArithmeticCorpus.n_documents": 50}
+            if "BASE_STEPS" in whole_text(file):
+                small = {"BASE_STEPS": 1}
+            elif "_digits/Phase" in whole_text(file):
+                small = {f"{scope}/{name}": value for name, value in small.items()
+                         for scope in ("mostly_facts", "facts_among_digits")}  # fmt: skip
+            assert tiny.run_file(file, "pretrain", {**small, "MODEL_DIR": made[file]}) == 0
+        return made[file]
+
+    return make
+
+
+def kept_whatever_it_says(attempts, questions, task, source, **settings):
+    return [KeptExample(a.question_id, a.prompt, a.completion, source) for a in attempts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_every_tiny_row_runs(name, tmp_path, base_of, monkeypatch):
+    monkeypatch.setattr(star, "keep_correct", kept_whatever_it_says)
+    mode = mode_of(name)
+    (base,) = (BASES[task] for task in closure([name]) & BASES.keys())
+    flags = {**SMALLEST, **SMALLEST_OF[mode]}
+    flags |= {"MODEL_DIR": tmp_path / "run", "MODEL_CHECKPOINT": base_of(base)}
+    assert tiny.run_file(name, mode, flags) == 0
+    lines = tiny.read_lines(tmp_path / "run/metrics.jsonl")
+    assert [line["iteration"] for line in lines] == ([0] if mode == "few_shot" else [0, 1])
+    assert f'"{ROWS[name]}"' in (tmp_path / "run/row.json").read_text()
+    assert (tmp_path / "run/report/report.md").is_file()
