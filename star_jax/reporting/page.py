@@ -99,8 +99,8 @@ def _section(name: str, part: Section) -> str:
             f'<section id="{name}" aria-labelledby="{name}-title">',
             f'<h2 id="{name}-title">{_text(part.title)}</h2>',
             *(f"<p>{_prose(paragraph)}</p>" for paragraph in part.text),
-            *map(_table, part.tables),
             *map(_picture, part.pictures),
+            *map(_table, part.tables),
             "</section>",
         ]
     )
@@ -132,8 +132,7 @@ def _class(number: bool, cell: str) -> str:
 
 def _is_numeric(column: Sequence[str]) -> bool:
     """Whether all cells that say something are numbers, percentages or intervals."""
-    said = [cell for cell in column if cell not in ABSENT]
-    return bool(said) and all(NUMBER.fullmatch(cell) for cell in said)
+    return all(cell in ABSENT or NUMBER.fullmatch(cell) for cell in column)
 
 
 def _picture(picture: Picture) -> str:

@@ -416,6 +416,7 @@ function verdictBadge(verdict) {
 
 async function start() {
   sortableTables();
+  scrollableTables();
   const root = document.getElementById("browser");
   const data = document.getElementById("attempts-data");
   if (typeof DecompressionStream === "undefined") {

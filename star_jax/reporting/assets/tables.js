@@ -17,6 +17,17 @@ function sortableTables() {
   }
 }
 
+// What is wider than the page is scrolled with the keyboard too.
+function scrollableTables() {
+  for (const box of document.querySelectorAll("div.table")) {
+    if (box.scrollWidth <= box.clientWidth) continue;
+    box.tabIndex = 0;
+    box.setAttribute("role", "region");
+    const title = box.querySelector("caption") ?? box.closest("section").querySelector("h2");
+    box.setAttribute("aria-label", title.textContent);
+  }
+}
+
 function sortTable(table, rows, column) {
   const heads = [...table.tHead.rows[0].cells];
   const next = { none: "ascending", ascending: "descending", descending: "none" };
