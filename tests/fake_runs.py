@@ -166,6 +166,7 @@ def _line(n, seed, rationalize, evaluated, kept, right, attempts, classes):
         "seed": seed,
         "packing_efficiency": 0.9 if n else None,
         "right_answers": {source: len(found) for source, found in right.items()},
+        "checkable": {source: len(found) for source, found in right.items()},
         "right_steps": {source: sum(found) for source, found in right.items()},
     }
 

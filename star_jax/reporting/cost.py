@@ -23,7 +23,7 @@ DEVICE_KINDS = {
     "TPU v6 lite": "v6e",
     "TPU v6e": "v6e",
 }
-STAGES = ("generate", "rationalize", "finetune", "evaluate")
+STAGES = ("generate", "rationalize", "resample", "finetune", "evaluate")
 HEADER = (
     "iteration", "prefilled", "written", "trained on", *(f"{stage} s" for stage in STAGES),
     "all s", "device s", "sampling %", "training %",

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from star_jax.records import SOURCES
 from star_jax.reporting import figures
 from star_jax.reporting.document import Section, Table
 from star_jax.reporting.runs import Arm, Run, arms
-from star_jax.reporting.stages import SOURCES
 from star_jax.reporting.tables import NOTHING, command_note, interval_text, percent, run_title
 
 
@@ -17,10 +17,9 @@ def right_steps_section(runs: Sequence[Run]) -> list[Section]:
     if not checked:
         return []
     text = (
-        "Of the rationales with the right answer, and of those that were kept, the share whose "
-        "every step is right. The two differ where rationales are kept for their steps too, and "
-        "by the few that are left out for repeating their hint. Rationales whose steps cannot be "
-        "checked do not count. Intervals are Wilson's.",
+        "Of the rationales that reached the right answer, and of those of them that were kept, the "
+        "share whose every step is right. The two differ where only rationales with right steps "
+        "are kept. Rationales whose steps cannot be checked do not count. Intervals are Wilson's.",
     )
     alt = "Share of rationales with right answers whose every step is right, by source"
     drawn = figures.picture("right_steps.png", alt, draw_right_steps(arms(checked)))
@@ -29,12 +28,10 @@ def right_steps_section(runs: Sequence[Run]) -> list[Section]:
 
 
 def right_answers(run: Run, n: int, source: str) -> tuple[int, int] | None:
-    """Of outer iteration `n`: rationales with right steps, and those with the right answer."""
+    """Of outer iteration `n`: how many have right steps of the right answers to be checked."""
     row = run.rows[n]
-    steps, answers = row.get("right_steps") or {}, row.get("right_answers") or {}
-    if source not in steps or not answers.get(source):
-        return None
-    return min(steps[source], answers[source]), answers[source]
+    steps, checkable = row.get("right_steps") or {}, row.get("checkable") or {}
+    return (steps[source], checkable[source]) if checkable.get(source) else None
 
 
 def kept(run: Run, n: int, source: str) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ REQUIRED = ("iteration", "accuracy", "n_eval", "seed")  # the other numbers of a
 FIELDS = {field.name: field.type for field in dataclasses.fields(IterationMetrics)}
 SHARES = ("accuracy", "train_fraction")
 NUMBERS = [name for name, kind in FIELDS.items() if kind in (int, float, float | None)]
-COUNTS_BY_SOURCE = ("right_answers", "right_steps")
+COUNTS_BY_SOURCE = ("right_answers", "checkable", "right_steps")
 TINY = "_tiny"  # ends the row of a run that stands in for the paper's: another task and model
 
 
@@ -208,6 +208,9 @@ def _check_row(row: Any, iteration: int) -> None:
             raise ValueError(f"{key} is {row[key]!r}, expected an object")
         for name in row.get(key) or {}:
             _check_number(row[key], name, key, whole=True)
+    for name, n in (row.get("checkable") or {}).items():
+        if not (row.get("right_steps") or {}).get(name, n + 1) <= n:
+            raise ValueError(f"right_steps[{name!r}] is not among the {n} that are checkable")
 
 
 def _check_number(

@@ -48,7 +48,9 @@ def _overview(runs: Sequence[Run]) -> Section:
 def _comparison(runs: Sequence[Run]) -> list[Section]:
     if len(runs) == 1:
         return []
-    return [Section("Last iteration of each run", tables=(table_of(comparison_table(runs)),))]
+    commands = tuple(f"{run.label}, seed {run.seed}: {run.command}" for run in runs)
+    title = "Last iteration of each run"
+    return [Section(title, commands, (table_of(comparison_table(runs)),))]
 
 
 def _run(run: Run) -> Section:

@@ -14,11 +14,10 @@ from typing import Any
 
 from star_jax.errors import UserError
 from star_jax.paths import is_remote, open_text, read_if_there
-from star_jax.records import GENERATED, RATIONALIZED
+from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED, SOURCES
 
-# Whose kept rationales the attempts of a stage become; later stages ask what earlier ones failed.
-STAGES = {"generations": GENERATED, "rationalizations": RATIONALIZED, "resamplings": "resampled"}
-SOURCES = tuple(STAGES.values())
+# The source of the rationales that are kept of a stage's attempts.
+STAGES = {"generations": GENERATED, "rationalizations": RATIONALIZED, "resamplings": RESAMPLED}
 DIVERSITY_SAMPLE = 200  # rationales; shares of distinct n-grams fall with the number of texts
 
 ATTEMPT = {"question_id": str, "group": str, "correct": bool, "n_tokens": int}

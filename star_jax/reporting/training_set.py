@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from star_jax.records import SOURCES
 from star_jax.reporting import figures
 from star_jax.reporting.document import Section, Table
 from star_jax.reporting.runs import Arm, Run, arms
-from star_jax.reporting.stages import DIVERSITY_SAMPLE, SOURCES
+from star_jax.reporting.stages import DIVERSITY_SAMPLE
 from star_jax.reporting.tables import command_note, number, percent, ratio, run_title
 
 COLORS = dict(zip(SOURCES, ("#3b6fb6", "#e08a2e", "#5a9e4b"), strict=True))

@@ -1,0 +1,417 @@
+"""What the report says: the paper's tables and figures, and what is counted in the attempts."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from star_jax.errors import UserError
+from star_jax.report import write_report
+from star_jax.reporting.calculator_steps import calculator_section, draw_figure6
+from star_jax.reporting.changes import changes_section
+from star_jax.reporting.cost import cost_section
+from star_jax.reporting.digits import digit_sections, draw_comparison, draw_figure5
+from star_jax.reporting.paper_numbers import KNOWN_ROWS
+from star_jax.reporting.paper_tables import paper_sections
+from star_jax.reporting.right_steps import right_steps_section
+from star_jax.reporting.runs import TINY, Run, arms, load_run, load_runs
+from star_jax.reporting.sections import sections
+from star_jax.reporting.stages import (
+    ATTEMPT,
+    IterationDigest,
+    changed,
+    distinct,
+    evenly,
+    read_iterations,
+    records,
+)
+from star_jax.reporting.training_set import training_set_sections
+from star_jax.run_dir import RunDir, RunFacts
+from tests.fake_runs import write_run
+
+CONFIGS = Path(__file__).parent.parent / "gin_configs"
+STAR = "table1/star_with_rationalization"
+
+
+def line(iteration, accuracy, n=200, seed=0, classes=None, **more):
+    classes = classes or {}
+    return {
+        "iteration": iteration,
+        "accuracy": accuracy,
+        "n_eval": n,
+        "accuracy_by_class": classes,
+        "n_eval_by_class": dict.fromkeys(classes, n // max(1, len(classes))),
+        "seed": seed,
+        "train_fraction": 0.5,
+        **more,
+    }
+
+
+def run_of(row, *lines, name="run", digests=(), bindings=None, **facts):
+    facts = RunFacts(row=row, command=f"star_jax --name={name}", **facts)
+    digests = digests or tuple(IterationDigest() for _ in lines)
+    return Run(name, Path("runs") / name, lines, facts, tuple(digests), bindings or {})
+
+
+def write_lines(file, *records_):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(record) + "\n" for record in records_))
+
+
+def attempt(id_, correct, n_tokens=10, group="", **more):
+    return {
+        "question_id": id_, "group": group, "correct": correct, "n_tokens": n_tokens, **more
+    }  # fmt: skip
+
+
+def rows_by_head(table):
+    return {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+
+
+# Tables 1 and 2
+
+
+def test_ours_stands_beside_the_papers_number_with_interval_n_and_seed():
+    runs = [run_of(STAR, line(0, 0.2), line(1, 0.65, n=100, seed=7))]
+    table1, table2, *_ = paper_sections(runs)
+    rows = rows_by_head(table1.tables[0])
+    assert rows["STaR with rationalization"] == {
+        "method": "STaR with rationalization",
+        "paper %": "72.5",
+        "paper train %": "86.7",
+        "ours %": "65.0",
+        "95 % interval": "55.3 to 73.6",
+        "n": "100",
+        "seed": "7",
+        "iteration": "1",
+        "train %": "50.0",
+    }
+    assert rows["few-shot CoT GPT-J"]["ours %"] == "not run"
+    assert rows["few-shot CoT LaMDA 137B"]["ours %"] == "another model"
+    assert {row["ours %"] for row in rows_by_head(table2.tables[0]).values()} == {"not run"}
+    assert table1.text == ("table1/star_with_rationalization, seed 7: `star_jax --name=run`",)
+
+
+def test_seeds_of_a_row_are_shown_as_mean_range_and_each():
+    shares = (0.60, 0.66, 0.63)
+    runs = [run_of(STAR, line(0, x, seed=i), name=f"s{i}") for i, x in enumerate(shares)]
+    (table,) = paper_sections(runs)[0].tables
+    rows = rows_by_head(table)
+    together = rows["STaR with rationalization"]
+    assert together["ours %"] == "63.0 (mean)"
+    assert together["95 % interval"] == "60.0 to 66.0 (range)"
+    assert (together["n"], together["seed"]) == ("200 + 200 + 200", "0, 1, 2")
+    assert [rows[f"… s{i}"]["ours %"] for i in range(3)] == ["60.0", "66.0", "63.0"]
+
+
+def test_a_tiny_twin_never_stands_beside_the_papers_number():
+    runs = [run_of(STAR + TINY, line(0, 0.123))]
+    paper, twins = paper_sections(runs)[0].tables
+    assert rows_by_head(paper)["STaR with rationalization"]["ours %"] == "not run"
+    assert not any("12.3" in cell for row in paper.rows for cell in row)
+    assert "another task and model" in twins.title and "paper %" not in twins.header
+    rows = rows_by_head(twins)
+    assert rows["STaR with rationalization"]["ours %"] == "12.3"
+    assert rows["few-shot CoT"]["ours %"] == "not run"  # of a model that is not GPT-J
+
+
+def test_runs_of_no_row_leave_the_papers_tables_out_and_unknown_rows_are_named():
+    assert paper_sections([run_of("", line(0, 0.5))]) == []
+    *_, last = paper_sections([run_of("table1/star_with_rationalisation", line(0, 0.5))])
+    assert last.title == "Other rows" and "star_with_rationalisation." in last.text[0]
+
+
+def test_every_row_of_the_gin_files_has_its_place_and_every_place_its_file():
+    texts = [file.read_text() for file in CONFIGS.rglob("*.gin")]
+    bound = {row for text in texts for row in re.findall(r'^ROW = "(.+)"$', text, re.MULTILINE)}
+    assert {row.removesuffix(TINY) for row in bound} == KNOWN_ROWS
+
+
+# Figures 4, 5 and 6
+
+
+def seeds_of(row, *accuracies):
+    """Runs of one row, each with the accuracy on two classes after iterations 0, 1, ..."""
+    return [
+        run_of(row, *(line(n, a, seed=i, classes={"1": a, "2": a / 2}) for n, a in enumerate(one)),
+               name=f"{row}_{i}")
+        for i, one in enumerate(accuracies)
+    ]  # fmt: skip
+
+
+def test_figure4_has_the_mean_and_the_range_of_its_seeds_and_the_direct_baseline():
+    runs = [
+        *seeds_of("figure4/with_rationalization", (0.1, 0.4), (0.1, 0.8), (0.1, 0.9)),
+        *seeds_of("figure4/without_rationalization", (0.1, 0.2)),
+        *seeds_of("figure4/direct_finetuned", (0.1, 0.6), (0.1, 0.7)),
+    ]
+    with_, without, overall = draw_comparison(arms(runs)).axes
+    np.testing.assert_allclose(with_.lines[0].get_xydata(), [[0, 10], [1, 70]])
+    band = with_.collections[0].get_paths()[0].vertices
+    assert sorted({y for x, y in band if x == 1}) == pytest.approx([40, 90])
+    assert len(without.lines) == 2 and not without.collections  # one seed has no band
+    curves = {curve.get_label(): curve.get_ydata() for curve in overall.lines}
+    np.testing.assert_allclose(curves["with rationalization"], [10, 70])
+    np.testing.assert_allclose(curves["direct answers, fine-tuned"], [65, 65])
+
+
+def test_figure4_says_which_arms_were_not_run():
+    (section,) = digit_sections(seeds_of("figure4/with_rationalization" + TINY, (0.1, 0.9)))
+    assert "tiny twin" in section.title
+    assert "Not run: without rationalization, direct answers, fine-tuned." in section.text
+    (picture,) = section.pictures
+    assert picture.name == "figure4_tiny.png"
+
+
+@pytest.fixture
+def late_run():
+    accuracies = [(0.5, 0.0), (0.9, 0.02), (0.88, 0.6), (0.9, 0.8)]
+    lines = [line(n, a, classes={"1": a, "6": b}) for n, (a, b) in enumerate(accuracies)]
+    asked = [None, {"1": 50}, {"1": 25, "6": 25}, {"1": 25, "6": 25}]
+    return run_of("figure5", *lines, digests=[IterationDigest(asked=x) for x in asked])
+
+
+def test_figure5_tells_accuracy_before_and_after_digits_enter(late_run):
+    (section,) = digit_sections([late_run])
+    rows = rows_by_head(section.tables[0])
+    assert [*rows["6"].values()][:4] == ["6", "2", "100", "2.0"]
+    assert (rows["6"]["then %"], rows["6"]["last %"]) == ("60.0", "80.0")
+    assert (rows["1"]["enter in"], rows["1"]["before %"]) == ("the start", "90.0")
+    (panel,) = draw_figure5(arms([late_run])).axes
+    (rule,) = [x for x in panel.lines if x.get_linestyle() == "--"]
+    assert rule.get_xdata() == [1.5, 1.5]  # between what was before and after
+
+
+def test_figure6_counts_the_models_steps_against_the_data_sets():
+    counts = {(2, 2, True): 6, (2, 3, False): 3, (14, 12, True): 1}
+    run = run_of("figure6", line(0, 0.7), digests=[IterationDigest(steps=counts)])
+    (section,) = calculator_section([run])
+    every, right = section.tables[0].rows
+    assert every[2:] == ("all", "10", "60.0", "31.3 to 83.2", "10.0", "30.0")
+    assert right[2:5] == ("right", "7", "85.7")
+    all_answers, _ = draw_figure6(arms([run])).axes
+    grid = all_answers.images[0].get_array()
+    assert grid.shape == (11, 11) and grid.sum() == 10
+    assert (grid[2, 2], grid[3, 2], grid[10, 10]) == (6, 3, 1)  # [the model's, the data set's]
+
+
+# What is counted in the attempts
+
+
+def test_an_iteration_is_counted_from_its_stages(tmp_path):
+    write_lines(tmp_path / "iter_000/eval.jsonl", attempt("a", True), attempt("b", False))
+    stage = tmp_path / "iter_001"
+    write_lines(
+        stage / "generations.jsonl",
+        attempt("x", True, 5, "1"), attempt("y", False, 7, "1"), attempt("z", True, 9, "2"),
+    )  # fmt: skip
+    write_lines(stage / "rationalizations.jsonl", attempt("y", True, 100, "1"))
+    kept = {"prompt": ""}
+    write_lines(
+        stage / "train.jsonl",
+        {**kept, "question_id": "x", "completion": "u v", "source": "generated"},
+        {**kept, "question_id": "y", "completion": "u v", "source": "rationalized",
+         "steps_right": False},
+    )  # fmt: skip
+    steps = {"n_steps": 3, "reference_steps": 2}
+    write_lines(stage / "eval.jsonl", attempt("a", False, **steps), attempt("b", True, **steps))
+    _, digest = (each for each, _ in zip(read_iterations(tmp_path), range(2), strict=False))
+    assert digest.asked == {"1": 2, "2": 1}
+    generated, rationalized = digest.kept["generated"], digest.kept["rationalized"]
+    assert (generated.n, generated.n_tokens, generated.n_steps_checked) == (1, 5, 0)
+    assert (rationalized.n, rationalized.n_tokens) == (1, 100)  # not the 7 of the failure
+    assert (rationalized.n_steps_checked, rationalized.n_steps_right) == (1, 0)
+    assert (digest.n_unique, digest.distinct_2) == (1, 0.5)
+    assert (digest.newly_solved, digest.newly_lost) == (1, 1)
+    assert digest.steps == {(2, 3, False): 1, (2, 3, True): 1}
+
+
+def test_a_run_without_its_attempts_is_still_reported(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", line(0, 0.1), line(1, 0.2))
+    run = load_run(tmp_path)
+    assert run.iterations == (IterationDigest(), IterationDigest())
+    assert "`" not in run.command.split(";")[0] and "config.gin" in run.command
+    assert len(sections([run])) >= 2
+
+
+def test_questions_that_are_new_count_neither_as_solved_nor_as_lost():
+    before, now = {"a": True, "b": False, "c": True}, {"a": False, "b": True, "d": True}
+    assert changed(before, now) == {"newly_solved": 1, "newly_lost": 1}
+
+
+@pytest.mark.parametrize(
+    ("texts", "n", "share"),
+    [
+        (["a b c", "a b d"], 2, 3 / 4),
+        (["a a a a"], 1, 1 / 4),
+        (["a b", "c d"], 2, 1.0),
+        (["a"], 2, None),
+        ([], 2, None),
+    ],
+)
+def test_distinct_n_is_the_share_of_different_ngrams(texts, n, share):
+    assert distinct(texts, n) == share
+
+
+def test_a_sample_is_spread_over_all():
+    assert evenly(range(10), 5) == [0, 2, 4, 6, 8]
+    assert evenly(range(3), 5) == [0, 1, 2]
+
+
+def test_attempts_are_read_one_at_a_time(tmp_path):
+    file = tmp_path / "eval.jsonl"
+    file.write_text(json.dumps(attempt("a", True)) + "\nbroken\n")
+    lines = records(file, ATTEMPT)
+    assert next(lines)["question_id"] == "a"  # though a later line is broken
+    with pytest.raises(UserError, match=r"eval\.jsonl, line 2: .*restore the file"):
+        next(lines)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (attempt("a", "yes"), "correct is 'yes', expected bool"),
+        (attempt(3, True), "question_id is 3, expected str"),
+        ({**attempt("a", True), "n_tokens": None}, "n_tokens is None, expected int"),
+        ([], "expected a JSON object, found list"),
+    ],
+)
+def test_a_malformed_attempt_is_one_line_of_what_to_do(tmp_path, bad, reason):
+    write_lines(tmp_path / "metrics.jsonl", line(0, 0.1))
+    write_lines(tmp_path / "iter_000/eval.jsonl", attempt("b", True), bad)
+    with pytest.raises(UserError) as caught:
+        load_run(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/iter_000/eval.jsonl, line 2: {reason}; restore")
+    assert "\n" not in message
+
+
+# Training set, changes, right steps, cost
+
+
+def test_composition_has_each_source_and_their_sum():
+    row = line(1, 0.5, n_sampled=1000, kept_generated=600, kept_rationalized=0, kept_resampled=40)
+    (section,) = training_set_sections([run_of("", line(0, 0.1), row)])
+    assert section.tables[0].rows == (("1", "1,000", "600", "0", "40", "640", "50.0"),)
+
+
+def test_changes_are_counted_for_each_iteration():
+    digests = [IterationDigest(), IterationDigest(newly_solved=30, newly_lost=1)]
+    (section,) = changes_section([run_of("", line(0, 0.1), line(1, 0.2), digests=digests)])
+    assert section.tables[0].rows == (("1", "20.0", "200", "30", "1"),)
+
+
+def test_right_steps_are_told_by_source_before_and_after_the_filter(tmp_path):
+    row = line(1, 0.5, checkable={"generated": 50, "rationalized": 40},
+               right_steps={"generated": 45, "rationalized": 10})  # fmt: skip
+    run = run_of("", line(0, 0.1), row)
+    (section,) = right_steps_section([run])
+    assert section.tables[0].rows == (
+        ("1", "50", "90.0", "78.6 to 95.7", "-", "-", "40", "25.0", "14.2 to 40.2", "-", "-"),
+    )
+    assert right_steps_section([run_of("", line(0, 0.1), line(1, 0.5))]) == []
+
+
+def test_the_roofline_share_is_needed_flops_over_time_and_peak(tmp_path):
+    """GPT-J has 6,050,882,784 parameters, a v3-8 a peak of 8 cores x 61.5 TFLOP/s."""
+    run = load_run(write_run(tmp_path / "run", iterations=1, attempts=10))
+    header, first = cost_section([run]).tables[0].header, cost_section([run]).tables[0].rows[1]
+    cells = dict(zip(header, first, strict=True))
+    peak, parameters = 8 * 61.5e12, 6_050_882_784
+    sampled, trained = 3 * (1000 + 50_000 + 40_000), 40 * 8 * 1024 * 0.9
+    assert (cells["prefilled"], cells["written"]) == ("153,000", "120,000")
+    assert cells["trained on"] == f"{trained:,.0f}"
+    share = 100 * 2 * parameters * sampled / (3 * 90.0 * peak)
+    assert cells["sampling %"] == f"{share:.1f}"
+    assert cells["training %"] == f"{100 * 6 * parameters * trained / (300 * peak):.1f}"
+
+
+def test_no_roofline_where_the_peak_is_not_known(tmp_path):
+    run = load_run(write_run(tmp_path / "run", iterations=1, attempts=10, device="cpu"))
+    rows = cost_section([run]).tables[0].rows
+    assert {row[-2:] for row in rows} == {("-", "-")}
+    assert rows[1][1] == "153,000"
+
+
+# Which row a run is
+
+
+def test_a_run_says_which_row_it_is_and_how_it_was_started(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", line(0, 0.1))
+    RunDir(tmp_path).write_row("figure6_tiny")
+    facts = load_run(tmp_path).facts
+    assert (facts.row, facts.device, facts.n_devices) == ("figure6_tiny", "cpu", 8)
+    assert "pytest" in facts.command
+    (tmp_path / "row.json").write_text('{"row": "figure5"}')  # by hand
+    assert load_run(tmp_path).facts == RunFacts("figure5")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"row": 3}', '{"n_devices": true}'])
+def test_a_malformed_row_file_is_one_line_of_what_to_do(tmp_path, text):
+    write_lines(tmp_path / "metrics.jsonl", line(0, 0.1))
+    (tmp_path / "row.json").write_text(text)
+    with pytest.raises(UserError, match=r"row\.json: .*remove the file$"):
+        load_run(tmp_path)
+
+
+# The files
+
+
+def test_a_report_has_everything_with_n_seed_and_command(tmp_path):
+    runs = [
+        write_run(tmp_path / "with", 2, row="figure4/with_rationalization_tiny", seed=5),
+        write_run(tmp_path / "gsm8k", 2, row="figure6", classes=(), steps=True),
+    ]
+    out = tmp_path / "out"
+    text = write_report([*map(str, runs)], str(out), "the command").read_text()
+    linked = re.findall(r"!\[[^\]]+\]\((.+?)\)", text)
+    pictures = ["figure4_tiny", "figure6", "training_set", "rationales", "changes", "right_steps"]
+    assert set(linked) == {f"{name}.png" for name in ("accuracy_by_class", *pictures)}
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in linked)
+    content = json.loads((out / "report.json").read_text())
+    (with_,) = [run for run in content["runs"] if run["name"] == "with"]
+    assert with_["row"] == "figure4/with_rationalization_tiny"
+    assert with_["iterations"][2]["kept"]["generated"]["n"] == with_["rows"][2]["kept_generated"]
+    assert [f"## {part['title']}" for part in content["sections"]] == re.findall(
+        r"^## .+$", text, re.MULTILINE
+    )
+    for part in content["sections"]:
+        rows = [row for table in part["tables"] for row in table["rows"]]
+        if any({"not run", "another model"}.isdisjoint(row) for row in rows):
+            told = json.dumps(part)
+            assert "seed" in told and "--gin.SEED=" in told, part["title"]
+
+
+def report_seconds(folder, runs, iterations, attempts):
+    """CPU seconds of a report; the clock's would be the machine's other work, too."""
+    for i in range(runs):
+        write_run(folder / f"run_{i}", iterations, attempts, seed=i)
+    start = time.process_time()
+    directories = sorted(map(str, folder.glob("run_*")))
+    write_report(directories, str(folder / "out"), "command")
+    return time.process_time() - start
+
+
+def test_a_small_report_is_fast(tmp_path):
+    assert report_seconds(tmp_path, runs=2, iterations=3, attempts=100) < 15
+
+
+@pytest.mark.slow
+def test_twenty_runs_of_thirty_iterations_are_reported_within_a_minute(tmp_path):
+    """Of 500 attempts a stage; 10,000 would be several GB."""
+    assert report_seconds(tmp_path, runs=20, iterations=30, attempts=500) < 60
+    assert (tmp_path / "out/report.html").stat().st_size < 20e6
+
+
+def test_arms_are_runs_of_one_row_and_runs_of_none_each_alone():
+    runs = [run_of("figure5", line(0, 0.1), name="a"), run_of("", line(0, 0.1), name="b")]
+    runs += [run_of("figure5", line(0, 0.1), name="c"), run_of("", line(0, 0.1), name="d")]
+    assert [[run.name for run in arm.runs] for arm in arms(runs)] == [["a", "c"], ["b"], ["d"]]
+
+
+def test_no_run_at_all():
+    with pytest.raises(UserError, match="has no runs; set"):
+        load_runs([])
