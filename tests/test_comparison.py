@@ -28,7 +28,7 @@ from star_jax.comparison.sheets import (
 )
 from star_jax.errors import UserError
 from star_jax.main import main
-from star_jax.report import wilson_interval
+from star_jax.reporting.tables import wilson_interval
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.task import TRAIN, VALIDATION
 
