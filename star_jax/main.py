@@ -17,8 +17,8 @@ from star_jax.errors import UserError, did_you_mean
 from star_jax.precompile.topologies import ALL, find_topologies
 
 RUN_MODES = {
-    "star": "the outer loop: generate, rationalize, filter, fine-tune the base, repeat",
-    "few_shot": "accuracy of the base behind few-shot examples, as a run (a baseline)",
+    "star": "the outer loop: generate, rationalize, filter, fine-tune the base",
+    "few_shot": "accuracy of the base behind few-shot examples (a baseline)",
     "pretrain": "make a small base model from scratch",
     "finetune": "fine-tune the base on worked solutions or on answers alone",
     "evaluate": "accuracy of a checkpoint on a task",

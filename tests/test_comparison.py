@@ -28,9 +28,10 @@ from star_jax.comparison.sheets import (
 )
 from star_jax.errors import UserError
 from star_jax.main import main
-from star_jax.report import wilson_interval
+from star_jax.reporting.tables import wilson_interval
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.task import TRAIN, VALIDATION
+from tests.browser import running_browser
 
 TASK = ArithmeticTask(digits=(1, 2), n_train=30, n_validation=15, n_few_shot=1)
 TASK_FLAGS = (
@@ -520,3 +521,35 @@ def test_what_is_no_key_is_one_line(tmp_path, capsys, content):
     (tmp_path / "ann.csv").write_text("item,preference\n")
     message = error_of(capsys, score_with(tmp_path / "key.json", [str(tmp_path / "ann.csv")]))
     assert "is no key of a comparison" in message
+
+
+# The page, in a browser.
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with running_browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+def test_what_a_rater_chooses_on_the_page_is_what_the_scorer_reads(tmp_path, browser):
+    items = draw_items({"few_shot": OURS, "star": THEIRS}, TEXTS, 4, 0)
+    (tmp_path / "comparison.html").write_bytes(as_html(items))
+    address = (tmp_path / "comparison.html").as_uri()
+    browser.open(address)
+    chosen = dict(zip([item.name for item in items], ("B", "tie", "A"), strict=False))
+    for name, preference in chosen.items():
+        browser.js(f'document.querySelector(\'[name="{name}"][value="{preference}"]\').click()')
+    browser.open(address)  # the choices are still there
+    assert browser.js("document.getElementById('done').textContent") == "3 of 4 done"
+    browser.js(
+        "document.getElementById('rater').value = ' Zoë / 2 ';"
+        "URL.createObjectURL = blob => { saved = blob; return '#' };"
+        "HTMLAnchorElement.prototype.click = function() { file = this.download };"
+        "document.getElementById('save').click()"
+    )
+    assert browser.js("file") == "Zoë_2.csv"
+    answers = read_answers("zoe", "zoe.csv", browser.js("saved.text()").encode(), key_of(items))
+    assert answers.preferences == chosen
+    assert answers.missing == (f"zoe.csv, line 5: item {items[3].name} has no preference",)
+    assert (browser.complaints(), browser.requests()) == ([], [])

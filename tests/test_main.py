@@ -132,9 +132,9 @@ def test_files_are_found_in_the_extra_search_paths(here, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ([], ["--run_mode is missing", "star, pretrain"]),
+        ([], ["--run_mode is missing", "star, few_shot"]),
         (["--run_mode=evalate"], ["'evalate'", "did you mean 'evaluate'?"]),
-        (["--run_mode=xyzzy"], ["'xyzzy'", "one of star, pretrain"]),
+        (["--run_mode=xyzzy"], ["'xyzzy'", "one of star, few_shot"]),
         (["--run_mod=star"], ["'--run_mod'", "did you mean '--run_mode'?"]),
         (["--gin_files=a.gin"], ["'--gin_files'", "did you mean '--gin_file'?"]),
         (["--qqq"], ["'--qqq'", "--gin_search_paths"]),

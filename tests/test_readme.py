@@ -60,6 +60,8 @@ def test_a_folder_called_runs_does_not_hide_the_included_files(command, tmp_path
     parsed = parse_command_line(shlex.split(command)[3:])
     importlib.import_module("star_jax.configurables")
     gin_errors.load(read(parsed))
+    if parsed.run_mode == "report":
+        return  # it has no file: its command binds all
     # Bound in a file that the command's files include or name; gin raises if it is not.
     parameter, macro = BOUND.get(parsed.run_mode, (f"{parsed.run_mode}.model", "%MODEL"))
     assert str(gin.query_parameter(parameter)) == macro
