@@ -20,8 +20,8 @@ from star_jax.tasks import grading
 
 LONGEST = 200  # characters of a calculation; in GSM8K they have at most 36
 MARK = re.compile(r"<<(?P<inside>.*?)(?P<end>>>|$)", re.MULTILINE)  # an open one ends in ""
-TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|[-+*/()%]")
-DECIMALS = re.compile(r"[^/e]*\.(?P<decimals>[0-9]+)[^/e]*", re.IGNORECASE)
+TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|[-+*/()%]")
+DECIMALS = re.compile(r"\.([0-9]+)")
 BEFORE_AN_OPERAND = {"(": "(", "-": "negate", "+": "keep"}
 UNARY = {"negate": operator.neg, "keep": operator.pos}
 BINARY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
@@ -110,8 +110,8 @@ def _agrees(said: str, value: Fraction) -> bool:
     number = grading.to_number(said)
     if number is None:
         return False
-    match = DECIMALS.fullmatch(said)
-    unit = Fraction(1, 10 ** len(match["decimals"])) if match else Fraction(0)
+    match = DECIMALS.search(said)
+    unit = Fraction(1, 10 ** len(match[1])) if match else Fraction(0)
     meant = (value, 100 * value) if "%" in said else (value,)
     return any(_is_short_for(number, exact, unit) for exact in meant)
 
