@@ -1,4 +1,4 @@
-"""Every file under gin_configs/ is read, bound and used; the paper's full rows fit, its tiny ones run."""
+"""Every gin file is read, bound and used; the paper's full rows fit, its tiny ones run."""
 
 import copy
 import re
@@ -13,13 +13,16 @@ from star_jax.precompile import command as precompile_command
 from star_jax.precompile.fit import sampling, training_lowering
 from star_jax.records import KeptExample
 from star_jax.runs import RUNS
-from star_jax.sampling.shapes import PREFIX_COLUMNS, up_to
 from star_jax.tasks.task import ReasoningTask
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 GIN_CONFIGS = ROOT / "gin_configs"
-FILES = sorted(path.relative_to(GIN_CONFIGS).as_posix() for path in GIN_CONFIGS.rglob("*.gin"))
+FILES = sorted(
+    path.relative_to(GIN_CONFIGS).as_posix()
+    for path in GIN_CONFIGS.rglob("*.gin")
+    if path.parent.name != "sweeps"  # tests/test_sweep.py goes over them
+)
 NOT_NEEDED = ("MODEL_DIR", "MODEL_CHECKPOINT")
 
 
@@ -112,25 +115,26 @@ def test_every_row_is_a_whole_run_but_for_its_directory_and_weights(name):
 def mentioned(text):
     """Files of gin_configs/ that a text names, also by a pattern such as `paper/*_tiny.gin`.
 
-    f"meshes/{name}.gin" in a test names those whose names stand in quotes in the same test, and
-    `paper/X_row.gin` in the README a table's row.
+    In f"meshes/{name}.gin" the braces stand for any word of the same text, and in the README's
+    `paper/X_row.gin` the X for either table.
     """
-    words = set(re.findall(r"\w+", text))
-    found = set()
-    for pattern in re.findall(r"[\w/*{}]+\.gin\b", text):
-        glob = re.sub(r"\{\w+\}", "*", re.sub(r"\bX_", "table?_", pattern))
-        matching = [path.relative_to(GIN_CONFIGS).as_posix() for path in GIN_CONFIGS.glob(glob)]
-        found |= {name for name in matching if "{" not in pattern or Path(name).stem in words}
+    words, found = set(re.findall(r"\w+", text)), set()
+    for pattern in re.findall(r"(?<![\w/*{}.])[\w*{}][\w/*{}]*\.gin\b", text):
+        glob = re.sub(r"\bX_", "table?_", pattern)
+        spoken = re.sub(
+            r"\{\w*\}", r"(\\w+)", re.escape(glob).replace(r"\{", "{").replace(r"\}", "}")
+        )
+        spoken = spoken.replace(r"\*", r"\w*").replace(r"\?", ".")
+        names = (re.fullmatch(spoken, name) for name in FILES)
+        found |= {name[0] for name in names if name and words.issuperset(name.groups())}
     return found
 
 
 def test_every_gin_file_is_used_by_a_test_a_documented_command_or_a_file_that_is():
-    places = [ROOT / "README.md", *(ROOT / "launch").glob("*")]
+    places = [ROOT / "README.md", *(ROOT / "launch").glob("*"), *GIN_CONFIGS.glob("sweeps/*")]
     places += [path for path in ROOT.glob("tests/*.py") if path.name != Path(__file__).name]
-    texts = [path.read_text() for path in places if path.suffix in (".md", ".sh", ".py")]
-    used = closure(
-        name for text in texts for name in mentioned(text) if (GIN_CONFIGS / name).is_file()
-    )
+    texts = [path.read_text() for path in places if path.suffix in (".md", ".sh", ".py", ".gin")]
+    used = closure(name for text in texts for name in mentioned(text))
     assert sorted(set(FILES) - used) == []
 
 
@@ -143,6 +147,33 @@ def test_only_what_a_text_names_counts_as_used():
     assert mentioned('f"meshes/{name}.gin" for name in ("v3_8", "cpu")') == {
         "meshes/v3_8.gin", "meshes/cpu.gin",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "configurable", "steps"),
+    [
+        ("schedules/linear.gin", "LinearSteps", (40, 80)),
+        ("schedules/epochs.gin", "EpochSteps", (10, 10)),
+    ],
+)
+def test_another_schedule_takes_the_place_of_the_papers(name, configurable, steps):
+    flags = [("star.schedule", f"@{configurable}()")]
+    sources = gin_sources.read_sources(
+        ["paper/table1_star_with_rationalization.gin", name], flags, (), NOT_NEEDED
+    )
+    gin_errors.load(sources)
+    run = gin.get_configurable("star_jax.star")("", "", gin.REQUIRED, None, None)
+    assert (run.schedule(1, 80, 8.0), run.schedule(2, 80, 8.0)) == steps
+
+
+def test_the_released_codes_departures_go_on_top_of_a_row():
+    name = "paper/table2_star_with_rationalization.gin"
+    files = [name, "parity/released_code.gin"]
+    gin_errors.load(gin_sources.read_sources(files, [], (), NOT_NEEDED))
+    run = gin.get_configurable("star_jax.star")("", "", gin.REQUIRED, None, None)
+    assert run.trainer.loss_on_prompt and not bound_run(name).trainer.loss_on_prompt
+    gin_errors.load(gin_sources.read_sources(files, [], (), NOT_NEEDED))
+    assert copy.deepcopy(gin.query_parameter("star.task")).hint == "solution"
 
 
 # The paper's rows.
@@ -229,8 +260,8 @@ def test_the_full_rows_are_laid_out_on_a_v3_8_and_fit_the_models_context(name, m
     if settings.trainer:
         training_lowering(settings, mesh)
     assert ("prefix" in sampling(settings, mesh)) == (mode_of(name) != "finetune")
-    shapes = settings.shapes(mesh)
-    columns = up_to(settings.prefix_tokens, PREFIX_COLUMNS) + shapes.window + shapes.max_new_tokens
+    assumed, new = settings.assumed, settings.sampler.max_new_tokens
+    columns = settings.prefix_tokens + assumed.longest_question + new
     assert columns <= settings.model.context_length
 
 

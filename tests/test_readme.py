@@ -51,7 +51,9 @@ def test_each_command_line_is_read_and_its_files_and_macros_are_there(command):
     read(parsed)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "star_jax.main" in c])
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if "star_jax.main" in c and "--run_mode=report" not in c]
+)
 def test_a_folder_called_runs_does_not_hide_the_included_files(command, tmp_path, monkeypatch):
     """The quickstart makes runs/ where it stands, and Python takes that for a package."""
     (tmp_path / "runs").mkdir()
@@ -65,6 +67,39 @@ def test_a_folder_called_runs_does_not_hide_the_included_files(command, tmp_path
     # Bound in a file that the command's files include or name; gin raises if it is not.
     parameter, macro = BOUND.get(parsed.run_mode, (f"{parsed.run_mode}.model", "%MODEL"))
     assert str(gin.query_parameter(parameter)) == macro
+
+
+def test_the_loop_that_makes_table_1_runs_each_row_and_reports_on_all(tmp_path):
+    """With a python that only says what it was asked."""
+    (block,) = (block for block in BLOCKS if "for row in" in block)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" --end\n')
+    python.chmod(0o755)
+    said = subprocess.run(
+        ["bash", "-c", block], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    *runs, report = (one.strip().splitlines()[2:] for one in said.stdout.split("--end\n")[:-1])
+    folders = []
+    for flags in runs:
+        parsed = parse_command_line(flags)
+        bindings = {x.selector: x.value for x in read(parsed).bindings if not x.arg_name}
+        folders.append(bindings["MODEL_DIR"])
+        assert bindings["ROW"] == f"table1/{Path(folders[-1]).name}"
+        binding = re.search(r'^precompile.run = "(\w+)"', _run_file(parsed.gin_files), re.MULTILINE)
+        assert parsed.run_mode == (binding[1] if binding else "star")
+    assert len(set(folders)) == 5
+    (reported,) = (value for name, value in parse_command_line(report).bindings if "dirs" in name)
+    assert sorted(re.findall(r"'([^']+)'", reported)) == sorted(folders)
+
+
+def _run_file(names):
+    """The text of the file of runs/ that these include."""
+    (name,) = names
+    (included,) = re.findall(
+        r'^include "(runs/.+)"', (ROOT / "gin_configs" / name).read_text(), re.M
+    )
+    return (ROOT / "gin_configs" / included).read_text()
 
 
 def test_the_table_of_run_modes_is_whole_and_names_files_that_are_there():
