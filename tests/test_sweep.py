@@ -695,7 +695,7 @@ def test_eight_real_points_one_of_them_failing_killed_in_between(tmp_path):
     settings = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **settings)
     killed = out / EIGHT[3]
-    deadline = time.monotonic() + 1200
+    deadline = time.monotonic() + 3600
     while not any((killed / "iter_001/training").glob("step_*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
