@@ -83,6 +83,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]
         parser.error(f"--tpu '{options.tpu}' is no gs://BUCKET/FOLDER")
     if tpu_options and not options.tpu:
         parser.error("what follows a lone -- is for TPU VMs; give --tpu gs://BUCKET/FOLDER")
+    if "--dry_run" in tpu_options:
+        parser.error("--dry_run belongs before the lone --")
     for word in flags:
         if not re.fullmatch(r"--gin\.[^=]+=.+", word, re.DOTALL):
             parser.error(f"{word} is no --gin.NAME=VALUE")
@@ -183,7 +185,12 @@ def run_sweep(argv: Sequence[str]) -> int:
             directory, slots_of(options.parallel, bool(options.tpu)), environment(), say
         )
         say(f"{len(jobs)} runs into {directory}")
-        outcomes = runner.run(jobs)
+        try:
+            outcomes = runner.run(jobs)
+        except Interrupted:
+            cost = "; TPU VMs go on and cost money" if options.tpu else ""
+            say(f"interrupted; the same command goes on from here{cost}")
+            return 130
         return conclude(directory, jobs, outcomes)
 
 
@@ -232,7 +239,7 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"sweep: error: {error.message}", file=sys.stderr)
         return 2
-    except (Interrupted, KeyboardInterrupt):
+    except KeyboardInterrupt:  # before anything ran, or during the report
         say("interrupted; the same command goes on from here")
         return 130
 

@@ -39,8 +39,11 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
                     f"write it in quotes: '@{reference.name}()'"
                 )
     gin_errors.load(sources)
-    with gin_errors.missing_bindings_told():
-        return gin.get_configurable("star_jax.Sweep")()
+    try:
+        with gin_errors.missing_bindings_told():
+            return gin.get_configurable("star_jax.Sweep")()
+    finally:
+        gin.clear_config()  # the runs have their own
 
 
 def check_run_modes(runs: Sequence[Run]) -> None:
@@ -57,10 +60,8 @@ def read_sources(run: Run) -> gin_sources.Sources:
     Raises:
       UserError: it names the run.
     """
-    try:
+    with _told_of(run):
         return gin_sources.read_sources(run.gin_files, run.bindings)
-    except UserError as error:
-        raise UserError(f"{run.name}: {error.message}") from error
 
 
 def load_configurations(runs: Sequence[Run]) -> dict[str, str]:
@@ -74,10 +75,9 @@ def load_configurations(runs: Sequence[Run]) -> dict[str, str]:
         importlib.import_module("star_jax.configurables")
     configurations = {}
     for run in runs:
-        try:
-            gin_errors.load(read_sources(run))
-        except UserError as error:
-            raise UserError(f"{run.name}: {error.message}") from error
+        sources = read_sources(run)
+        with _told_of(run):
+            gin_errors.load(sources)
         configurations[run.name] = gin.config_str()
     return configurations
 
@@ -90,6 +90,14 @@ def checked_configurations(runs: Sequence[Run]) -> dict[str, str]:
     quietly = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
     with concurrent.futures.ProcessPoolExecutor(1, context, signal.signal, quietly) as executor:
         return executor.submit(load_configurations, runs).result()
+
+
+@contextlib.contextmanager
+def _told_of(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{run.name}: {error.message}") from error
 
 
 @contextlib.contextmanager

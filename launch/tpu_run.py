@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from tpu_gcloud import GcloudError, LaunchError, Node, Tpu, label
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 RECORDS = ROOT / "runs/tpu"  # git leaves it out, and so does the packer
-RESULTS = ("config.gin", "metrics.jsonl", "report")
+RESULTS = ("config.gin", "row.json", "metrics.jsonl", "report")
 # No spaces and no wildcards: the name also goes through scp and gcloud storage.
 SAFE_PATH = re.compile(r"(gs://)?[\w.=+-]*(/[\w.=+-]+)*/?", re.ASCII)
 
@@ -96,7 +97,9 @@ def setup(tpu: Tpu, node: Node, data: Sequence[str]) -> None:
     digest = tpu_pack.digest_of(packed)
     if not tpu.gcloud.is_rehearsal:
         archive.parent.mkdir(parents=True, exist_ok=True)
-        archive.write_bytes(packed)
+        fresh = archive.with_name(f"{archive.name}.{os.getpid()}")  # a sweep has many of us
+        fresh.write_bytes(packed)
+        fresh.replace(archive)
     left_out = tpu_pack.untracked_files(ROOT)
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""

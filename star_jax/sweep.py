@@ -20,7 +20,7 @@ SAFE_NAME = re.compile(r"[A-Za-z][\w.=+-]*", re.ASCII)  # needs no quotes, also 
 TAKEN = ("report",)  # a sweep's other directories; those of points begin with a number
 # What a run may go on with another value of, see star_jax.run_dir.
 FREE_LINES = re.compile(
-    r"#|$|(MODEL_DIR|ITERATIONS|\S+\.(model_dir|iterations|checkpoint_every)|"
+    r"#|$|(MODEL_DIR|ITERATIONS|ROW|\S+\.(model_dir|iterations|checkpoint_every|row)|"
     r"(MeshConfig|compilation_cache)\.\S+) ="
 )
 
@@ -200,7 +200,8 @@ def differences(known: Mapping[str, Mapping], wanted: Mapping[str, Mapping]) -> 
 
 
 def _said(run: Mapping[str, str]) -> list[str]:
-    lines = [line for line in run["config"].splitlines() if not FREE_LINES.match(line)]
+    text = re.sub(r"\\\n\s*", "", run["config"])  # gin breaks long lines
+    lines = [line for line in text.splitlines() if not FREE_LINES.match(line)]
     return [f"run_mode = {run['run_mode']}", *lines]
 
 

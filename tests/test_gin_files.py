@@ -93,8 +93,8 @@ def open_macros(name):
     return (used | required) - set(re.findall(r"^(\w+) = (?!%gin)", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_gin_file_is_read_and_bound(name):
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("sweeps/")])
+def test_every_gin_file_is_read_and_bound(name):  # tests/test_sweep.py has the sweeps
     load(name, [(macro, "'/nowhere'") for macro in sorted(open_macros(name))], ())
     assert "=" in gin.config_str()
 
