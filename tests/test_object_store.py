@@ -171,7 +171,8 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(tmp_path, bucket, capsys):
 
     assert command("report", report__model_dirs=[str(bucket / "star"), str(tmp_path / "star")]) == 0
     files = {path.name for path in (bucket / "star/report").iterdir()}
-    assert files == {"report.md", "report.json", "accuracy_by_class.png"}
+    pictures = {f"{name}.png" for name in ("accuracy_by_class", "training_set", "changes")}
+    assert files >= {"report.md", "report.html", "report.json"} | pictures
     assert "star" in (bucket / "star/report/report.md").read_bytes().decode()
 
 

@@ -238,8 +238,9 @@ def test_a_run_without_its_attempts_is_still_reported(tmp_path):
 
 
 def test_questions_that_are_new_count_neither_as_solved_nor_as_lost():
-    before, now = {"a": True, "b": False, "c": True}, {"a": False, "b": True, "d": True}
-    assert changed(before, now) == {"newly_solved": 1, "newly_lost": 1}
+    before = {"a": True, "b": False, "c": True, "e": False}
+    now = {"a": False, "b": True, "d": True, "e": True}
+    assert changed(before, now) == {"newly_solved": 2, "newly_lost": 1}
 
 
 @pytest.mark.parametrize(
