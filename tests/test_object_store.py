@@ -31,7 +31,7 @@ from star_jax.partitioning import make_mesh
 from star_jax.pretrained_vocabulary import load_vocabulary
 from star_jax.tasks import few_shot, rows
 from star_jax.tasks.jsonl import JsonlTask
-from star_jax.tasks.jsonl_file import EXAMPLES
+from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.task import TRAIN, VALIDATION
 from tests import tiny
 
