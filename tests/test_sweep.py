@@ -245,6 +245,8 @@ try:
     if (here / f"fail_{folder.name}").exists():
         print("star_jax: error: it is Monday; wait a day")
         sys.exit(2)
+    if (here / f"crash_{folder.name}").exists():
+        raise ValueError("a bug")
     if given["run_mode"] != "pretrain":
         (folder / "metrics.jsonl").write_text('{"accuracy": 0.25}\\n')
 except KeyboardInterrupt:
@@ -376,9 +378,12 @@ def test_a_failure_is_explained_and_keeps_nothing_else_from_running(bench):
     assert bench.reported() == [POINTS[0], *POINTS[2:]]
     reason = f"failed: {POINTS[1]}: it is Monday; wait a day (see out/{POINTS[1]}.log)"
     assert reason in bench.words and "3 of 4 runs finished, 1 did not" in bench.words
-    (bench.folder / f"fail_{POINTS[1]}").unlink()
+    (bench.folder / f"fail_{POINTS[1]}").rename(bench.folder / f"crash_{POINTS[1]}")
+    assert bench.run() == 1
+    assert f"failed: {POINTS[1]}: exit code 1: ValueError: a bug (see" in bench.words
+    (bench.folder / f"crash_{POINTS[1]}").unlink()
     assert bench.run() == 0
-    assert bench.ran() == [*POINTS, POINTS[1]]
+    assert bench.ran() == [*POINTS, POINTS[1], POINTS[1]]
     assert bench.reported() == POINTS
 
 
