@@ -1,11 +1,12 @@
 """What a tiny base model reads of a toy world, and the words it knows.
 
-The paper's base models have read the web; these have read documents of four kinds:
-  fact    facts, some far more often than others
-  plain   questions with rationales, alone or behind others as in a few-shot prompt
-  hinted  the same with the right answer as a hint
-  direct  questions with bare answers
-None asks a question that is trained on by STaR or held out.
+The paper's base models have read the web; these have read documents of five kinds:
+  facts    what is so in this world, some of it far more often than the rest
+  reading  how to read a question, without what it asks for
+  plain    questions with rationales, alone or behind others as in a few-shot prompt
+  hinted   the same with the right answer as a hint
+  direct   questions with bare answers
+None asks a question that STaR trains on or that is held out.
 """
 
 import dataclasses
@@ -16,10 +17,11 @@ import seqio
 from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
 from star_jax.tasks.toy import stories, things
-from star_jax.tasks.toy.worlds import CORPUS, World
+from star_jax.tasks.toy.worlds import CORPUS, Fact, World
 from star_jax.vocabularies import WordVocabulary, encode_spans
 
 WORLDS = {"commonsense_qa": things.WORLD, "gsm8k": stories.WORLD}
+KINDS = ("facts", "reading", "plain", "hinted", "direct")
 Spans = list[tuple[str, bool]]  # (text, has loss)
 
 
@@ -30,6 +32,7 @@ class ToyCorpus:
     world: str  # "commonsense_qa" or "gsm8k"
     n_documents: int = 20_000
     facts: float = 0.4  # shares of the documents, in any unit
+    reading: float = 0.0
     plain: float = 0.3
     hinted: float = 0.2
     direct: float = 0.1
@@ -40,11 +43,11 @@ class ToyCorpus:
 
     def __post_init__(self):
         """Raises UserError for an unknown world and for shares that are none."""
-        world_of(self.world)
-        kinds = (self.facts, self.plain, self.hinted, self.direct)
-        for shares in (kinds, self.in_context):
+        for shares in (self._shares(), self.in_context):
             if not shares or min(shares) < 0 or sum(shares) == 0:
                 raise UserError(f"ToyCorpus: shares {shares} must be positive, one at least")
+        if self.reading and not world_of(self.world).reading:
+            raise UserError(f"ToyCorpus.reading = {self.reading}: {self.world!r} has none; give 0")
         if self.n_documents < 1 or self.facts_per_document < 1:
             raise UserError(
                 f"ToyCorpus: n_documents = {self.n_documents} and facts_per_document = "
@@ -53,26 +56,27 @@ class ToyCorpus:
 
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
         """The tokenized documents, the same for the same fields; loss on what follows a prompt."""
-        rng = np.random.default_rng([self.seed, 7])
-        world = world_of(self.world)
-        n_facts = len(world.facts())
-        often = rng.permutation(1 / np.arange(1, n_facts + 1) ** self.fact_skew)
-        kinds = rng.choice(
-            ["fact", "plain", "hinted", "direct"],
-            self.n_documents,
-            p=_normalized((self.facts, self.plain, self.hinted, self.direct)),
-        )
-        sizes = rng.choice(len(self.in_context), self.n_documents, p=_normalized(self.in_context))
-        read = rng.choice(
-            n_facts, (self.n_documents, self.facts_per_document), p=_normalized(often)
-        )
-        spans = [
-            fact_document([world.facts()[i] for i in some])
-            if kind == "fact"
-            else worked_document(rng, world, kind, int(size) + 1)
-            for kind, size, some in zip(kinds.tolist(), sizes, read, strict=True)
+        rng, world = np.random.default_rng([self.seed, 7]), world_of(self.world)
+        facts, n = world.facts(), self.n_documents
+        often = rng.permutation(1 / np.arange(1, len(facts) + 1) ** self.fact_skew)
+        kinds = rng.choice(KINDS, n, p=_normalized(self._shares())).tolist()
+        sizes = 1 + rng.choice(len(self.in_context), n, p=_normalized(self.in_context))
+        told = rng.choice(len(facts), (n, self.facts_per_document), p=_normalized(often))
+
+        def document(kind: str, size: int, some: np.ndarray) -> Spans:
+            if kind == "facts":
+                return lines([facts[i] for i in some])
+            if kind == "reading":
+                return lines(world.reading(rng))
+            return worked_document(rng, world, kind, size)
+
+        return [
+            encode_spans(vocabulary, document(*drawn))
+            for drawn in zip(kinds, sizes.tolist(), told, strict=True)
         ]
-        return [encode_spans(vocabulary, document) for document in spans]
+
+    def _shares(self) -> tuple[float, ...]:
+        return tuple(getattr(self, kind) for kind in KINDS)
 
 
 def world_of(name: str) -> World:
@@ -82,8 +86,8 @@ def world_of(name: str) -> World:
     return WORLDS[name]
 
 
-def fact_document(facts: list[tuple[str, str]]) -> Spans:
-    """Facts, one a line; loss on how they go on."""
+def lines(facts: list[Fact]) -> Spans:
+    """One fact a line; loss on how they go on."""
     return [
         span
         for i, (begins, goes_on) in enumerate(facts)

@@ -11,7 +11,8 @@ from star_jax.tasks.toy import stories, things
 from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Worked, World
 
 N_STORIES = {TRAIN: 520, VALIDATION: 320}
-SHOWN = 3  # exemplars
+SHOWN_STEPS = (1, 3)  # of the exemplars of stories
+SHOWN_THINGS = (("lark", 0), ("rose", 4))  # and the things and relations of the others
 
 
 def example_files() -> dict[str, str]:
@@ -19,10 +20,10 @@ def example_files() -> dict[str, str]:
     return {
         "toy_commonsense_qa_train.jsonl": _lines(_things(TRAIN)),
         "toy_commonsense_qa_validation.jsonl": _lines(_things(VALIDATION)),
-        "toy_commonsense_qa_exemplars.txt": _exemplars(things.WORLD, _things(CORPUS)[:SHOWN]),
+        "toy_commonsense_qa_exemplars.txt": _exemplars(things.WORLD, _shown_things()),
         "toy_gsm8k_train.jsonl": _lines(_stories(TRAIN)),
         "toy_gsm8k_validation.jsonl": _lines(_stories(VALIDATION)),
-        "toy_gsm8k_exemplars.txt": _exemplars(stories.WORLD, _one_of_each_length()),
+        "toy_gsm8k_exemplars.txt": _exemplars(stories.WORLD, _shown_stories()),
     }
 
 
@@ -39,12 +40,17 @@ def _stories(part: str) -> list[Worked]:
     return list(found.values())
 
 
-def _one_of_each_length() -> list[Worked]:
+def _shown_things() -> list[Worked]:
+    by_id = {worked.row["id"]: worked for worked in _things(CORPUS)}
+    return [by_id[f"{thing}_{relation}"] for thing, relation in SHOWN_THINGS]
+
+
+def _shown_stories() -> list[Worked]:
     rng, found = np.random.default_rng(3), {}
-    while len(found) < SHOWN:
+    while not found.keys() >= set(SHOWN_STEPS):
         worked = stories.draw(rng, CORPUS)
         found.setdefault(worked.completion.count("<<"), worked)
-    return [found[n] for n in sorted(found)]
+    return [found[n] for n in SHOWN_STEPS]
 
 
 def _lines(examples: list[Worked]) -> str:

@@ -21,7 +21,8 @@ LOSSES = ("loses", "sells", "breaks")
 MOST = 40  # no number is larger
 OPERANDS = range(2, 13)  # of sums and differences
 BOXES, IN_A_BOX, BAGS = range(2, 7), range(2, 10), range(2, 6)
-STEPS = {1: 0.3, 2: 0.4, 3: 0.3}  # shares of the problems
+STEPS = (0.3, 0.4, 0.3)  # shares of problems of 1, 2 and 3 steps
+CORPUS_STEPS = (0.6, 0.3, 0.1)  # the base has seen fewer long ones
 SHARES = {CORPUS: 0.8, TRAIN: 0.12, VALIDATION: 0.08}  # of all stories there are, by hash
 
 
@@ -41,8 +42,9 @@ def facts() -> list[Fact]:
 
 def draw(rng: np.random.Generator, part: str) -> Worked:
     """A problem of `part` with its solution."""
+    shares = CORPUS_STEPS if part == CORPUS else STEPS
     while True:
-        n_steps = int(rng.choice(list(STEPS), p=list(STEPS.values())))
+        n_steps = 1 + int(rng.choice(len(shares), p=shares))
         worked = story(rng, n_steps)
         if part_of(worked.row["question"]) == part:
             return worked

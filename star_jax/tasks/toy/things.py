@@ -44,7 +44,8 @@ RELATIONS = (
     ("What does {} give ?", "{} gives"),
 )
 SIZES = {CORPUS: 120, TRAIN: 520, VALIDATION: 320}  # pairs of a thing and a relation
-N_CHOICES = 5
+LETTERS = "abcde"
+N_CHOICES = len(LETTERS)
 
 
 @functools.cache
@@ -97,19 +98,30 @@ def question(rng: np.random.Generator, thing: str, kind: str, relation: int) -> 
     others = [values[relation] for other, (_, values) in kinds().items() if other != kind]
     texts = [answer, *rng.permutation(others)[: N_CHOICES - 1].tolist()]
     order = rng.permutation(N_CHOICES).tolist()
-    letter = chr(ord("a") + order.index(0))
+    letter = LETTERS[order.index(0)]
     row = {
         "id": f"{thing}_{relation}",
         "answerKey": letter.upper(),
         "question": {
             "stem": ask.format(_a(thing).lower()),
             "choices": [
-                {"label": chr(ord("A") + i), "text": texts[j]} for i, j in enumerate(order)
+                {"label": label.upper(), "text": texts[i]}
+                for label, i in zip(LETTERS, order, strict=True)
             ],
         },
     }
     steps = f" {_a(thing)} is {_a(kind).lower()} . {tell.format(_a(kind))} {answer} ."
     return Worked(row, f"{steps} Therefore, the answer is {answer} ({letter}).")
+
+
+def reading(rng: np.random.Generator) -> list[Fact]:
+    """A list of choices, which is no answer to anything, and the letter of each of them."""
+    relation = rng.integers(len(RELATIONS))
+    values = [values[relation] for _, values in kinds().values()]
+    texts = rng.permutation(values)[:N_CHOICES].tolist()
+    listed = "".join(f"({letter}) {text}\n" for letter, text in zip(LETTERS, texts, strict=True))
+    said = [(f"the answer is {texts[i]}", f" ({LETTERS[i]}).") for i in rng.permutation(N_CHOICES)]
+    return [(f"Answer Choices:\n{listed}{said[0][0]}", said[0][1]), *said[1:]]
 
 
 def _texts() -> list[str]:
@@ -118,11 +130,11 @@ def _texts() -> list[str]:
         worked = question(np.random.default_rng(0), *pair)
         asked = WORLD.question(worked)
         texts += [WORLD.task.question_text(asked, hinted=True), worked.completion]
-    return [*texts, *(f"({letter})." for letter in "abcde")]
+    return [*texts, *(f"({letter})." for letter in LETTERS)]
 
 
 def _a(noun: str) -> str:
     return f"An {noun}" if noun[0] in "aeiou" else f"A {noun}"
 
 
-WORLD = World(CommonsenseQATask(), facts, draw, _texts)
+WORLD = World(CommonsenseQATask(), facts, draw, _texts, reading)

@@ -29,6 +29,7 @@ class World:
     facts: Callable[[], list[Fact]]
     draw: Callable[[np.random.Generator, str], Worked]  # a question of a part
     texts: Callable[[], list[str]]  # that have every word between them
+    reading: Callable[[np.random.Generator], list[Fact]] | None = None  # how to read a question
 
     def question(self, worked: Worked) -> Question:
         """The question of a row."""
