@@ -53,6 +53,7 @@ setup(
         "msgpack>=1.1,<2",
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
+        "orjson>=3.11,<4",  # reads the attempts of many runs
         "orbax-checkpoint>=0.12,<0.13",
         "psutil>=7,<8",
         "rich>=14,<16",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from star_jax.errors import UserError
+from star_jax.records import GENERATED
 from star_jax.report import write_report
 from star_jax.reporting.calculator_steps import calculator_section, draw_figure6
 from star_jax.reporting.changes import changes_section
@@ -21,6 +22,7 @@ from star_jax.reporting.runs import TINY, Run, arms, load_run, load_runs
 from star_jax.reporting.sections import sections
 from star_jax.reporting.stages import (
     ATTEMPT,
+    KEPT,
     IterationDigest,
     changed,
     distinct,
@@ -291,6 +293,13 @@ def test_a_malformed_attempt_is_one_line_of_what_to_do(tmp_path, bad, reason):
 
 
 # Training set, changes, right steps, cost
+
+
+def test_a_half_character_that_a_model_wrote_is_no_malformed_line(tmp_path):
+    file = tmp_path / "train.jsonl"
+    kept = {"question_id": "a", "completion": "\ud83d", "source": GENERATED}
+    file.write_text(json.dumps(kept) + "\n")
+    assert list(records(file, KEPT)) == [kept]
 
 
 def test_composition_has_each_source_and_their_sum():

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from star_jax.errors import UserError
 from star_jax.paths import is_remote, open_text, read_if_there
 from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED, SOURCES
@@ -79,7 +81,7 @@ def records(file: Path, fields: Mapping[str, type]) -> Iterator[dict[str, Any]]:
     with lines:
         for number, line in enumerate(lines, start=1):
             try:
-                record = json.loads(line)
+                record = _parsed(line)
                 if type(record) is not dict:
                     raise ValueError(f"expected a JSON object, found {type(record).__name__}")
                 for name, kind in fields.items():
@@ -120,6 +122,17 @@ def evenly(items: Sequence[Any], n: int) -> list[Any]:
     if len(items) <= n:
         return list(items)
     return [items[i * len(items) // n] for i in range(n)]
+
+
+def _parsed(line: str) -> Any:
+    """The line's JSON; by orjson, which is several times as fast, if that takes it.
+
+    It refuses half characters ("\\ud83d"), which a model may well write.
+    """
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return json.loads(line)
 
 
 def _lines(file: Path) -> io.TextIOBase:
