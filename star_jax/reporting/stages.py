@@ -127,7 +127,7 @@ def evenly(items: Sequence[Any], n: int) -> list[Any]:
 def _parsed(line: str) -> Any:
     """The line's JSON; by orjson, which is several times as fast, if that takes it.
 
-    It refuses half characters ("\\ud83d"), which a model may well write.
+    It refuses half characters (lone surrogates), which a model may well write.
     """
     try:
         return orjson.loads(line)
