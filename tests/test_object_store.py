@@ -29,11 +29,12 @@ from star_jax.main import main
 from star_jax.models.formats import open_model
 from star_jax.partitioning import make_mesh
 from star_jax.pretrained_vocabulary import load_vocabulary
+from star_jax.report import load_run
 from star_jax.tasks import few_shot, rows
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.task import TRAIN, VALIDATION
-from tests import tiny
+from tests import fake_runs, tiny
 
 BUCKET = "star-jax"
 
@@ -194,6 +195,15 @@ def assert_same_run(ours, theirs):
     assert len(accuracies[0]) == 3
 
 
+def test_a_run_s_attempts_are_counted_in_a_bucket_as_on_a_disk(tmp_path, bucket):
+    ours = fake_runs.write_run(tmp_path / "run", iterations=1, row="figure6", steps=True)
+    for file in ours.rglob("*.json*"):
+        (bucket / "run" / file.relative_to(ours)).write_bytes(file.read_bytes())
+    there, here = load_run(bucket / "run"), load_run(ours)
+    assert there.iterations == here.iterations and here.iterations[1].steps
+    assert there.facts == here.facts and here.facts.row == "figure6"
+
+
 def test_evaluation_writes_its_attempts_into_a_bucket(tmp_path, bucket):
     assert run("pretrain", tmp_path, "bus_line.jsonl") == 0
     file = tmp_path / "evaluate.gin"
@@ -325,8 +335,6 @@ def test_a_bucket_that_is_not_there_is_one_line(tmp_path, capsys):
     assert "gs://nobodys-bucket/run/base/config.gin cannot be read or written" in said[0]
     assert "check the path; `gcloud storage buckets create`" in said[0]
     with pytest.raises(UserError, match=r"gs://nobodys-bucket/run is not a directory; check"):
-        from star_jax.report import load_run
-
         load_run(nowhere)
     with pytest.raises(UserError, match=r"checkpoint gs://nobodys-bucket/run is not there"):
         checkpoints.check(nowhere, {})
