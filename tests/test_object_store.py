@@ -23,7 +23,7 @@ import pytest
 from etils import epath
 from orbax.checkpoint._src.path import atomicity
 
-from star_jax import checkpoints, compilation, configurables, paths, run_dir
+from star_jax import checkpoints, compilation, configurables, paths, run_dir, runs
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.models.formats import open_model
@@ -129,7 +129,7 @@ def command(run_mode, *files, **bindings):
     flags = [f"--gin.{name.replace('__', '.')}={value!r}" for name, value in bindings.items()]
     with (
         mock.patch.object(configurables, "make_mesh", one_device),
-        mock.patch.object(configurables, "Sampler", fake_sampler),
+        mock.patch.object(runs, "Sampler", fake_sampler),
     ):
         return main([f"--run_mode={run_mode}", *(f"--gin_file={f}" for f in files), *flags])
 
