@@ -11,7 +11,7 @@ from star_jax import configurables, gin_errors, gin_sources, star
 from star_jax.partitioning import make_mesh
 from star_jax.precompile import command as precompile_command
 from star_jax.precompile.fit import sampling, training_lowering
-from star_jax.records import KeptExample
+from star_jax.records import GENERATED, KeptExample
 from star_jax.runs import RUNS
 from star_jax.tasks.task import ReasoningTask
 from tests import tiny
@@ -265,7 +265,7 @@ def test_the_full_rows_are_laid_out_on_a_v3_8_and_fit_the_models_context(name, m
     assert columns <= settings.model.context_length
 
 
-# The tiny rows run: with a base that knows nothing, so that all it says has to count as right.
+# The tiny rows run: with a base that knows nothing, so that what it says has to count as right.
 
 BASES = {"tasks/toy_commonsense_qa.gin": "runs/pretrain_toy_commonsense_qa.gin",
          "tasks/toy_gsm8k.gin": "runs/pretrain_toy_gsm8k.gin",
@@ -300,14 +300,16 @@ def base_of(tmp_path_factory):
     return make
 
 
-def kept_whatever_it_says(attempts, questions, task, source, **settings):
-    return [KeptExample(a.question_id, a.prompt, a.completion, source) for a in attempts]
+def half_is_kept(attempts, questions, task, source, **settings):
+    """Every other question as generated, the others with a hint or at a higher temperature."""
+    chosen = attempts[::2] if source == GENERATED else attempts[1::2]
+    return [KeptExample(a.question_id, a.prompt, a.completion, source) for a in chosen]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_every_tiny_row_runs(name, tmp_path, base_of, monkeypatch):
-    monkeypatch.setattr(star, "keep_correct", kept_whatever_it_says)
+    monkeypatch.setattr(star, "keep_correct", half_is_kept)
     mode = mode_of(name)
     (base,) = (BASES[task] for task in closure([name]) & BASES.keys())
     flags = {**SMALLEST, **SMALLEST_OF[mode]}
