@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from star_jax import configurables, gin_errors, gin_sources
+from star_jax.baselines import TrainingLength
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.models.attention import KeyValues, Store, causal_mask
@@ -24,6 +25,7 @@ from star_jax.precompile.prediction import (
     ProgramSeconds,
     Run,
     outer_iteration,
+    shows_examples,
     whole_run,
 )
 from star_jax.precompile.roofline import (
@@ -39,7 +41,7 @@ from star_jax.precompile.roofline import (
     state_bytes,
     training_step,
 )
-from star_jax.precompile.text import duration, fit_text
+from star_jax.precompile.text import duration, fit_json, fit_text
 from star_jax.precompile.topologies import TOPOLOGIES, find_topologies, find_topology, larger
 from star_jax.sampling.sampler import SamplerConfig
 from star_jax.sampling.shapes import shapes_for
@@ -352,6 +354,30 @@ def test_without_rationalization_nobody_is_asked_again():
     assert names == ["generate", "finetune", "evaluate"]
 
 
+def test_instead_of_rationalizing_the_failures_may_be_asked_again():
+    again = run_of(rationalize=False, resample_temperature=0.7)
+    stages = {stage.name: stage.seconds for stage in outer_iteration(again, EACH)}
+    assert list(stages) == ["generate", "resample", "finetune", "evaluate"]
+    rationalizing = {stage.name: stage.seconds for stage in outer_iteration(run_of(), EACH)}
+    assert stages["resample"] == rationalizing["rationalize"]
+
+
+def test_a_baseline_that_trains_does_so_once_between_two_evaluations():
+    run = dataclasses.replace(run_of(), loop=None, schedule=TrainingLength(steps=70))
+    (evaluate,) = outer_iteration(run, EACH, 0)
+    finetune, again = outer_iteration(run, EACH)
+    assert (finetune.name, finetune.seconds, again) == ("finetune", 70.0, evaluate)
+    assert whole_run(run, EACH)[0] == pytest.approx(70 + 2 * evaluate.seconds)
+    assert not shows_examples(run.loop, run.trainer)
+
+
+def test_the_few_shot_baseline_is_one_evaluation():
+    run = dataclasses.replace(run_of(), loop=None, schedule=None, trainer=None)
+    (evaluate,) = outer_iteration(run, EACH, 0)
+    assert whole_run(run, EACH)[0] == pytest.approx(evaluate.seconds)
+    assert shows_examples(run.loop, run.trainer)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"efficiency": 0.0}, {"efficiency": 1.5}, {"hinted_share": -0.1}, {"n_questions": 0},
@@ -439,6 +465,23 @@ def test_without_few_shot_examples_there_is_no_prefix():
     fit = precompile(settings_of(loop=loop), find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == ["training step", "refill", "decode step"]
     assert fit.seconds().prefix == 0
+
+
+def test_a_baselines_programs_are_those_that_it_runs():
+    finetune = settings_of(loop=None, schedule=TrainingLength(epochs=1.0))
+    fit = precompile(finetune, find_topology("v3-8"), here)
+    assert [v.program for v in fit.verdicts] == ["training step", "refill", "decode step"]
+    text = fit_text(fit, finetune)
+    assert "1 training and the base's evaluation" in text and "examples to train on" in text
+    assert "outer iteration" not in text
+    few_shot = settings_of(loop=None, schedule=None, trainer=None, optimizer=None)
+    fit = precompile(few_shot, find_topology("v3-8"), here)
+    assert [v.program for v in fit.verdicts] == ["prefix", "refill", "decode step"]
+    assert [stage["name"] for stage in fit_json(fit)["outer_iteration"]] == ["evaluate"]
+    text = fit_text(fit, few_shot)
+    assert "0 trainings and the base's evaluation" in text and "to train on" not in text
+    with pytest.raises(UserError, match="--search looks for a mesh to train on"):
+        precompile_search.search(few_shot, find_topology("v3-8"), here)
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_would_help(too_large):
@@ -584,6 +627,25 @@ def test_the_papers_run_is_bound_without_weights_data_or_vocabulary(monkeypatch)
     assert [schedule(n, 0, 0.0) for n in (1, 2, 3)] == [40, 48, 57]
     assert (settings.loop.rationalize, settings.loop.few_shot) == (True, "always")
     assert (settings.assumed.n_questions, settings.assumed.n_eval) == (9741, 1221)
+
+
+def test_a_baselines_settings_are_those_of_its_own_run(monkeypatch):
+    bound("paper/table1_few_shot_cot.gin")
+    few_shot = settings_bound(monkeypatch)
+    assert (few_shot.trainer, few_shot.schedule, few_shot.loop) == (None, None, None)
+    assert few_shot.prefix_tokens == 1280
+    bound("paper/table1_direct_finetuned.gin")
+    finetune = settings_bound(monkeypatch)
+    assert (finetune.loop, finetune.prefix_tokens) == (None, 0)
+    assert (finetune.assumed.n_questions, finetune.assumed.kept_share) == (9741, 1.0)
+    bound("paper/table1_direct_finetuned.gin", N_EXAMPLES="100")
+    assert settings_bound(monkeypatch).assumed.n_questions == 100
+
+
+def test_a_run_mode_that_has_no_programs_is_refused():
+    bound(PAPER, **{"precompile.run": "'pretrain'"})
+    with pytest.raises(UserError, match=r"precompile\.run = 'pretrain' is none of star, finetune"):
+        configurables.precompile()
 
 
 MESHES = {

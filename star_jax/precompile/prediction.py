@@ -122,9 +122,11 @@ def outer_iteration(run: Run, each: ProgramSeconds, n: int = 1) -> list[Stage]:
     if run.loop is None:
         return [_finetune(run, each, n), evaluate]
     asked = [_ask("generate", run.n_questions, run, each)]
+    failed = math.ceil(assumed.hinted_share * run.n_questions)
     if run.loop.rationalize:
-        failed = math.ceil(assumed.hinted_share * run.n_questions)
         asked.append(_ask("rationalize", failed, run, each))
+    if run.loop.resample_temperature:
+        asked.append(_ask("resample", failed, run, each))
     return [*asked, _finetune(run, each, n), evaluate]
 
 
