@@ -115,12 +115,11 @@ def question(rng: np.random.Generator, thing: str, kind: str, relation: int) -> 
 
 
 def reading(rng: np.random.Generator) -> list[Fact]:
-    """A list of choices, which is no answer to anything, and the letter of each of them."""
-    relation = rng.integers(len(RELATIONS))
-    values = [values[relation] for _, values in kinds().values()]
-    texts = rng.permutation(values)[:N_CHOICES].tolist()
-    listed = "".join(f"({letter}) {text}\n" for letter, text in zip(LETTERS, texts, strict=True))
-    said = [(f"the answer is {texts[i]}", f" ({LETTERS[i]}).") for i in rng.permutation(N_CHOICES)]
+    """A list of two choices or more, which is no answer to anything, and the letters of some."""
+    relation, n = rng.integers(len(RELATIONS)), int(rng.integers(2, N_CHOICES + 1))
+    texts = rng.permutation([values[relation] for _, values in kinds().values()])[:n].tolist()
+    listed = "".join(f"({letter}) {text}\n" for letter, text in zip(LETTERS, texts, strict=False))
+    said = [(f"the answer is {texts[i]}", f" ({LETTERS[i]}).") for i in rng.integers(n, size=n)]
     return [(f"Answer Choices:\n{listed}{said[0][0]}", said[0][1]), *said[1:]]
 
 
