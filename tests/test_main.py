@@ -144,7 +144,7 @@ def test_files_are_found_in_the_extra_search_paths(here, tmp_path):
         (["--run_mode=star", "--gin.MODEL_DIR", "x"], ["--gin.MODEL_DIR needs a value"]),
         (["star"], ["stray argument 'star'"]),
         (["--run_mode=star", "--gin_file=rum.gin"], ["'rum.gin'", "did you mean 'run.gin'?"]),
-        (["--run_mode=star", "--gin_file=models/tony.gin"], ["did you mean 'models/tiny.gin'?"]),
+        (["--run_mode=star", "--gin_file=models/tinny.gin"], ["did you mean 'models/tiny.gin'?"]),
         (["--run_mode=star", "--gin_file=/nowhere/run.gin"], ["'/nowhere/run.gin'"]),
         (RUN, ["MODEL_DIR must be set", "run.gin:2", "--gin.MODEL_DIR="]),
         ([*DONE, "--gin.MODLE_DIR='x'"], ["--gin.MODLE_DIR", "did you mean 'MODEL_DIR'?"]),

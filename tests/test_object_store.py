@@ -167,6 +167,9 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(tmp_path, bucket, capsys):
     assert run("star", bucket, questions) == 0
     assert not training.exists()
     assert_same_run(tmp_path / "star", bucket / "star")
+    for folder in (tmp_path, bucket):
+        events = sorted(path.name for path in (folder / "star/tensorboard").glob("events.*"))
+        assert [name.split(".")[3] for name in events] == [f"{n:010d}" for n in range(3)]
     assert run("star", bucket, EXAMPLES / "bus_line.jsonl") == 2  # another configuration
     assert "belongs to a run with another configuration" in capsys.readouterr().err
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -354,7 +356,7 @@ def test_a_run_says_which_row_it_is_and_how_it_was_started(tmp_path):
     RunDir(tmp_path).write_row("figure6_tiny")
     facts = load_run(tmp_path).facts
     assert (facts.row, facts.device, facts.n_devices) == ("figure6_tiny", "cpu", 8)
-    assert "pytest" in facts.command
+    assert facts.command == shlex.join(sys.orig_argv)
     (tmp_path / "row.json").write_text('{"row": "figure5"}')  # by hand
     assert load_run(tmp_path).facts == RunFacts("figure5")
 

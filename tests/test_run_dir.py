@@ -19,7 +19,8 @@ PROMISED = {
 }  # fmt: skip
 BESIDES = {
     "rationalize", "n_eval_by_class", "n_sampled", "left_out", "hint_leaks", "chance",
-    "packing_efficiency",
+    "packing_efficiency", "kept_resampled", "seconds_resample", "right_answers", "checkable",
+    "right_steps",
 }  # fmt: skip
 
 
@@ -223,7 +224,7 @@ def test_the_directory_is_as_promised(tmp_path):
     for n in (1, 2):
         names = {path.name for path in (folder / f"iter_00{n}").iterdir()}
         assert names == {
-            "checkpoint", "checkpoint.done", "metrics.json", "sampling.json",
+            "checkpoint", "checkpoint.done", "metrics.json", "sampling.json", "training_loss.json",
             *(f"{stage}.jsonl" for stage in stages), *(f"{stage}.done" for stage in stages),
         }  # fmt: skip
         for stage in stages:
@@ -233,7 +234,7 @@ def test_the_directory_is_as_promised(tmp_path):
         "eval.jsonl", "eval.done", "metrics.json", "sampling.json",
     }  # fmt: skip
     kept = read_lines(folder / "iter_001/train.jsonl")
-    assert set(kept[0]) == {"question_id", "prompt", "completion", "source"}
+    assert set(kept[0]) == {"question_id", "prompt", "completion", "source", "steps_right"}
 
 
 def test_iterations_may_be_raised_later_and_the_run_goes_on(tmp_path):
