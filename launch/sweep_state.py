@@ -1,13 +1,14 @@
 """What launch/sweep.py reads and keeps: the sweep's file, each run's configuration, sweep.json."""
 
-import concurrent.futures
 import contextlib
+import dataclasses
 import fcntl
 import importlib
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -83,13 +84,38 @@ def load_configurations(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def checked_configurations(runs: Sequence[Run]) -> dict[str, str]:
-    """`load_configurations` in a process of its own: what it imports takes near a gigabyte."""
+    """`load_configurations` in a process of its own: what it imports takes near a gigabyte.
+
+    Raises:
+      UserError: a binding that nothing takes.
+    """
     for run in runs:
         read_sources(run)  # most mistakes need none of the imports
-    context = multiprocessing.get_context("spawn")
-    quietly = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
-    with concurrent.futures.ProcessPoolExecutor(1, context, signal.signal, quietly) as executor:
-        return executor.submit(load_configurations, runs).result()
+    asked = json.dumps([dataclasses.asdict(run) for run in runs])
+    same_code = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, __file__],
+        input=asked,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, **same_code},
+    )
+    told = json.loads(done.stdout)
+    if "error" in told:
+        raise UserError(told["error"])
+    return told["configurations"]
+
+
+def _answer() -> None:
+    """The other end of `checked_configurations`: runs come in, configurations go out."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
+    runs = [Run(**run) for run in json.load(sys.stdin)]
+    try:
+        told = {"configurations": load_configurations(runs)}
+    except UserError as error:
+        told = {"error": error.message}
+    json.dump(told, sys.stdout)
 
 
 @contextlib.contextmanager
@@ -154,3 +180,7 @@ def check_same(directory: Path, state: Mapping[str, Mapping]) -> None:
             f"{directory} belongs to another sweep: {'; '.join(found[:4])}{more}; give another "
             "--output_dir"
         )
+
+
+if __name__ == "__main__":
+    _answer()
