@@ -43,6 +43,7 @@ class ToyCorpus:
 
     def __post_init__(self):
         """Raises UserError for an unknown world and for shares that are none."""
+        world_of(self.world)
         for shares in (self._shares(), self.in_context):
             if not shares or min(shares) < 0 or sum(shares) == 0:
                 raise UserError(f"ToyCorpus: shares {shares} must be positive, one at least")
