@@ -629,11 +629,11 @@ def test_a_run_outlives_its_start_and_a_second_start_does_nothing(cloud):
     cloud.make()
     arguments = (ODD, "--gin.MODEL_DIR='runs/x'")
     cloud.does("run", arguments=arguments)
+    cloud.until((cloud.home() / "star_jax/runs/x/metrics.jsonl").exists)
     pid = (cloud.home() / "star_jax/run/pid").read_text()
     assert "the run is going on already" in cloud.does("run", arguments=arguments)
     assert "another run is going on; stop it first" in cloud.fails("run", arguments=(BUCKET,))
     assert (cloud.home() / "star_jax/run/pid").read_text() == pid and len(cloud.runs()) == 1
-    cloud.until((cloud.home() / "star_jax/runs/x/metrics.jsonl").exists)
     assert cloud.run("status") == 0 and "iteration 4 is finished, accuracy 68.8 %" in cloud.out
     start = r"star: READY, v3-8, 1 worker\nworker 0: running for \d s, attempt 1: star_jax runs\n"
     assert re.match(start, cloud.out)
