@@ -287,14 +287,15 @@ def base_of(tmp_path_factory):
 
     def make(file):
         if file not in made:
-            made[file] = tmp_path_factory.mktemp("base") / "base"
+            folder = tmp_path_factory.mktemp("base") / "base"
             small = {"Phase.steps": 1, "ArithmeticCorpus.n_documents": 50}
             if "BASE_STEPS" in whole_text(file):
                 small = {"BASE_STEPS": 1}
             elif "_digits/Phase" in whole_text(file):
                 small = {f"{scope}/{name}": value for name, value in small.items()
                          for scope in ("mostly_facts", "facts_among_digits")}  # fmt: skip
-            assert tiny.run_file(file, "pretrain", {**small, "MODEL_DIR": made[file]}) == 0
+            assert tiny.run_file(file, "pretrain", {**small, "MODEL_DIR": folder}) == 0
+            made[file] = folder
         return made[file]
 
     return make
