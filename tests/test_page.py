@@ -130,9 +130,9 @@ def search(browser, words):
         }})()"""
     )
     said = urllib.parse.urlencode({"q": words}) if words else ""
-    browser.wait(f"location.hash.includes({json.dumps(said)})")
+    settled_when(browser, f"location.hash.includes({json.dumps(said)})")
     if not words:
-        browser.wait("!location.hash.includes('q=')")
+        settled_when(browser, "!location.hash.includes('q=')")
 
 
 def label(facet, value):
@@ -140,7 +140,13 @@ def label(facet, value):
 
 
 def settled(browser, hash_part):
-    browser.wait(f"decodeURIComponent(location.hash).includes({json.dumps(hash_part)})")
+    settled_when(browser, f"decodeURIComponent(location.hash).includes({json.dumps(hash_part)})")
+
+
+def settled_when(browser, condition):
+    """Waits until the address is such, and the page shows what the address says."""
+    shown = "document.getElementById('browser').dataset.shown === location.hash"
+    browser.wait(f"({condition}) && {shown}")
 
 
 def shown_texts(browser):
@@ -201,14 +207,16 @@ def test_every_choice_of_every_filter_shows_what_fits_it(page, attempts):
         for value in values:
             expected = sum(facets[facet] == value for facets, _ in rows)
             choose(page, facet, label(facet, value))
-            page.wait(f"new URLSearchParams(location.hash.slice(10)).get('{facet}') !== null")
+            settled_when(
+                page, f"new URLSearchParams(location.hash.slice(10)).get('{facet}') !== null"
+            )
             assert found(page) == expected, (facet, value)
             option = page.js(
                 f"document.getElementById('filter-{facet}').selectedOptions[0].textContent"
             )
             assert option == f"{label(facet, value)} ({expected})"
         choose(page, facet, "")
-        page.wait("location.hash === '#attempts?'")
+        settled_when(page, "location.hash === '#attempts?'")
         assert found(page) == len(rows)
 
 
@@ -232,7 +240,7 @@ def test_filters_add_up_and_say_how_many_there_are(page, attempts):
     )
     assert options == ["all", f"right ({right})", f"wrong ({len(fitting)})"]
     page.js("document.querySelector('form button').click()")
-    page.wait("location.hash === '#attempts?'")
+    settled_when(page, "location.hash === '#attempts?'")
     assert found(page) == attempts.n_shown
 
 
@@ -267,14 +275,14 @@ def test_an_address_restores_its_view_and_back_goes_back(browser, address, attem
     assert shown_texts(browser) == [[a.question, a.rationale] for a in fitting]
     assert browser.js("document.getElementById('filter-q').value") == "</script>"
     choose(browser, "verdict", "")
-    browser.wait("!location.hash.includes('verdict')")
+    settled_when(browser, "!location.hash.includes('verdict')")
     choose(browser, "iteration", "2")
     settled(browser, "iteration=2")
     assert found(browser) == 2
     for n in (len(fitting), len(fitting)):
         before = browser.js("location.hash")
         browser.js("history.back()")
-        browser.wait(f"location.hash !== {json.dumps(before)}")
+        settled_when(browser, f"location.hash !== {json.dumps(before)}")
         assert found(browser) == n
     assert browser.complaints() == []
 
@@ -297,7 +305,7 @@ def test_a_click_on_a_question_shows_it_over_the_iterations(page, attempts):
     page.js("document.querySelectorAll('.mark')[4].click()")
     assert page.js("[...document.querySelectorAll('article')].indexOf(document.activeElement)") == 4
     page.js("document.querySelector('.followed button').click()")
-    page.wait("!location.hash.includes('question')")
+    settled_when(page, "!location.hash.includes('question')")
     assert found(page) == attempts.n_shown
 
 
@@ -308,15 +316,15 @@ def test_after_a_question_and_another_part_of_the_page_the_filters_are_still_the
     page.js("document.querySelector('article .question a').click()")
     settled(page, "question=")
     page.js("document.querySelector('.contents a').click()")
-    page.wait("location.hash === '#part-1'")
+    settled_when(page, "location.hash === '#part-1'")
     assert found(page) == n
     for _ in range(2):  # to the question, and to the list before it
         page.js("history.back()")
-        page.wait("location.hash !== '#part-1'")
+        settled_when(page, "location.hash !== '#part-1'")
     settled(page, "verdict=wrong")
     assert found(page) == n
     page.js("history.back()")
-    page.wait("location.hash === ''")
+    settled_when(page, "location.hash === ''")
     assert found(page) > n
 
 
@@ -377,7 +385,7 @@ def test_pages_and_attempts_are_turned_with_the_keyboard(page, attempts):
     rows = [a for _, a in rows_of(attempts)]
     assert shown_texts(page)[0] == [rows[25].question, rows[25].rationale]
     page.key("p")
-    page.wait("!location.hash.includes('page')")
+    settled_when(page, "!location.hash.includes('page')")
     for place in (0, 1, 2, 1):
         page.key("k" if place == 1 and page.js(focused) == 2 else "j")
         assert page.js(focused) == place

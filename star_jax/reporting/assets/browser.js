@@ -120,6 +120,7 @@ class AttemptBrowser {
     if (hash === location.hash) return;
     if (replace) location.replace(hash);
     else location.hash = hash;
+    this.readHash(); // now: the event comes late, and what is pressed next is meant for the new view
   }
 
   readHash(first = false) {
@@ -135,6 +136,7 @@ class AttemptBrowser {
     }
     if (this.view.question === undefined) this.list = this.view;
     this.show();
+    this.root.dataset.shown = this.hash;
     const moved = this.view.question !== before.question || this.view.page !== before.page;
     if (isView && (first || moved)) this.root.scrollIntoView({ block: "start" });
   }
@@ -346,8 +348,7 @@ class AttemptBrowser {
   jump(row, all) {
     const page = Math.floor(all.indexOf(row) / PAGE_SIZE) + 1;
     if (page !== this.page) {
-      location.hash = hashOf({ ...this.view, page: page > 1 ? page : undefined });
-      this.readHash(); // now: the event comes when this function has ended
+      this.go({ ...this.view, page: page > 1 ? page : undefined });
     }
     this.focus(this.results.querySelector(`[data-row="${row}"]`));
   }
