@@ -1,6 +1,7 @@
 """Algorithm 1, line 7: train on what was kept, always from the original model M."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import seqio
 
 from star_jax.checkpoints import TrainingCheckpoint
 from star_jax.errors import UserError
-from star_jax.progress import progress
+from star_jax.progress import log, progress
 from star_jax.records import RATIONALIZED, KeptExample, Question, TokenizedExample
 from star_jax.sampling.fitting import newest_that_fit
 from star_jax.tasks.task import ReasoningTask
@@ -56,12 +57,15 @@ def kept_to_examples(
     stores all of them without (0.0); its released code has a switch of this kind too.
 
     With `few_shot` the few-shot examples stand before each question as they do in sampling, also
-    without loss (the paper's ablation). Those that pass `row_length` go, oldest first.
+    without loss (the paper's ablation). Those that pass `row_length` go, oldest first, with a
+    warning that counts them.
     """
     if not 0 <= hinted_share <= 1:
         raise UserError(f"hinted_share = {hinted_share} is not a share; give 0 to 1")
     by_id = {question.id: question for question in questions}
     draws = np.random.default_rng([*seed, len(kept)]).random(len(kept))
+    ids_of = functools.cache(lambda text: tuple(vocabulary.encode(text)))  # of few-shot examples
+    n_dropped: list[int] = []
 
     def encode(example: KeptExample, draw: float) -> TokenizedExample:
         question = by_id[example.question_id]
@@ -71,14 +75,23 @@ def kept_to_examples(
         shown = task.few_shot_examples(question.group, hinted) if few_shot else ()
         if not shown:
             return plain
-        lengths = [len(vocabulary.encode(text)) for text in shown]
-        n_shown = newest_that_fit(lengths, row_length - len(plain.tokens)) or 0
-        spans = [(text, loss_on_prompt) for text in shown[len(shown) - n_shown :]]
+        ids = [ids_of(text) for text in shown]
+        room = row_length - len(plain.tokens)
+        n_shown = newest_that_fit([len(text) for text in ids], room) or 0
+        n_dropped.append(len(shown) - n_shown)
+        before = [(text, loss_on_prompt) for text in ids[len(ids) - n_shown :]]
         return encode_spans(
-            vocabulary, [*spans, (prompt, loss_on_prompt), (example.completion, True)]
+            vocabulary, [*before, (prompt, loss_on_prompt), (example.completion, True)]
         )
 
-    return [encode(example, draw) for example, draw in zip(kept, draws, strict=True)]
+    examples = [encode(example, draw) for example, draw in zip(kept, draws, strict=True)]
+    if any(n_dropped):
+        log(
+            f"warning: {sum(n > 0 for n in n_dropped)} of {len(kept)} training examples pass "
+            f"TrainerConfig.row_length = {row_length} and go without {sum(n_dropped)} of their "
+            f"few-shot examples in all (at most {max(n_dropped)} each, oldest first)"
+        )
+    return examples
 
 
 def finetune_from_base(

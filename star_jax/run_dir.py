@@ -264,10 +264,13 @@ class RunDir:
 
         Args:
           row: of the paper's tables and figures, e.g. "table1/few_shot_cot"; "" for none.
+
+        Raises:
+          UserError: `row` is no text.
         """
-        device = jax.devices()[0].device_kind
         if not isinstance(row, str):
             raise UserError(f"ROW = {row!r} names no row; give a text such as 'figure5'")
+        device = jax.devices()[0].device_kind
         what = RunFacts(row, shlex.join(sys.orig_argv), device, jax.device_count())
         write_atomically(self.path / "row.json", (json.dumps(to_json(what)) + "\n").encode())
 

@@ -9,7 +9,7 @@ import numpy as np
 from star_jax import checkpoints
 from star_jax.errors import UserError
 from star_jax.evaluate import chance, evaluate_model, evaluation_metrics, evaluation_only
-from star_jax.filter import hint_leaks, keep_correct, step_counts
+from star_jax.filter import hint_leaks, keep_correct, step_counts, without_wrong_steps
 from star_jax.finetune import finetune_from_base, kept_to_examples
 from star_jax.generate import generate_rationales
 from star_jax.metrics import IterationMetrics
@@ -204,22 +204,20 @@ def outer_iteration(
         ),
     )
     resampled = _resampled(loop, previous, questions, generated.value, asking, directory)
-    answered = {  # by where a right answer would come from
+    answered = {
         GENERATED: generated.value,
         RATIONALIZED: rationalized.value,
         RESAMPLED: resampled.value,
     }
-    kept = directory.records(  # lines 5-6
-        "train",
-        KeptExample,
-        lambda: [
-            example
-            for source, attempts in answered.items()
-            for example in keep_correct(
-                attempts, questions, task, source, only_right_steps=loop.config.only_right_steps
-            )
-        ],
-    )
+    right = {  # lines 5-6
+        source: keep_correct(attempts, questions, task, source)
+        for source, attempts in answered.items()
+        if attempts
+    }
+    chosen = [example for examples in right.values() for example in examples]
+    if loop.config.only_right_steps:
+        chosen = without_wrong_steps(chosen)
+    kept = directory.records("train", KeptExample, lambda: chosen)
     if not kept.value:
         raise UserError(_nothing_kept(loop, n, len(questions), directory))
     previous.drop()
@@ -251,7 +249,7 @@ def outer_iteration(
         seconds_finetune=finetuned.seconds,
         seconds_evaluate=evaluated.seconds,
         seed=loop.config.seed,
-        **step_counts(answered, questions, task),
+        **step_counts(right),
         **finetuned.value,
         **evaluation_metrics(evaluated.value, chance(task, loop.eval_questions)),
     )
@@ -342,13 +340,11 @@ def _finetune(
         row_length=trainer.config.row_length,
         seed=(seed, n),
     )
-    tokens = sum(len(example.tokens) for example in examples)
-    per_row = max(1.0, trainer.config.row_length * len(examples) / tokens)
     finetuned = finetune_from_base(
         loop.load_base,
         examples,
         trainer,
-        n_steps=loop.schedule(n, len(examples), per_row * trainer.config.batch_size),
+        n_steps=loop.schedule(n, len(examples), trainer.config.examples_per_step(examples)),
         seed=int(np.random.default_rng([seed, 5, n]).integers(1 << 31)),
         checkpoint=checkpoints.TrainingCheckpoint(directory.path / "training"),
         on_losses=directory.write_losses,
@@ -371,8 +367,12 @@ def _nothing_kept(loop: Star, n: int, asked: int, directory: StageDir) -> str:
         tries.append('few-shot prompts (StarConfig.few_shot = "always")')
     if not loop.config.rationalize:
         tries.append("rationalization (StarConfig.rationalize = True)")
+    how = "answered rightly"
+    if loop.config.only_right_steps:
+        tries.append("the answer as the only filter (StarConfig.only_right_steps = False)")
+        how += " without a wrong step"
     return (
-        f"outer iteration {n}: none of {asked} questions was answered rightly, so there is nothing "
+        f"outer iteration {n}: none of {asked} questions was {how}, so there is nothing "
         f"to train on; try {', '.join(tries)}. What was said is in "
         f"{directory.path / 'generations.jsonl'}"
     )

@@ -113,9 +113,9 @@ def stop_ids(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
 
 
 def encode_spans(
-    vocabulary: seqio.Vocabulary, spans: Iterable[tuple[str, bool]]
+    vocabulary: seqio.Vocabulary, spans: Iterable[tuple[str | Sequence[int], bool]]
 ) -> TokenizedExample:
-    """Spans of (text, has loss) encoded apart and joined, then EOS, with the last span's loss.
+    """Spans of (text or its ids, has loss) encoded apart and joined, then EOS, with the last loss.
 
     Encoding them apart makes the loss boundary exact, in training as in sampling. What the model
     wants in front of a document comes first, without loss.
@@ -123,7 +123,7 @@ def encode_spans(
     tokens = list(document_start(vocabulary))
     weights = [0.0] * len(tokens)
     for text, has_loss in spans:
-        ids = vocabulary.encode(text)
+        ids = vocabulary.encode(text) if isinstance(text, str) else text
         tokens.extend(ids)
         weights.extend([float(has_loss)] * len(ids))
     tokens.append(vocabulary.eos_id)

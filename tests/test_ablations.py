@@ -8,7 +8,7 @@ import pytest
 
 from star_jax import checkpoints, star
 from star_jax.errors import UserError
-from star_jax.filter import keep_correct, step_counts
+from star_jax.filter import keep_correct, step_counts, without_wrong_steps
 from star_jax.finetune import kept_to_examples
 from star_jax.generate import generate_rationales
 from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED, KeptExample
@@ -120,7 +120,7 @@ def test_the_prompt_in_training_is_the_one_in_sampling_and_has_no_loss(hinted_sh
         assert VOCABULARY.decode(tokens[len(asked) : -1]) == TASK.gold_completion(question)
 
 
-def test_the_oldest_examples_go_where_a_row_is_too_short():
+def test_the_oldest_examples_go_where_a_row_is_too_short(capsys):
     full, plain = trained_on(10**6), kept_to_examples(KEPT, QUESTIONS, TASK, VOCABULARY)
     last = [len(VOCABULARY.encode(TASK.few_shot_examples(q.group, False)[-1])) for q in QUESTIONS]
     for i in range(len(QUESTIONS)):
@@ -129,6 +129,10 @@ def test_the_oldest_examples_go_where_a_row_is_too_short():
         assert trained_on(len(alone) + n_last - 1)[i].tokens.tolist() == alone
         one = trained_on(len(alone) + n_last)[i].tokens.tolist()
         assert one == full[i].tokens.tolist()[-len(alone) - n_last :]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "of 4 training examples pass TrainerConfig.row_length =" in said
+    trained_on(10**6)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_loss_of_all_tokens_has_the_examples_too():
@@ -155,14 +159,35 @@ def test_wrong_steps_are_marked_counted_and_left_out_when_asked():
     attempts = generate_rationales(None, QUESTIONS, ask)
     marks = [x.steps_right for x in keep_correct(attempts, QUESTIONS, task)]
     assert marks == [True, False, True, None]
-    strict = keep_correct(attempts, QUESTIONS, task, only_right_steps=True)
+    strict = without_wrong_steps(keep_correct(attempts, QUESTIONS, task))
     assert [x.question_id for x in strict] == ["29+57", "99+99", "5+5"]
-    answered = {GENERATED: attempts, RATIONALIZED: attempts[1:2], RESAMPLED: []}
-    assert step_counts(answered, QUESTIONS, task) == {
+    answered = {GENERATED: attempts, RATIONALIZED: attempts[1:2]}
+    right = {source: keep_correct(given, QUESTIONS, task) for source, given in answered.items()}
+    assert step_counts(right) == {
         "right_answers": {GENERATED: 4, RATIONALIZED: 1},
         "checkable": {GENERATED: 3, RATIONALIZED: 1},
         "right_steps": {GENERATED: 2, RATIONALIZED: 0},
     }
+
+
+def test_a_run_that_asks_for_right_steps_trains_on_no_others(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class EvenOnly(ArithmeticTask):
+        def steps_right(self, question, completion):
+            return int(question.text[0]) % 2 == 0
+
+    small, task = trainer(), EvenOnly(digits=(1, 2), n_train=60, n_validation=10, n_few_shot=2)
+    checkpoints.save(tmp_path / "base", small.random_params(0))
+    _, first = star.run_star(
+        str(tmp_path / "run"), str(tmp_path / "base"),
+        StarConfig(1, 30, few_shot="never", only_right_steps=True),
+        task, FakeSampler(gold), small, GeometricSteps(2),
+    )  # fmt: skip
+    assert first.right_answers == first.checkable == {GENERATED: 30}
+    assert first.right_steps == {GENERATED: first.kept_generated}
+    assert 0 < first.kept_generated < 30
+    kept = (tmp_path / "run/iter_001/train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["steps_right"] for line in kept] == [True] * first.kept_generated
 
 
 def test_without_a_checker_nothing_is_said_of_steps():
@@ -172,10 +197,11 @@ def test_without_a_checker_nothing_is_said_of_steps():
 
     ask = Asking(FakeSampler(gold), Blind(digits=(1, 2)), few_shot=False, seed=0, iteration=1)
     attempts = generate_rationales(None, QUESTIONS, ask)
-    counts = step_counts({GENERATED: attempts}, QUESTIONS, ask.task)
+    right = keep_correct(attempts, QUESTIONS, ask.task)
+    counts = step_counts({GENERATED: right})
     none = {GENERATED: 0}
     assert counts == {"right_answers": {GENERATED: 4}, "checkable": none, "right_steps": none}
-    assert len(keep_correct(attempts, QUESTIONS, ask.task, only_right_steps=True)) == 4
+    assert len(without_wrong_steps(right)) == 4
 
 
 # Questions that enter later (Figure 5).

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from star_jax.filter import keep_correct, step_counts
+from star_jax.filter import keep_correct, step_counts, without_wrong_steps
 from star_jax.records import GENERATED, RATIONALIZED, Completion, Question
 from star_jax.sampling.ask import grade
 from star_jax.tasks import few_shot, steps
@@ -444,10 +444,8 @@ def test_the_filter_marks_wrong_steps_and_drops_them_only_if_asked():
         (GENERATED, True), (GENERATED, False), (RATIONALIZED, False), (RATIONALIZED, True),
     ]  # fmt: skip
     assert [k.completion for k in kept] == [GOLD, wrong, wrong, GOLD]
-    only = keep_correct(attempts, [SUM], SUMS, only_right_steps=True)
-    assert only == [kept[0], kept[3]]
-    answered = {GENERATED: attempts[:2], RATIONALIZED: attempts[2:]}
-    assert step_counts(answered, [SUM], SUMS) == {
+    assert without_wrong_steps(kept) == [kept[0], kept[3]]
+    assert step_counts({GENERATED: kept[:2], RATIONALIZED: kept[2:]}) == {
         "right_answers": {GENERATED: 2, RATIONALIZED: 2},
         "checkable": {GENERATED: 2, RATIONALIZED: 2},
         "right_steps": {GENERATED: 1, RATIONALIZED: 1},
@@ -462,8 +460,8 @@ def test_the_filter_keeps_what_cannot_be_checked_and_counts_it_apart():
     ]
     kept = keep_correct(attempts, [PROBLEM], GSM)
     assert [k.steps_right for k in kept] == [None, True, False]
-    assert keep_correct(attempts, [PROBLEM], GSM, only_right_steps=True) == kept[:2]
-    counts = step_counts({GENERATED: attempts}, [PROBLEM], GSM)
+    assert without_wrong_steps(kept) == kept[:2]
+    counts = step_counts({GENERATED: kept})
     assert [count[GENERATED] for count in counts.values()] == [3, 2, 1]
 
 
@@ -486,9 +484,9 @@ def test_the_published_solutions_are_right_in_every_step():
     task = GSM8KTask(train_file=str(file), held_out=473)
     questions = task.questions(TRAIN) + task.questions(VALIDATION)
     attempts = [attempt(task, q, task.gold_completion(q)) for q in questions]
-    counts = step_counts({GENERATED: attempts}, questions, task)
-    assert [count[GENERATED] for count in counts.values()] == [7473, 7378, 7376]
     kept = keep_correct(attempts, questions, task)
+    counts = step_counts({GENERATED: kept})
+    assert [count[GENERATED] for count in counts.values()] == [7473, 7378, 7376]
     assert all("//" in k.completion for k in kept if k.steps_right is False)
     assert sum(a.n_steps for a in attempts) == 23_716
     assert all(a.n_steps == a.reference_steps for a in attempts)

@@ -136,6 +136,12 @@ def whole_run(run: Run, each: ProgramSeconds) -> tuple[float, float]:
     return sum(stage.seconds for stage in stages), sum(stage.released_seconds for stage in stages)
 
 
+def _asked_again(loop: StarConfig) -> str:
+    if loop.rationalize:
+        return " and are asked again with a hint"
+    return " and are asked again at another temperature" if loop.resample_temperature else ""
+
+
 def assumptions_told(run: Run) -> list[str]:
     """Every assumption in words."""
     a, asked = run.assumed, run.n_questions
@@ -143,7 +149,7 @@ def assumptions_told(run: Run) -> list[str]:
     if run.loop:
         questions = [
             f"{asked:,} questions an outer iteration, {a.n_eval:,} held out",
-            f"{a.hinted_share:.0%} of them fail and are asked again with a hint, "
+            f"{a.hinted_share:.0%} of them fail{_asked_again(run.loop)}, "
             f"{a.kept_share:.0%} of them are kept",
         ]
     else:
