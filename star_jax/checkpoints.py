@@ -52,11 +52,18 @@ def load(directory: Path, abstract: Any) -> Any:
       abstract: tree of jax.ShapeDtypeStruct with shardings, as `Trainer.abstract_params`.
 
     Raises:
-      UserError: the directory is not there, is no checkpoint, or holds another model.
+      UserError: the directory is not there, is no checkpoint, is damaged or holds another model.
     """
     directory = check(directory, abstract)
-    with told(directory), ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(directory, abstract)
+    try:
+        with told(directory), ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(directory, abstract)
+    except Exception as error:
+        # TensorStore's, of bytes it cannot decode; Orbax wraps it in a bare Exception.
+        cause = error.__cause__ or error
+        if not isinstance(cause, ValueError):
+            raise
+        raise UserError(_damaged(directory, " ".join(str(cause).split())[:300])) from error
 
 
 def check(directory: Path, abstract: Any) -> Path:
@@ -233,7 +240,17 @@ def _stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
             metadata = checkpointer.metadata(directory)
     except (ValueError, FileNotFoundError, KeyError) as error:
         raise UserError(f"checkpoint {directory} cannot be read: {error}") from error
-    return _shapes(getattr(metadata, "item_metadata", metadata))
+    shapes = _shapes(getattr(metadata, "item_metadata", metadata))
+    if not shapes:  # Orbax only warns of what it cannot read
+        raise UserError(_damaged(directory, "it names no arrays"))
+    return shapes
+
+
+def _damaged(directory: Path, reason: str) -> str:
+    return (
+        f"checkpoint {directory} is damaged: {reason}; copy it anew, or remove it and run what "
+        f"made it again"
+    )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

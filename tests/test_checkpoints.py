@@ -45,6 +45,25 @@ def test_the_directory_above_stands_for_the_checkpoint_in_it(tmp_path):
     assert checkpoints.check(tmp_path / "base", abstract_of(tree())).name == "checkpoint"
 
 
+@pytest.mark.parametrize("harm", ["other bytes", "cut off", "gone"])
+@pytest.mark.parametrize("files", ["arrays", "all"])
+def test_damaged_arrays_are_told_of_in_a_line(tmp_path, harm, files):
+    whole = {"weights": jnp.asarray(np.random.default_rng(0).normal(size=(300, 300)))}
+    checkpoints.save(tmp_path / "c", whole)
+    size, biggest = max((path.stat().st_size, path) for path in tmp_path.glob("c/**/d/*"))
+    assert size > 200_000  # the weights hardly shrink
+    for path in tmp_path.glob("c/**/d/*"):
+        if files == "arrays" and path != biggest:
+            continue
+        data = path.read_bytes()
+        path.write_bytes(b"x" * len(data) if harm == "other bytes" else data[: len(data) // 2])
+        if harm == "gone":
+            path.unlink()
+    with pytest.raises(UserError, match=r"checkpoint .*c is damaged: .*; copy it anew") as failed:
+        checkpoints.load(tmp_path / "c", abstract_of(whole))
+    assert "\n" not in failed.value.message
+
+
 def test_relative_directories_are_fine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoints.save("here", tree())

@@ -282,6 +282,7 @@ def test_a_missing_split_is_told_with_the_bindings_that_give_it(tmp_path):
         {"held_out": -1},
         {"held_out": 3},
         {"held_out": 3, "train_file": "a", "validation_file": "b"},
+        {"train_file": "a", "validation_file": "a"},
         {"hinted_exemplar_file": "a"},
     ],
 )

@@ -263,4 +263,4 @@ def test_half_a_character_is_a_malformed_row(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text('{"question": "What is \\ud800?", "answer": "1\\n#### 1"}\n')
     with pytest.raises(UserError, match="half a character"):
-        GSM8KTask(train_file=str(path), validation_file=str(path)).questions("train")
+        GSM8KTask(train_file=str(path)).questions("train")

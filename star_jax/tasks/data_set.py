@@ -44,6 +44,12 @@ class DataSetTask(tasks.ReasoningTask):
                 f"{kind}.held_out = {self.held_out} splits validation questions off train_file: "
                 f"give 0 or more, a train_file, and no validation_file"
             )
+        if self.train_file and self.train_file == self.validation_file:
+            raise UserError(
+                f"{kind}.train_file and {kind}.validation_file are both {self.train_file!r}, and "
+                f"nothing is tested on what it was trained on; give two files, or bind "
+                f"{kind}.held_out and no validation_file"
+            )
         if self.hinted_exemplar_file and not self.exemplar_file:
             raise UserError(
                 f"{kind}.hinted_exemplar_file = {self.hinted_exemplar_file!r} needs its plain "
