@@ -101,6 +101,22 @@ def test_layout_has_the_shape_of_a_scratchpad_and_random_sums():
     assert right < 40  # one in twenty is right by chance
 
 
+def test_copied_scratchpads_end_right_and_carry_nothing():
+    rng = np.random.default_rng(0)
+    (prompt, _), (completion, loss) = sum_document(rng, "copied", 291, 754)
+    assert (prompt, loss) == ("Input:\n2 9 1 + 7 5 4\nTarget: 1 0 4 5\n", True)
+    assert completion == "\n".join((
+        "<scratch>", "2 9 1 + 7 5 4 , C: 0", "2 9 + 7 5 , 5 C: 0", "2 + 7 , 4 5 C: 0",
+        ", 0 4 5 C: 1", "1 0 4 5", "</scratch>", "1 0 4 5",
+    ))  # fmt: skip
+    assert completion != scratchpad(291, 754)
+    assert sum_document(rng, "copied", 21, 34)[1][0] == scratchpad(21, 34)  # nothing to carry
+    corpus = ArithmeticCorpus(500, facts=0, plain=0, layout=0, hinted=1, copied=1)
+    wrong = [text for text in texts(corpus) if not is_gold(text)]
+    assert all(is_hinted(text) for text in wrong)
+    assert 100 < len(wrong) < 250  # half are copies, and most of these have something to carry
+
+
 def facts_of(spans):
     """(left, right, carry, result) of each fact in a document, and the line after it."""
     assert [loss for _, loss in spans] == [False, True, False, True, False] * (len(spans) // 5)

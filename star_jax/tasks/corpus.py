@@ -3,7 +3,7 @@
 The paper's base model has read the web; ours has read this. It must be weak but not hopeless:
 STaR needs a few right rationales to begin with, and a base that can already add shows nothing.
 
-Four kinds of documents, no problem of the validation split among them:
+Five kinds of documents, no problem of the validation split among them:
   fact    single steps of scratchpads, some in a document: a digit sum with its carry
           "3 + 8 , C: 1" -> ", 2 C: 1", alone or among other digits ("4 3 + 1 8 , 7 C: 1").
           This is where single-digit addition comes from.
@@ -11,6 +11,8 @@ Four kinds of documents, no problem of the validation split among them:
   layout  a question with a scratchpad whose sums and carries are random: what one looks like, and
           nothing about adding; it keeps the base weak, however well it knows its facts
   hinted  a question with the answer after "Target:" and its gold scratchpad: what a hint is for
+  copied  the same with a scratchpad that only reads the answer off the hint, digit by digit, and
+          carries nothing: right for the wrong reasons. None by default: what a filter is tried on
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
 from star_jax.tasks.arithmetic import (
     ArithmeticTask,
+    add_digits,
     draw_problems,
     held_out,
     make_question,
@@ -42,11 +45,13 @@ class ArithmeticCorpus:
     plain: float = 0.05
     layout: float = 0.05
     hinted: float = 0.3
+    copied: float = 0.0
     facts_per_document: int = 9  # at most
     fact_context: int = 0  # digits around a fact, at most: 0 shows bare single-digit sums
     plain_digits: tuple[float, ...] = (1,)  # shares of 1, 2, ... digits, in any unit
     layout_digits: tuple[float, ...] = (0, 1, 1, 1, 1)
     hinted_digits: tuple[float, ...] = (1, 2, 2, 2, 2)
+    copied_digits: tuple[float, ...] = (0, 1, 1, 1, 1)
     seed: int = 0
 
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
@@ -56,12 +61,14 @@ class ArithmeticCorpus:
           UserError: the shares are negative or all zero.
         """
         rng = np.random.default_rng([self.seed, 3])
-        shares = _shares(self.facts, self.plain, self.layout, self.hinted)
-        kinds = rng.choice(["fact", "plain", "layout", "hinted"], self.n_documents, p=shares)
+        shares = _shares(self.facts, self.plain, self.layout, self.hinted, self.copied)
+        names = ["fact", "plain", "layout", "hinted", "copied"]
+        kinds = rng.choice(names, self.n_documents, p=shares)
         digits = {
             "plain": self.plain_digits,
             "layout": self.layout_digits,
             "hinted": self.hinted_digits,
+            "copied": self.copied_digits,
         }
         sums = {kind: iter(_sums(rng, int(np.sum(kinds == kind)), digits[kind])) for kind in digits}
         spans = [
@@ -79,10 +86,16 @@ def sum_document(rng: np.random.Generator, kind: str, a: int, b: int) -> list[tu
     def guess(*_: int) -> tuple[int, int]:
         return int(rng.integers(2)), int(rng.integers(10))
 
+    to_read = list(str(a + b).zfill(1 + len(str(a))))  # from the right; the first is no step's
+
+    def read_off(*_: int) -> tuple[int, int]:
+        digit = int(to_read.pop())
+        return int(to_read[0]) if len(to_read) == 1 else 0, digit
+
     question = make_question("corpus", a, b)
-    prompt = ArithmeticTask().question_text(question, hinted=kind == "hinted")
-    completion = scratchpad(a, b, guess) if kind == "layout" else scratchpad(a, b)
-    return [(prompt, False), (completion, True)]
+    prompt = ArithmeticTask().question_text(question, hinted=kind in ("hinted", "copied"))
+    add = {"layout": guess, "copied": read_off}.get(kind, add_digits)
+    return [(prompt, False), (scratchpad(a, b, add), True)]
 
 
 def fact_document(
