@@ -263,6 +263,8 @@ def test_the_full_rows_are_laid_out_on_a_v3_8_and_fit_the_models_context(name, m
     assumed, new = settings.assumed, settings.sampler.max_new_tokens
     columns = settings.prefix_tokens + assumed.longest_question + new
     assert columns <= settings.model.context_length
+    if settings.loop and settings.loop.few_shot_in_training:
+        assert columns <= settings.trainer.row_length  # or training would drop some examples
 
 
 # The tiny rows run: with a base that knows nothing, so that what it says has to count as right.

@@ -620,7 +620,7 @@ def test_the_papers_run_is_bound_without_weights_data_or_vocabulary(monkeypatch)
     assert n_params(settings.model) == 6_050_882_784
     assert settings.model.dtype == jnp.bfloat16 and settings.model.remat == "full"
     trainer, sampler = settings.trainer, settings.sampler
-    assert (trainer.batch_size, trainer.row_length) == (8, 1024)
+    assert (trainer.batch_size, trainer.row_length) == (8, 1536)
     assert (sampler.temperature, sampler.max_new_tokens) == (0, 96)
     optimizer, schedule = settings.optimizer, settings.schedule
     assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-6, 100)
