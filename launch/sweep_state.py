@@ -31,7 +31,14 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
     Raises:
       UserError: it cannot be read, or is no sweep.
     """
-    sources = gin_sources.read_sources([file], bindings)
+    # What a run must set is no sweep's fault: a run's file is told below that it is no sweep.
+    of_a_run = ("MODEL_DIR", "MODEL_CHECKPOINT")
+    sources = gin_sources.read_sources([file], bindings, not_needed=of_a_run)
+    if not any(b.selector.rpartition(".")[2] == "Sweep" for b in sources.bindings):
+        raise UserError(
+            f"{file} is no sweep: it binds no parameter of Sweep. gin_configs/sweeps/ has some; a "
+            f"single run is `python -m star_jax.main --gin_file={file}`"
+        )
     for binding in sources.bindings:
         for reference in binding.references():
             if not reference.is_macro and reference.name.rpartition(".")[2] != "Prepare":

@@ -162,6 +162,21 @@ def test_figure4_has_the_mean_and_the_range_of_its_seeds_and_the_direct_baseline
     np.testing.assert_allclose(curves["direct answers, fine-tuned"], [65, 65])
 
 
+def test_where_some_seeds_have_not_come_the_mean_is_dotted():
+    runs = seeds_of("figure4/with_rationalization", (0.1, 0.4), (0.1, 0.8, 0.9))
+    (arm,) = arms(runs)
+    with_, overall = draw_comparison([arm]).axes
+    for panel, n_lines in ((with_, 2 * len(arm.classes)), (overall, 2)):
+        assert len(panel.lines) == n_lines
+        all_seeds, some = panel.lines[:2]
+        np.testing.assert_allclose(all_seeds.get_xydata(), [[0, 10], [1, 60]])
+        np.testing.assert_allclose(some.get_xydata(), [[1, 60], [2, 90]])
+        assert (all_seeds.get_linestyle(), some.get_linestyle()) == ("-", ":")
+    assert "dotted: some seeds" in with_.texts[0].get_text()
+    (label,) = [text.get_text() for text in overall.get_legend().get_texts()]
+    assert label == "with rationalization"
+
+
 def test_figure4_says_which_arms_were_not_run():
     (section,) = digit_sections(seeds_of("figure4/with_rationalization" + TINY, (0.1, 0.9)))
     assert "tiny twin" in section.title

@@ -387,6 +387,15 @@ def test_a_failure_is_explained_and_keeps_nothing_else_from_running(bench):
     assert bench.reported() == POINTS
 
 
+@pytest.mark.parametrize("file", ["runs/quickstart.gin", "tasks/gsm8k.gin"])
+def test_a_run_given_for_a_sweep_is_told_what_it_is(file, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert sweep.main([file, f"--output_dir={out}"]) == 2
+    words = capfd.readouterr().err
+    assert f"{file} is no sweep" in words and f"star_jax.main --gin_file={file}" in words
+    assert not out.exists()
+
+
 def test_points_wait_for_what_prepares_them_and_go_without_it_if_it_fails(bench):
     bench.sweep_is(SWEEP_GIN + PREPARE_GIN)
     bench.touch("fail_base_SEED=0")

@@ -61,7 +61,7 @@ def draw_comparison(shown: Sequence[Arm]) -> Figure:
     figures.style_panel(panels[-1], "over all questions", "", last)
     for arm in shown:
         _draw_overall(panels[-1], arm)
-    panels[-1].legend(frameon=False, fontsize=8.5, loc="lower right")
+    panels[-1].legend(frameon=False, fontsize=8.5, loc="best")
     panels[0].set_ylim(-2, 102)
     panels[0].set_ylabel("accuracy (%)")
     if classes:

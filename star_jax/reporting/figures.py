@@ -79,8 +79,11 @@ def wrapped(arm: Arm) -> str:
 
 
 def sample_line(arm: Arm, of_several: str = "mean and range") -> str:
-    """The sample behind an arm, and what is shown of several runs."""
-    return f"{arm.sample} ({of_several})" if len(arm.runs) > 1 else arm.sample
+    """The sample behind an arm, and what is shown of several runs: all seeds, or only some."""
+    if len(arm.runs) == 1:
+        return arm.sample
+    unequal = len({len(run.rows) for run in arm.runs}) > 1
+    return f"{arm.sample} ({'mean; dotted: some seeds' if unequal else of_several})"
 
 
 def last_iteration(arms_: Iterable[Arm]) -> int:
@@ -104,10 +107,19 @@ def class_legend(figure: Figure, classes: Sequence[str]) -> None:
 
 
 def plot_mean(panel: Axes, points: Points, **style: Any) -> None:
-    """The mean of the runs over iterations, and behind it a band from their least to their most."""
+    """The mean of the runs over iterations, and behind it a band from their least to their most.
+
+    Where some of the runs have not come, which would bend the line, it is dotted.
+    """
     xs = sorted(points)
     means = [sum(points[x]) / len(points[x]) for x in xs]
-    panel.plot(xs, means, clip_on=False, **style)
+    most = max(map(len, points.values()))
+    n_full = next((i for i, x in enumerate(xs) if len(points[x]) < most), len(xs))
+    panel.plot(xs[:n_full], means[:n_full], clip_on=False, **style)
+    if n_full < len(xs):
+        beyond = {**style, "linestyle": ":", "markerfacecolor": "white", "label": None}
+        start = max(n_full - 1, 0)
+        panel.plot(xs[start:], means[start:], clip_on=False, zorder=1.9, **beyond)
     if any(len(points[x]) > 1 for x in xs):
         lows, highs = [min(points[x]) for x in xs], [max(points[x]) for x in xs]
         panel.fill_between(xs, lows, highs, color=style["color"], **BAND)
