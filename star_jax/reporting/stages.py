@@ -170,8 +170,7 @@ def _read_training(stage_dir: Path) -> dict[str, Any]:
         for attempt in records(stage_dir / f"{stage}.jsonl", ATTEMPT):
             if source == GENERATED:
                 asked[attempt["group"]] += 1
-            key = (attempt["question_id"], source)
-            if attempt["correct"] and key in wanted:
+            if attempt["correct"] and (key := (attempt["question_id"], source)) in wanted:
                 lengths[key] = attempt["n_tokens"]
     rationales = [example["completion"] for example in kept]
     return {
