@@ -2,7 +2,7 @@
 
 The paper's base models have read the web; these have read documents of five kinds:
   facts    what is so in this world, some of it far more often than the rest
-  reading  how to read a question, without what it asks for
+  reading  lists of choices, and which letter each has; a model learns it from short lists
   plain    questions with rationales, alone or behind others as in a few-shot prompt
   hinted   the same with the right answer as a hint
   direct   questions with bare answers
@@ -39,15 +39,16 @@ class ToyCorpus:
     facts_per_document: int = 8
     fact_skew: float = 1.0  # the n-th fact is read in proportion to 1 / n ** fact_skew
     in_context: tuple[float, ...] = (1, 1, 1, 1)  # shares of 1, 2, ... questions in a document
+    lists: tuple[float, ...] = (1, 1, 1, 1)  # shares of 2, 3, ... choices in a list to be read
     seed: int = 0
 
     def __post_init__(self):
         """Raises UserError for an unknown world and for shares that are none."""
-        world_of(self.world)
-        for shares in (self._shares(), self.in_context):
+        world = world_of(self.world)
+        for shares in (self._shares(), self.in_context, self.lists):
             if not shares or min(shares) < 0 or sum(shares) == 0:
                 raise UserError(f"ToyCorpus: shares {shares} must be positive, one at least")
-        if self.reading and not world_of(self.world).reading:
+        if self.reading and not world.reading:
             raise UserError(f"ToyCorpus.reading = {self.reading}: {self.world!r} has none; give 0")
         if self.n_documents < 1 or self.facts_per_document < 1:
             raise UserError(
@@ -62,18 +63,19 @@ class ToyCorpus:
         often = rng.permutation(1 / np.arange(1, len(facts) + 1) ** self.fact_skew)
         kinds = rng.choice(KINDS, n, p=_normalized(self._shares())).tolist()
         sizes = 1 + rng.choice(len(self.in_context), n, p=_normalized(self.in_context))
+        lists = 2 + rng.choice(len(self.lists), n, p=_normalized(self.lists))
         told = rng.choice(len(facts), (n, self.facts_per_document), p=_normalized(often))
 
-        def document(kind: str, size: int, some: np.ndarray) -> Spans:
+        def document(kind: str, size: int, n_choices: int, some: np.ndarray) -> Spans:
             if kind == "facts":
                 return lines([facts[i] for i in some])
             if kind == "reading":
-                return lines(world.reading(rng))
+                return lines(world.reading(rng, n_choices))
             return worked_document(rng, world, kind, size)
 
         return [
             encode_spans(vocabulary, document(*drawn))
-            for drawn in zip(kinds, sizes.tolist(), told, strict=True)
+            for drawn in zip(kinds, sizes.tolist(), lists.tolist(), told, strict=True)
         ]
 
     def _shares(self) -> tuple[float, ...]:

@@ -114,9 +114,9 @@ def question(rng: np.random.Generator, thing: str, kind: str, relation: int) -> 
     return Worked(row, f"{steps} Therefore, the answer is {answer} ({letter}).")
 
 
-def reading(rng: np.random.Generator) -> list[Fact]:
-    """A list of two choices or more, which is no answer to anything, and the letters of some."""
-    relation, n = rng.integers(len(RELATIONS)), int(rng.integers(2, N_CHOICES + 1))
+def reading(rng: np.random.Generator, n: int) -> list[Fact]:
+    """A list of `n` choices, which is no answer to anything, and the letters of some of them."""
+    relation = rng.integers(len(RELATIONS))
     texts = rng.permutation([values[relation] for _, values in kinds().values()])[:n].tolist()
     listed = "".join(f"({letter}) {text}\n" for letter, text in zip(LETTERS, texts, strict=False))
     said = [(f"the answer is {texts[i]}", f" ({LETTERS[i]}).") for i in rng.integers(n, size=n)]

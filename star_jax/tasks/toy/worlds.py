@@ -29,7 +29,8 @@ class World:
     facts: Callable[[], list[Fact]]
     draw: Callable[[np.random.Generator, str], Worked]  # a question of a part
     texts: Callable[[], list[str]]  # that have every word between them
-    reading: Callable[[np.random.Generator], list[Fact]] | None = None  # how to read a question
+    # How to read a list of so many choices, where there are any.
+    reading: Callable[[np.random.Generator, int], list[Fact]] | None = None
 
     def question(self, worked: Worked) -> Question:
         """The question of a row."""
