@@ -17,6 +17,7 @@ from star_jax.reporting.calculator_steps import calculator_section, draw_figure6
 from star_jax.reporting.changes import changes_section
 from star_jax.reporting.cost import cost_section
 from star_jax.reporting.digits import digit_sections, draw_comparison, draw_figure5
+from star_jax.reporting.figures import draw_figure4
 from star_jax.reporting.paper_numbers import KNOWN_ROWS
 from star_jax.reporting.paper_tables import paper_sections
 from star_jax.reporting.right_steps import right_steps_section
@@ -160,6 +161,47 @@ def test_figure4_has_the_mean_and_the_range_of_its_seeds_and_the_direct_baseline
     curves = {curve.get_label(): curve.get_ydata() for curve in overall.lines}
     np.testing.assert_allclose(curves["with rationalization"], [10, 70])
     np.testing.assert_allclose(curves["direct answers, fine-tuned"], [65, 65])
+
+
+def seeds_told(*told, seeds=(0, 1)):
+    """Runs of no row, for each of `told` one of each seed, in a directory of its own."""
+    runs = []
+    for bindings in told:
+        for seed in seeds:
+            name = f"run_{len(runs)}"
+            own = {"SEED": str(seed), "MODEL_DIR": repr(name), "MODEL_CHECKPOINT": f"'base_{seed}'"}
+            rows = (line(0, 0.1, seed=seed), line(1, 0.1 * len(runs), seed=seed))
+            runs.append(run_of("", *rows, name=name, bindings={**own, **bindings}))
+    return runs
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_one_arm_named_by_what_differs():
+    common = {"STEPS": "700", "TASK/ArithmeticTask.digits": "(1, 2)"}
+    runs = seeds_told(
+        {**common, "StarConfig.only_right_steps": "False"},
+        {**common, "StarConfig.only_right_steps": "True"},
+    )
+    interleaved = [runs[0], runs[2], runs[1], runs[3]]
+    found = arms(interleaved)
+    assert [arm.label for arm in found] == [
+        "StarConfig.only_right_steps = False", "StarConfig.only_right_steps = True"
+    ]  # fmt: skip
+    assert [[run.name for run in arm.runs] for arm in found] == [
+        ["run_0", "run_1"], ["run_2", "run_3"]
+    ]  # fmt: skip
+    assert [panel.get_title() for panel in draw_figure4(interleaved).axes] == [
+        arm.label for arm in found
+    ]
+    assert [arm.label for arm in arms(runs[:2])] == ["run_0 and 1 more"]  # nothing to be told from
+
+
+def test_runs_of_one_seed_stand_alone_and_so_do_those_that_tell_nothing():
+    twice = seeds_told({"A": "1"}, {"A": "1"})  # other bases, say
+    assert [arm.label for arm in arms(twice)] == ["run_0", "run_1", "run_2", "run_3"]
+    untold = [run_of("", line(0, 0.1, seed=i), name=f"old_{i}") for i in range(2)]
+    assert [arm.label for arm in arms(untold)] == ["old_0", "old_1"]
+    many = seeds_told(*({name: value for name in "ABCD"} for value in "12"))
+    assert [arm.label for arm in arms(many)] == ["run_0 and 1 more", "run_2 and 1 more"]
 
 
 def test_where_some_seeds_have_not_come_the_mean_is_dotted():

@@ -74,6 +74,7 @@ def plain(panel: Axes) -> None:
 def wrapped(arm: Arm) -> str:
     """An arm's label on lines short enough for a panel; what is in parentheses on its own."""
     name = arm.row or arm.runs[0].name
+    name = name if arm.label.startswith(name) else arm.label
     suffix = arm.label.removeprefix(name)
     return "\n".join([*textwrap.wrap(name, 40), *filter(None, [suffix.strip()])])
 

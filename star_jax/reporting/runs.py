@@ -20,6 +20,8 @@ FIELDS = {field.name: field.type for field in dataclasses.fields(IterationMetric
 SHARES = ("accuracy", "train_fraction")
 NUMBERS = [name for name, kind in FIELDS.items() if kind in (int, float, float | None)]
 COUNTS_BY_SOURCE = ("right_answers", "checkable", "right_steps")
+OF_A_SEED = ("SEED", "MODEL_DIR", "MODEL_CHECKPOINT")  # what seeds of the same run differ in
+MOST_NAMED = 3  # settings in the label of an arm
 TINY = "_tiny"  # ends the row of a run that stands in for the paper's: another task and model
 
 
@@ -62,7 +64,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """Runs that are to be the same but for their seeds."""
+    """Runs that are the same but for their seeds."""
 
     label: str
     runs: tuple[Run, ...]
@@ -92,13 +94,46 @@ class Arm:
 
 
 def arms(runs: Sequence[Run]) -> list[Arm]:
-    """Runs of one row of the paper together, those of none each alone, in order of appearance."""
-    groups: dict[str, list[Run]] = {}
+    """Runs of one row of the paper together, and those that differ in nothing but their seeds.
+
+    Where a seed comes twice, something else differs (the base, say), and each run stands alone.
+    In the order of appearance.
+    """
+    groups: dict[Any, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.facts.row or f"/{run.directory}", []).append(run)
-    return [
-        Arm(members[0].facts.row or members[0].label, tuple(members)) for members in groups.values()
-    ]
+        alone = f"/{run.directory}"
+        groups.setdefault(run.facts.row or _settings(run) or alone, []).append(run)
+    parted: list[tuple[Run, ...]] = []
+    for members in groups.values():
+        one_a_seed = len({run.seed for run in members}) == len(members)
+        together = members[0].facts.row or one_a_seed
+        parted += [tuple(members)] if together else [(run,) for run in members]
+    differing = _differing([m[0] for m in parted if len(m) > 1 and not m[0].facts.row])
+    return [Arm(_label(members, differing), members) for members in parted]
+
+
+def _settings(run: Run) -> frozenset[tuple[str, str]]:
+    """What the run was told, but for its seed, where it was and which base it was given."""
+    return frozenset((name, value) for name, value in run.bindings.items() if name not in OF_A_SEED)
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """The settings that are not the same in all of these runs."""
+    settings = [_settings(run) for run in runs] or [frozenset()]
+    common = frozenset.intersection(*settings)
+    return sorted({name for bound in settings for name, _ in bound - common})
+
+
+def _label(members: Sequence[Run], differing: Sequence[str]) -> str:
+    """Of an arm: its row, or what tells it from other arms of several runs."""
+    first = members[0]
+    if first.facts.row or len(members) == 1:
+        return first.facts.row or first.label
+    if not 0 < len(differing) <= MOST_NAMED:
+        return f"{first.name} and {len(members) - 1} more"
+    return ", ".join(
+        f"{name.rpartition('/')[2]} = {first.bindings.get(name, 'unset')}" for name in differing
+    )
 
 
 def load_runs(model_dirs: Sequence[str]) -> list[Run]:
