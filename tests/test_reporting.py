@@ -207,7 +207,8 @@ def test_runs_of_one_seed_stand_alone_and_so_do_those_that_tell_nothing():
 def test_where_some_seeds_have_not_come_the_mean_is_dotted():
     runs = seeds_of("figure4/with_rationalization", (0.1, 0.4), (0.1, 0.8, 0.9))
     (arm,) = arms(runs)
-    with_, overall = draw_comparison([arm]).axes
+    figure = draw_comparison([arm])
+    with_, overall = figure.axes
     for panel, n_lines in ((with_, 2 * len(arm.classes)), (overall, 2)):
         assert len(panel.lines) == n_lines
         all_seeds, some = panel.lines[:2]
@@ -215,8 +216,8 @@ def test_where_some_seeds_have_not_come_the_mean_is_dotted():
         np.testing.assert_allclose(some.get_xydata(), [[1, 60], [2, 90]])
         assert (all_seeds.get_linestyle(), some.get_linestyle()) == ("-", ":")
     assert "dotted: some seeds" in with_.texts[0].get_text()
-    (label,) = [text.get_text() for text in overall.get_legend().get_texts()]
-    assert label == "with rationalization"
+    of_lines = figure.legends[0]
+    assert [text.get_text() for text in of_lines.get_texts()] == ["with rationalization"]
 
 
 def test_figure4_says_which_arms_were_not_run():

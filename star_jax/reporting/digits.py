@@ -61,7 +61,11 @@ def draw_comparison(shown: Sequence[Arm]) -> Figure:
     figures.style_panel(panels[-1], "over all questions", "", last)
     for arm in shown:
         _draw_overall(panels[-1], arm)
-    panels[-1].legend(frameon=False, fontsize=8.5, loc="best")
+    # Below the panels: in them a legend would hide a line, wherever it stood.
+    handles, names = panels[-1].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower right", ncols=len(names), frameon=False, fontsize=8.5
+    )
     panels[0].set_ylim(-2, 102)
     panels[0].set_ylabel("accuracy (%)")
     if classes:
