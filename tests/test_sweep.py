@@ -281,7 +281,7 @@ Prepare:
 POINTS = ["000_SEED=0_LEVEL=0", "001_SEED=0_LEVEL=1", "002_SEED=1_LEVEL=0", "003_SEED=1_LEVEL=1"]
 # Has the sweep run a stand-in for star_jax, and not import it to have gin look at each point.
 RIGGED = """\
-import sys
+import signal, sys
 sys.path[:0] = [{root!r}, {launch!r}]
 import sweep, sweep_runs, sweep_state
 
@@ -295,6 +295,7 @@ def rig(set_attribute):
     set_attribute(sweep_runs, "POLL_SECONDS", 0.02)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
     rig(setattr)
     sys.exit(sweep.main(sys.argv[1:]))
 """
