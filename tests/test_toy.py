@@ -210,6 +210,8 @@ def test_facts_are_read_unevenly():
         ({"facts": -1.0}, "shares"),
         ({"reading": 0.1}, "reading = 0.1"),
         ({"in_context": ()}, "shares"),
+        ({"lists": (0, 0)}, "shares"),
+        ({"lists": (1, 1, 1, 1, 1)}, "2 to 5 choices"),
         ({"n_documents": 0}, "n_documents = 0"),
     ],
 )

@@ -114,7 +114,7 @@ def plot_mean(panel: Axes, points: Points, **style: Any) -> None:
     """
     xs = sorted(points)
     means = [sum(points[x]) / len(points[x]) for x in xs]
-    most = max(map(len, points.values()))
+    most = max(map(len, points.values()), default=0)
     n_full = next((i for i, x in enumerate(xs) if len(points[x]) < most), len(xs))
     panel.plot(xs[:n_full], means[:n_full], clip_on=False, **style)
     if n_full < len(xs):

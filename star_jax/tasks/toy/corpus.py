@@ -48,6 +48,11 @@ class ToyCorpus:
         for shares in (self._shares(), self.in_context, self.lists):
             if not shares or min(shares) < 0 or sum(shares) == 0:
                 raise UserError(f"ToyCorpus: shares {shares} must be positive, one at least")
+        if len(self.lists) > things.N_CHOICES - 1:
+            raise UserError(
+                f"ToyCorpus.lists = {self.lists}: lists have 2 to {things.N_CHOICES} choices; give "
+                f"{things.N_CHOICES - 1} shares at most"
+            )
         if self.reading and not world.reading:
             raise UserError(f"ToyCorpus.reading = {self.reading}: {self.world!r} has none; give 0")
         if self.n_documents < 1 or self.facts_per_document < 1:
