@@ -24,7 +24,7 @@ try:
     import sweep_state
 
     from star_jax.errors import UserError
-    from star_jax.sweep import Run, expand, gin_text
+    from star_jax.tools.sweep import Run, expand, gin_text
 except ModuleNotFoundError as missing:
     if (missing.name or "star_jax").partition(".")[0] == "star_jax":
         raise

@@ -15,12 +15,12 @@ from pathlib import Path
 import gin
 from sweep_runs import write_whole
 
-from star_jax import gin_errors, gin_sources
+from star_jax.cli import gin_errors, gin_sources
 from star_jax.errors import UserError, did_you_mean
 from star_jax.main import RUN_MODES, chatter_left_out, quiet_libraries
-from star_jax.sweep import Prepare, Run, Sweep, differences
+from star_jax.tools.sweep import Prepare, Run, Sweep, differences
 
-# Not in star_jax.configurables: a run has no sweep to bind, and a sweep need not import JAX.
+# Not in star_jax.cli.configurables: a run has no sweep to bind, and a sweep need not import JAX.
 for _record in (Sweep, Prepare):
     gin.external_configurable(_record, module="star_jax")
 
@@ -80,7 +80,7 @@ def load_configurations(runs: Sequence[Run]) -> dict[str, str]:
     """
     quiet_libraries()
     with chatter_left_out():
-        importlib.import_module("star_jax.configurables")
+        importlib.import_module("star_jax.cli.configurables")
     configurations = {}
     for run in runs:
         sources = read_sources(run)

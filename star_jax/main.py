@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 from star_jax.errors import UserError, did_you_mean
-from star_jax.precompile.topologies import ALL, find_topologies
+from star_jax.parallel.topologies import ALL, find_topologies
 
 RUN_MODES = {
     "star": "the outer loop: generate, rationalize, filter, fine-tune the base",
@@ -170,7 +170,7 @@ def run_mode_from(command: CommandLine) -> int:
       UserError: any mistake in the files or bindings, or one that the run itself found.
     """
     # Gin is light, but a wrong flag need not wait even for it.
-    from star_jax import gin_errors, gin_sources
+    from star_jax.cli import gin_errors, gin_sources
 
     sources = gin_sources.read_sources(
         command.gin_files,
@@ -180,8 +180,9 @@ def run_mode_from(command: CommandLine) -> int:
     )
     quiet_libraries()
     with chatter_left_out():
-        configurables = importlib.import_module("star_jax.configurables")
-    from star_jax import processes, progress
+        configurables = importlib.import_module("star_jax.cli.configurables")
+    from star_jax.parallel import processes
+    from star_jax.run import progress
 
     with processes.joined(command.processes):
         progress.CONSOLE.quiet = not processes.is_lead()

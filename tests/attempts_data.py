@@ -3,7 +3,7 @@
 import dataclasses
 
 from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample
-from star_jax.run_dir import RunDir
+from star_jax.run.run_dir import RunDir
 
 HOSTILE = (
     "</script><img src=x onerror=\"window.pwned='img'\"><script>window.pwned='script'</script>"

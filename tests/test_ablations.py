@@ -6,17 +6,18 @@ import json
 import numpy as np
 import pytest
 
-from star_jax import checkpoints, star
 from star_jax.errors import UserError
-from star_jax.filter import keep_correct, step_counts, without_wrong_steps
-from star_jax.finetune import kept_to_examples
-from star_jax.generate import generate_rationales
+from star_jax.loop import star
+from star_jax.loop.ask import Asking
+from star_jax.loop.filter import keep_correct, step_counts, without_wrong_steps
+from star_jax.loop.finetune import kept_to_examples
+from star_jax.loop.generate import generate_rationales
+from star_jax.loop.resample import resample_failures
+from star_jax.loop.star import StarConfig, draw_questions
 from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED, KeptExample
-from star_jax.resample import resample_failures
-from star_jax.sampling.ask import Asking
-from star_jax.schedules import GeometricSteps
-from star_jax.star import StarConfig, draw_questions
+from star_jax.run import checkpoints
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
+from star_jax.training.schedules import GeometricSteps
 from tests.test_loop import QUESTIONS, loop_with
 from tests.tiny import FakeSampler, gold, trainer, wrong
 

@@ -5,14 +5,15 @@ import shutil
 import gin
 import pytest
 
-from star_jax import checkpoints, main
+from star_jax import main
 from star_jax.errors import UserError
-from star_jax.sampling.ask import Asking, ask
-from star_jax.sampling.sampler import Sampler, SamplerConfig
-from star_jax.schedules import GeometricSteps
-from star_jax.star import StarConfig, run_star
+from star_jax.loop.ask import Asking, ask
+from star_jax.loop.star import StarConfig, run_star
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
+from star_jax.run import checkpoints
 from star_jax.tasks.arithmetic import ArithmeticTask
-from star_jax.vocabularies import WordVocabulary
+from star_jax.tokenizers.vocabularies import WordVocabulary
+from star_jax.training.schedules import GeometricSteps
 from tests import tiny
 
 

@@ -7,17 +7,17 @@ import re
 import gin
 import pytest
 
-from star_jax.baselines import TrainingLength, gold_pairs
 from star_jax.errors import UserError
-from star_jax.few_shot import check_examples, evaluated
-from star_jax.run_dir import StageDir
-from star_jax.sampling.ask import Asking
-from star_jax.schedules import EpochSteps
+from star_jax.loop.ask import Asking
+from star_jax.loop.baselines import TrainingLength, gold_pairs
+from star_jax.loop.few_shot import check_examples, evaluated
+from star_jax.run.run_dir import StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.task import VALIDATION
+from star_jax.training.schedules import EpochSteps
 from star_jax.training.trainer import TrainerConfig
 from tests import tiny
 

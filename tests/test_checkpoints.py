@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from star_jax import checkpoints
-from star_jax.checkpoints import TrainingCheckpoint
 from star_jax.errors import UserError
-from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.models import base_weights
+from star_jax.parallel.partitioning import MeshConfig, make_mesh
+from star_jax.run import checkpoints
+from star_jax.run.checkpoints import TrainingCheckpoint
 
 
 def tree(scale=1.0):
@@ -211,7 +212,7 @@ def test_the_base_is_read_once_and_comes_back_as_it_was(sizes):
             for name, place in places.items()
         }
 
-    base = checkpoints.BaseWeights(read)
+    base = base_weights.BaseWeights(read)
     first = base()
     again = base()
     assert len(reads) == 1
@@ -229,9 +230,9 @@ def test_the_base_is_read_again_where_the_host_has_no_room():
         reads.append(1)
         return {"w": jnp.ones(1000)}
 
-    base = checkpoints.BaseWeights(read, room=lambda: 7999)  # half of it has to stay free
+    base = base_weights.BaseWeights(read, room=lambda: 7999)  # half of it has to stay free
     assert base()["w"].sum() == base()["w"].sum() == 1000
     assert len(reads) == 2
-    enough = checkpoints.BaseWeights(read, room=lambda: 8000)
+    enough = base_weights.BaseWeights(read, room=lambda: 8000)
     enough(), enough()
     assert len(reads) == 3

@@ -5,9 +5,9 @@ import pytest
 import seqio
 
 from star_jax.errors import UserError
-from star_jax.filter import hint_leaks, keep_correct
+from star_jax.loop.ask import grade
+from star_jax.loop.filter import hint_leaks, keep_correct
 from star_jax.records import Completion
-from star_jax.sampling.ask import grade
 from star_jax.tasks import rows
 from star_jax.tasks import task as tasks
 from star_jax.tasks.arithmetic import ArithmeticTask

@@ -14,10 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from star_jax.comparison.answers import Key, read_answers
-from star_jax.comparison.items import draw_items, normalized
-from star_jax.comparison.scores import fleiss_kappa, majority, score, tally
-from star_jax.comparison.sheets import (
+from star_jax.errors import UserError
+from star_jax.main import main
+from star_jax.reporting.tables import wilson_interval
+from star_jax.tasks.arithmetic import ArithmeticTask
+from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.tools.comparison.answers import Key, read_answers
+from star_jax.tools.comparison.items import draw_items, normalized
+from star_jax.tools.comparison.scores import fleiss_kappa, majority, score, tally
+from star_jax.tools.comparison.sheets import (
     COLUMNS,
     FORMULA,
     as_csv,
@@ -26,11 +31,6 @@ from star_jax.comparison.sheets import (
     as_written,
     harmless,
 )
-from star_jax.errors import UserError
-from star_jax.main import main
-from star_jax.reporting.tables import wilson_interval
-from star_jax.tasks.arithmetic import ArithmeticTask
-from star_jax.tasks.task import TRAIN, VALIDATION
 from tests.browser import running_browser
 
 TASK = ArithmeticTask(digits=(1, 2), n_train=30, n_validation=15, n_few_shot=1)

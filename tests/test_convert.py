@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from star_jax import main
-from star_jax.convert import convert_weights
 from star_jax.errors import UserError
 from star_jax.models.decoder import placed_params
 from star_jax.models.exporting import export_model
@@ -20,8 +19,9 @@ from star_jax.models.formats import open_model
 from star_jax.models.hf_config import decoder_config
 from star_jax.models.hf_names import Place, places
 from star_jax.models.importing import check_config, import_params
-from star_jax.partitioning import TRAINING_RULES, MeshConfig, make_mesh
-from star_jax.vocabularies import WordVocabulary
+from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
+from star_jax.tokenizers.vocabularies import WordVocabulary
+from star_jax.tools.convert import convert_weights
 from tests import writers
 from tests.families import Dims, hf_logits, hf_model, transformers
 from tests.test_families import FAMILIES, logits_of, random_tokens
@@ -203,7 +203,7 @@ from star_jax.models.formats import open_model
 from star_jax.models.hf_config import decoder_config
 from star_jax.models.hf_names import Place, places
 from star_jax.models.importing import import_params
-from star_jax.partitioning import TRAINING_RULES, MeshConfig, make_mesh
+from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 
 stored = open_model(Path(sys.argv[1]))
 config = decoder_config(stored.config, "config.json", param_dtype=sys.argv[2])

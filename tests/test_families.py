@@ -17,11 +17,11 @@ from star_jax.models.attention import Store, causal_mask
 from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.models.hf_config import ARCHITECTURE, decoder_config, family_of, hf_config
-from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Prompt
-from star_jax.sampling import decode
-from star_jax.sampling.sampler import Sampler, SamplerConfig, row_key
-from star_jax.vocabularies import WordVocabulary
+from star_jax.rollout.native import decode
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.tokenizers.vocabularies import WordVocabulary
 from tests.families import FAMILIES, Dims, hf_greedy, hf_logits, hf_model, ours
 
 GIN_CONFIGS = Path(__file__).parent.parent / "gin_configs"

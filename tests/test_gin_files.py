@@ -7,13 +7,14 @@ from pathlib import Path
 import gin
 import pytest
 
-from star_jax import configurables, gin_errors, gin_sources, star
-from star_jax.partitioning import make_mesh
-from star_jax.precompile import command as precompile_command
-from star_jax.precompile.fit import sampling, training_lowering
+from star_jax.cli import configurables, gin_errors, gin_sources
+from star_jax.loop import star
+from star_jax.modes.runs import RUNS
+from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import GENERATED, KeptExample
-from star_jax.runs import RUNS
 from star_jax.tasks.task import ReasoningTask
+from star_jax.tools.precompile import command as precompile_command
+from star_jax.tools.precompile.fit import sampling, training_lowering
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +163,7 @@ def test_another_schedule_takes_the_place_of_the_papers(name, configurable, step
         ["paper/table1_star_with_rationalization.gin", name], flags, (), NOT_NEEDED
     )
     gin_errors.load(sources)
-    run = gin.get_configurable("star_jax.star")("", "", gin.REQUIRED, None, None)
+    run = gin.get_configurable("star_jax.loop.star")("", "", gin.REQUIRED, None, None)
     assert (run.schedule(1, 80, 8.0), run.schedule(2, 80, 8.0)) == steps
 
 
@@ -170,7 +171,7 @@ def test_the_released_codes_departures_go_on_top_of_a_row():
     name = "paper/table2_star_with_rationalization.gin"
     files = [name, "parity/released_code.gin"]
     gin_errors.load(gin_sources.read_sources(files, [], (), NOT_NEEDED))
-    run = gin.get_configurable("star_jax.star")("", "", gin.REQUIRED, None, None)
+    run = gin.get_configurable("star_jax.loop.star")("", "", gin.REQUIRED, None, None)
     assert run.trainer.loss_on_prompt and not bound_run(name).trainer.loss_on_prompt
     gin_errors.load(gin_sources.read_sources(files, [], (), NOT_NEEDED))
     assert copy.deepcopy(gin.query_parameter("star.task")).hint == "solution"

@@ -6,9 +6,9 @@ import seqio
 from tensorflow_datasets.text.gsm8k.gsm8k import Gsm8k
 
 from star_jax.errors import UserError
-from star_jax.filter import hint_leaks, keep_correct
+from star_jax.loop.ask import grade
+from star_jax.loop.filter import hint_leaks, keep_correct
 from star_jax.records import Completion
-from star_jax.sampling.ask import grade
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.task import TRAIN, VALIDATION
 

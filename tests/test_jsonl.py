@@ -13,10 +13,10 @@ import seqio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_jax import configurables
+from star_jax.cli import configurables
 from star_jax.errors import UserError
 from star_jax.main import main
-from star_jax.partitioning import make_mesh
+from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import Question
 from star_jax.tasks import jsonl, jsonl_file
 from star_jax.tasks.jsonl import JsonlTask

@@ -373,7 +373,7 @@ def test_an_installed_wheel_brings_its_gin_files(tmp_path):
     (metadata,) = site.glob("*.dist-info")
     assert "star_jax = star_jax.main:run" in (metadata / "entry_points.txt").read_text()
     read = (
-        "from star_jax.gin_sources import read_sources\n"
+        "from star_jax.cli.gin_sources import read_sources\n"
         "print(read_sources(['top.gin'], []).bindings[0].where)"
     )
     done = subprocess.run(

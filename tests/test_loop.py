@@ -4,19 +4,20 @@ import jax
 import numpy as np
 import pytest
 
-from star_jax import checkpoints, metrics, star
 from star_jax.errors import UserError
-from star_jax.evaluate import evaluate_model, evaluation_metrics
-from star_jax.filter import keep_correct
-from star_jax.finetune import finetune_from_base, kept_to_examples
-from star_jax.generate import generate_rationales
-from star_jax.rationalize import rationalize_failures
+from star_jax.loop import star
+from star_jax.loop.ask import Asking
+from star_jax.loop.evaluate import evaluate_model, evaluation_metrics
+from star_jax.loop.filter import keep_correct
+from star_jax.loop.finetune import finetune_from_base, kept_to_examples
+from star_jax.loop.generate import generate_rationales
+from star_jax.loop.rationalize import rationalize_failures
+from star_jax.loop.star import Star, StarConfig, draw_questions
 from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample, from_json, to_json
-from star_jax.sampling.ask import Asking
-from star_jax.schedules import EpochSteps, GeometricSteps
-from star_jax.star import Star, StarConfig, draw_questions
+from star_jax.run import checkpoints, metrics
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.task import TRAIN
+from star_jax.training.schedules import EpochSteps, GeometricSteps
 from tests.tiny import FakeSampler, gold, question, trainer, wrong
 
 TASK = ArithmeticTask(digits=(1, 2), n_train=60, n_validation=10, n_few_shot=2)

@@ -44,14 +44,14 @@ def interrupt():
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder of our own with run.gin, and entry points that need no JAX."""
-    fake = types.ModuleType("star_jax.configurables")
+    fake = types.ModuleType("star_jax.cli.configurables")
     fake.ENTRY_POINTS = {
         "star": run_fake,
         "finetune": run_mistaken,
         "evaluate": run_broken,
         "infer": interrupt,
     }
-    monkeypatch.setitem(sys.modules, "star_jax.configurables", fake)
+    monkeypatch.setitem(sys.modules, "star_jax.cli.configurables", fake)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/tiny.gin").write_text(

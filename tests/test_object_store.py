@@ -23,17 +23,20 @@ import pytest
 from etils import epath
 from orbax.checkpoint._src.path import atomicity
 
-from star_jax import checkpoints, compilation, configurables, paths, run_dir, runs
+from star_jax.cli import configurables
 from star_jax.errors import UserError
 from star_jax.main import main
+from star_jax.models import base_weights
 from star_jax.models.formats import open_model
-from star_jax.partitioning import make_mesh
-from star_jax.pretrained_vocabulary import load_vocabulary
-from star_jax.report import load_run
+from star_jax.modes import runs
+from star_jax.parallel.partitioning import make_mesh
+from star_jax.reporting.report import load_run
+from star_jax.run import checkpoints, compilation, paths, run_dir
 from star_jax.tasks import few_shot, rows
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.tokenizers.pretrained_vocabulary import load_vocabulary
 from tests import fake_runs, tiny
 
 BUCKET = "star-jax"
@@ -323,7 +326,7 @@ def test_weights_of_others_are_to_be_copied_first(bucket, name):
     (bucket / "model" / name).write_bytes(b"weights")
     trainer = tiny.trainer()
     for read in (
-        lambda: checkpoints.load_base(bucket / "model", trainer.model, trainer.abstract_params()),
+        lambda: base_weights.load_base(bucket / "model", trainer.model, trainer.abstract_params()),
         lambda: open_model(bucket / "model" / name),
     ):
         with pytest.raises(UserError, match=rf"copy it.*gcloud storage cp -r {bucket}/model"):

@@ -17,6 +17,7 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params
 from star_jax.packing import fullest, pack
 from star_jax.records import TokenizedExample
+from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example, encode_spans
 from star_jax.training.packing import (
     check_lengths,
     epochs,
@@ -26,7 +27,6 @@ from star_jax.training.packing import (
     pack_rows,
     packing_efficiency,
 )
-from star_jax.vocabularies import WordVocabulary, encode_example, encode_spans
 
 
 class CharacterVocabulary(seqio.Vocabulary):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from star_jax import checkpoints
 from star_jax.errors import UserError
-from star_jax.evaluate import evaluate_model
+from star_jax.loop.ask import Asking
+from star_jax.loop.evaluate import evaluate_model
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params, logical_axes, placed_params
-from star_jax.partitioning import (
+from star_jax.parallel.partitioning import (
     DECODING_RULES,
     TRAINING_RULES,
     MeshConfig,
@@ -25,8 +25,8 @@ from star_jax.partitioning import (
     parameter_shardings,
 )
 from star_jax.records import TokenizedExample
-from star_jax.sampling.ask import Asking
-from star_jax.sampling.sampler import Sampler, SamplerConfig
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
+from star_jax.run import checkpoints
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.task import VALIDATION
 from star_jax.training.train_step import OptimizerConfig, split_rows

@@ -8,19 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from star_jax import configurables, gin_errors, gin_sources
-from star_jax.baselines import TrainingLength
+from star_jax.cli import configurables, gin_errors, gin_sources
 from star_jax.errors import UserError
+from star_jax.loop.baselines import TrainingLength
+from star_jax.loop.star import StarConfig
 from star_jax.main import main
 from star_jax.models.attention import KeyValues, Store, causal_mask
 from star_jax.models.config import DecoderConfig
-from star_jax.models.decoder import Decoder, abstract_params
-from star_jax.partitioning import DECODING_RULES, TRAINING_RULES, MeshConfig, make_mesh
-from star_jax.precompile import command as precompile_command
-from star_jax.precompile import fit as rooms
-from star_jax.precompile import search as precompile_search
-from star_jax.precompile.fit import Settings, is_out_of_memory, precompile, used_of
-from star_jax.precompile.prediction import (
+from star_jax.models.decoder import Decoder, abstract_params, n_params
+from star_jax.parallel.partitioning import DECODING_RULES, TRAINING_RULES, MeshConfig, make_mesh
+from star_jax.parallel.topologies import TOPOLOGIES, find_topologies, find_topology, larger
+from star_jax.rollout.native.sampler import SamplerConfig
+from star_jax.rollout.native.shapes import shapes_for
+from star_jax.tools.precompile import command as precompile_command
+from star_jax.tools.precompile import fit as rooms
+from star_jax.tools.precompile import search as precompile_search
+from star_jax.tools.precompile.fit import Settings, is_out_of_memory, precompile, used_of
+from star_jax.tools.precompile.prediction import (
     Assumptions,
     ProgramSeconds,
     Run,
@@ -28,12 +32,11 @@ from star_jax.precompile.prediction import (
     shows_examples,
     whole_run,
 )
-from star_jax.precompile.roofline import (
+from star_jax.tools.precompile.roofline import (
     Peaks,
     Split,
     Work,
     decode_step,
-    n_params,
     prefill,
     roofline,
     slot_bytes,
@@ -41,13 +44,9 @@ from star_jax.precompile.roofline import (
     state_bytes,
     training_step,
 )
-from star_jax.precompile.text import duration, fit_json, fit_text
-from star_jax.precompile.topologies import TOPOLOGIES, find_topologies, find_topology, larger
-from star_jax.sampling.sampler import SamplerConfig
-from star_jax.sampling.shapes import shapes_for
-from star_jax.schedules import GeometricSteps
-from star_jax.star import StarConfig
+from star_jax.tools.precompile.text import duration, fit_json, fit_text
 from star_jax.training import train_step as steps
+from star_jax.training.schedules import GeometricSteps
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import TrainerConfig
 from tests import tiny

@@ -6,11 +6,12 @@ import gin
 import jax
 import pytest
 
-from star_jax import configurables, gin_errors, gin_sources
+from star_jax.cli import configurables, gin_errors, gin_sources
 from star_jax.main import main
-from star_jax.partitioning import make_mesh
-from star_jax.precompile import command as precompile_command
-from star_jax.precompile.fit import (
+from star_jax.parallel.partitioning import make_mesh
+from star_jax.parallel.topologies import GENERATIONS, TOPOLOGIES, find_topology
+from star_jax.tools.precompile import command as precompile_command
+from star_jax.tools.precompile.fit import (
     DECODE,
     GIB,
     PREFIX,
@@ -24,8 +25,7 @@ from star_jax.precompile.fit import (
     verdict,
     work_of,
 )
-from star_jax.precompile.text import fit_text
-from star_jax.precompile.topologies import GENERATIONS, TOPOLOGIES, find_topology
+from star_jax.tools.precompile.text import fit_text
 from tests.test_gin_files import FULL
 
 pytestmark = pytest.mark.slow
@@ -170,7 +170,7 @@ def test_what_the_compiler_has_for_a_program_is_what_we_say(generation):
 
 
 def _nothing(topology):
-    from star_jax.precompile.prediction import Assumptions
-    from star_jax.precompile.roofline import Work
+    from star_jax.tools.precompile.prediction import Assumptions
+    from star_jax.tools.precompile.roofline import Work
 
     return Work(), peaks_of(topology, Assumptions())

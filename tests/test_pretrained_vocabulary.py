@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_jax.errors import UserError
-from star_jax.pretrained_vocabulary import (
+from star_jax.tokenizers.files.byte_level import SCHEMES, byte_level_json, byte_symbols
+from star_jax.tokenizers.files.configs import import_needed
+from star_jax.tokenizers.pretrained_vocabulary import (
     HuggingFaceVocabulary,
     SentencePieceVocabulary,
     load_vocabulary,
 )
-from star_jax.tokenizer_files.byte_level import SCHEMES, byte_level_json, byte_symbols
-from star_jax.tokenizer_files.configs import import_needed
-from star_jax.vocabularies import encode_example
+from star_jax.tokenizers.vocabularies import encode_example
 from tests.packages import install_beside
 
 gguf = pytest.importorskip("gguf")

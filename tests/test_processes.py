@@ -14,10 +14,11 @@ from unittest import mock
 import jax
 import pytest
 
-from star_jax import configurables, processes
+from star_jax.cli import configurables
 from star_jax.errors import UserError
 from star_jax.main import main, parse_command_line
-from star_jax.partitioning import make_mesh
+from star_jax.parallel import processes
+from star_jax.parallel.partitioning import make_mesh
 from tests import tiny
 
 SLOW_START = 300  # seconds that a process may take to import, to join and to sample

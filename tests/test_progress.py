@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from star_jax import progress as progress_lib
-from star_jax.progress import class_names, format_header, format_row, log, progress
+from star_jax.run import progress as progress_lib
+from star_jax.run.progress import class_names, format_header, format_row, log, progress
 
 ROW = {
     "iteration": 3,

@@ -10,7 +10,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from star_jax import gin_errors, gin_sources
+from star_jax.cli import gin_errors, gin_sources
 from star_jax.main import NOT_NEEDED, RUN_MODES, parse_command_line
 
 BOUND = {  # where a run mode has no model of its own
@@ -60,7 +60,7 @@ def test_a_folder_called_runs_does_not_hide_the_included_files(command, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     parsed = parse_command_line(shlex.split(command)[3:])
-    importlib.import_module("star_jax.configurables")
+    importlib.import_module("star_jax.cli.configurables")
     gin_errors.load(read(parsed))
     if parsed.run_mode == "report":
         return  # it has no file: its command binds all

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_jax import checkpoints, star
-from star_jax.compilation import n_compiled
-from star_jax.partitioning import MeshConfig, make_mesh
-from star_jax.sampling.sampler import Sampler, SamplerConfig, row_key
-from star_jax.sampling.shapes import (
+from star_jax.loop import star
+from star_jax.loop.star import StarConfig, run_star
+from star_jax.parallel.partitioning import MeshConfig, make_mesh
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.rollout.native.shapes import (
     FEWEST_SLOTS,
     Shapes,
     fill_chunk,
@@ -20,9 +20,10 @@ from star_jax.sampling.shapes import (
     shapes_for,
     waves,
 )
-from star_jax.schedules import GeometricSteps
-from star_jax.star import StarConfig, run_star
+from star_jax.run import checkpoints
+from star_jax.run.compilation import n_compiled
 from star_jax.tasks.arithmetic import ArithmeticTask
+from star_jax.training.schedules import GeometricSteps
 from tests import tiny
 from tests.test_sampling import MODEL, PROMPTS, WORDS, params, random_prompts, sampler
 

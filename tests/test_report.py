@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from star_jax import run_dir
 from star_jax.errors import UserError
-from star_jax.report import load_run, report, wilson_interval, write_report
 from star_jax.reporting import sections as sections_lib
 from star_jax.reporting.figures import draw_figure4, picture
+from star_jax.reporting.report import load_run, report, wilson_interval, write_report
 from star_jax.reporting.tables import comparison_table, metrics_table
+from star_jax.run import run_dir
 
 COMMAND = "python -m star_jax.main --gin_file=runs/star.gin"
 

@@ -12,7 +12,6 @@ import pytest
 
 from star_jax.errors import UserError
 from star_jax.records import GENERATED
-from star_jax.report import write_report
 from star_jax.reporting.calculator_steps import calculator_section, draw_figure6
 from star_jax.reporting.changes import changes_section
 from star_jax.reporting.cost import cost_section
@@ -20,6 +19,7 @@ from star_jax.reporting.digits import digit_sections, draw_comparison, draw_figu
 from star_jax.reporting.figures import draw_figure4
 from star_jax.reporting.paper_numbers import KNOWN_ROWS
 from star_jax.reporting.paper_tables import paper_sections
+from star_jax.reporting.report import write_report
 from star_jax.reporting.right_steps import right_steps_section
 from star_jax.reporting.runs import TINY, Run, arms, load_run, load_runs
 from star_jax.reporting.sections import sections
@@ -34,7 +34,7 @@ from star_jax.reporting.stages import (
     records,
 )
 from star_jax.reporting.training_set import training_set_sections
-from star_jax.run_dir import RunDir, RunFacts
+from star_jax.run.run_dir import RunDir, RunFacts
 from tests.fake_runs import write_run
 
 CONFIGS = Path(__file__).parent.parent / "gin_configs"

@@ -11,11 +11,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from star_jax import baselines, checkpoints, run_dir, star
-from star_jax.schedules import GeometricSteps
-from star_jax.star import StarConfig, run_star
+from star_jax.loop import baselines, star
+from star_jax.loop.star import StarConfig, run_star
+from star_jax.run import checkpoints, run_dir
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.corpus import ArithmeticCorpus
+from star_jax.training.schedules import GeometricSteps
 from star_jax.training.train_step import OptimizerConfig
 from tests import tiny
 

@@ -2,13 +2,20 @@ import json
 
 import pytest
 
-from star_jax import checkpoints, metrics, star
 from star_jax.errors import UserError
+from star_jax.loop import star
+from star_jax.loop.star import StarConfig, run_star
 from star_jax.records import GENERATED, KeptExample
-from star_jax.run_dir import RunDir, StageDir, check_writable, differing_bindings, write_atomically
-from star_jax.schedules import GeometricSteps
-from star_jax.star import StarConfig, run_star
+from star_jax.run import checkpoints, metrics
+from star_jax.run.run_dir import (
+    RunDir,
+    StageDir,
+    check_writable,
+    differing_bindings,
+    write_atomically,
+)
 from star_jax.tasks.arithmetic import ArithmeticTask
+from star_jax.training.schedules import GeometricSteps
 from tests.tiny import FakeSampler, gold, read_lines, trainer
 
 KEPT = [KeptExample("a", "1 + 1", "2", GENERATED), KeptExample("b", "2 + 2", "4", GENERATED)]

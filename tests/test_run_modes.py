@@ -5,10 +5,11 @@ import re
 import gin
 import pytest
 
-from star_jax import baselines, configurables, gin_errors, gin_sources
+from star_jax.cli import configurables, gin_errors, gin_sources
+from star_jax.loop import baselines
+from star_jax.loop.star import StarConfig
 from star_jax.main import RUN_MODES, main
 from star_jax.models.config import DecoderConfig
-from star_jax.star import StarConfig
 from tests import tiny
 
 

@@ -12,14 +12,14 @@ from star_jax.errors import UserError
 from star_jax.models.attention import causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
-from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Prompt
-from star_jax.sampling import decode
-from star_jax.sampling.fitting import fit_prompts, newest_that_fit
-from star_jax.sampling.logits import PickConfig, keep_top_k, keep_top_p, pick_tokens
-from star_jax.sampling.sampler import Sampler, SamplerConfig, row_key
-from star_jax.sampling.shapes import Shapes, fill_chunk
-from star_jax.vocabularies import WordVocabulary, encode_example
+from star_jax.rollout.native import decode
+from star_jax.rollout.native.fitting import fit_prompts, newest_that_fit
+from star_jax.rollout.native.logits import PickConfig, keep_top_k, keep_top_p, pick_tokens
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.rollout.native.shapes import Shapes, fill_chunk
+from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example
 
 WORDS = WordVocabulary(list("abcdefghijklm"))
 MODEL = DecoderConfig(

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from star_jax.schedules import (
+from star_jax.training.schedules import (
     EpochSteps,
     GeometricSteps,
     LinearSteps,

@@ -11,19 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from star_jax import checkpoints
-from star_jax.compilation import n_compiled
 from star_jax.errors import UserError
-from star_jax.evaluate import chance, evaluate_by_likelihood
+from star_jax.loop.ask import Asking
+from star_jax.loop.evaluate import chance, evaluate_by_likelihood
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params
 from star_jax.records import Prompt
-from star_jax.sampling.ask import Asking
-from star_jax.sampling.sampler import Sampler, SamplerConfig
-from star_jax.sampling.score import normalized, score_continuations
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
+from star_jax.rollout.native.score import normalized, score_continuations
+from star_jax.run import checkpoints
+from star_jax.run.compilation import n_compiled
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
-from star_jax.vocabularies import WordVocabulary
+from star_jax.tokenizers.vocabularies import WordVocabulary
 from tests import tiny
 from tests.test_sampling import (
     EXAMPLES,

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models import decoder
 from star_jax.models.attention import KeyValues, Store, attend, causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.models.splash import check_attention, splash_attend
-from star_jax.partitioning import MESH_AXES, TRAINING_RULES, MeshConfig, make_mesh
+from star_jax.parallel import partitioning
+from star_jax.parallel.partitioning import MESH_AXES, TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.records import PackedBatch
 from star_jax.training.train_step import OptimizerConfig, init_state, make_optimizer, train_step
 from star_jax.training.trainer import Trainer, TrainerConfig

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from star_jax.filter import keep_correct, step_counts, without_wrong_steps
+from star_jax.loop.ask import grade
+from star_jax.loop.filter import keep_correct, step_counts, without_wrong_steps
 from star_jax.records import GENERATED, RATIONALIZED, Completion, Question
-from star_jax.sampling.ask import grade
 from star_jax.tasks import few_shot, steps
 from star_jax.tasks.arithmetic import ArithmeticTask, make_question, scratchpad
 from star_jax.tasks.commonsense_qa import CommonsenseQATask

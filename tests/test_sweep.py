@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_jax import gin_sources
+from star_jax.cli import gin_sources
 from star_jax.errors import UserError
 from star_jax.main import parse_command_line
-from star_jax.sweep import Prepare, Sweep, differences, expand, gin_text
+from star_jax.tools.sweep import Prepare, Sweep, differences, expand, gin_text
 from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
 
 sys.path.insert(0, str(LAUNCH))  # a script finds its neighbours in its own folder

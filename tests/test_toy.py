@@ -10,7 +10,7 @@ import gin
 import numpy as np
 import pytest
 
-from star_jax import gin_errors, gin_sources
+from star_jax.cli import gin_errors, gin_sources
 from star_jax.errors import UserError
 from star_jax.tasks import rows, steps
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
@@ -226,7 +226,7 @@ def test_a_wrong_corpus_is_told(fields, said):
 @pytest.mark.parametrize(("table", "row"), TWINS)
 def test_a_twin_has_room_for_all_it_is_asked(table, row):
     name, mode = f"paper/table{table}_{row}_tiny.gin", ROWS[row]
-    importlib.import_module("star_jax.configurables")
+    importlib.import_module("star_jax.cli.configurables")
     flags = [("MODEL_DIR", "'/nowhere'"), ("MODEL_CHECKPOINT", "'/nowhere/base'")]
     gin_errors.load(gin_sources.read_sources([name], flags))
 

@@ -5,11 +5,11 @@ import pytest
 from jax.experimental import topologies
 
 from star_jax.models.config import DecoderConfig
-from star_jax.partitioning import DECODING_RULES, MeshConfig, make_mesh
-from star_jax.sampling.decode import Writer
-from star_jax.sampling.logits import PickConfig
-from star_jax.sampling.programs import Programs
-from star_jax.sampling.shapes import shapes_for
+from star_jax.parallel.partitioning import DECODING_RULES, MeshConfig, make_mesh
+from star_jax.rollout.native.decode import Writer
+from star_jax.rollout.native.logits import PickConfig
+from star_jax.rollout.native.programs import Programs
+from star_jax.rollout.native.shapes import shapes_for
 
 GIB = 2**30
 GPTJ_6B = dict(

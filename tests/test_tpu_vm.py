@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from star_jax import gin_sources
+from star_jax.cli import gin_sources
 from star_jax.main import parse_command_line
 from tests import fake_gcloud
 

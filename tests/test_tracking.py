@@ -11,12 +11,13 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 from tensorboard.util import tensor_util
 
-from star_jax import processes, tracking
 from star_jax.errors import UserError
-from star_jax.evaluate import evaluation_only
+from star_jax.loop.evaluate import evaluation_only
 from star_jax.main import main
+from star_jax.parallel import processes
 from star_jax.records import Attempt, to_json
-from star_jax.run_dir import RunDir
+from star_jax.run import tracking
+from star_jax.run.run_dir import RunDir
 from tests import tiny
 
 

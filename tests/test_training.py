@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from star_jax.checkpoints import TrainingCheckpoint
-from star_jax.compilation import n_compiled
 from star_jax.errors import UserError
 from star_jax.models.attention import causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params
-from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import PackedBatch, TokenizedExample
+from star_jax.run.checkpoints import TrainingCheckpoint
+from star_jax.run.compilation import n_compiled
 from star_jax.training.loss import weighted_cross_entropy, where_to_predict
 from star_jax.training.packing import epochs, pack_batches, packing_efficiency
 from star_jax.training.train_step import (

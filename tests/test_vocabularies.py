@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from star_jax.errors import UserError
 from star_jax.tasks.arithmetic import WORDS, ArithmeticTask, arithmetic_vocabulary
-from star_jax.vocabularies import (
+from star_jax.tokenizers.vocabularies import (
     WordVocabulary,
     document_start,
     encode_example,

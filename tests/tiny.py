@@ -10,12 +10,12 @@ from unittest import mock
 import jax
 import numpy as np
 
-from star_jax import configurables
+from star_jax.cli import configurables
 from star_jax.main import main
 from star_jax.models.config import DecoderConfig
-from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Completion, Prompt, Question
-from star_jax.sampling.meter import SamplingStats
+from star_jax.rollout.native.meter import SamplingStats
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig

@@ -21,7 +21,7 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.layers import Dense, Norm, param_with_axes
 from star_jax.models.rotary import rotary_angles, rotate
 from star_jax.models.splash import serves, splash_attend
-from star_jax.partitioning import Rules, keep_rows, parameter_shardings
+from star_jax.parallel.partitioning import Rules, keep_rows, parameter_shardings
 
 REMAT = {
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
@@ -254,3 +254,8 @@ def _abstract_variables(config: DecoderConfig) -> Any:
 def _init(config: DecoderConfig, key: jax.Array) -> Any:
     tokens = jnp.zeros((1, 2), jnp.int32)
     return Decoder(config).init(key, tokens, tokens, jnp.ones((1, 2, 2), bool))
+
+
+def n_params(model: DecoderConfig) -> int:
+    """Parameters of the whole model."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))

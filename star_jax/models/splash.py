@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from star_jax.errors import UserError
 from star_jax.models.attention import KeyValues, Store
 from star_jax.models.config import DecoderConfig
-from star_jax.partitioning import Rules, is_on_mesh, n_parts, spec_of
+from star_jax.parallel.partitioning import Rules, is_on_mesh, n_parts, spec_of
 
 LANES = 128  # the kernel takes tokens by this many
 BLOCKS = (512, 256, 128)  # tokens a step of the kernel takes; the largest that divides is used

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from star_jax.errors import UserError
-from star_jax.paths import told
 from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED
+from star_jax.run.paths import told
 
 EVALUATION = "evaluation"
 STAGES = {  # what the page calls it -> its file; in the order of an outer iteration

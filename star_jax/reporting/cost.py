@@ -6,8 +6,8 @@ from typing import Any
 
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
-from star_jax.precompile.roofline import n_params
-from star_jax.precompile.topologies import GENERATIONS
+from star_jax.models.decoder import n_params
+from star_jax.parallel.topologies import GENERATIONS
 from star_jax.reporting.document import Section, Table
 from star_jax.reporting.runs import Run
 from star_jax.reporting.tables import command_note, number, percent, ratio, run_title

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from star_jax.progress import class_names, header_cells
 from star_jax.reporting import figures
 from star_jax.reporting.document import Section, Table
 from star_jax.reporting.paper_tables import TWIN
 from star_jax.reporting.runs import TINY, Arm, Run, arms
 from star_jax.reporting.tables import NOTHING, interval_text, percent
+from star_jax.run.progress import class_names, header_cells
 
 FIGURE4 = {
     "figure4/with_rationalization": ("with rationalization", "C0"),

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from star_jax.progress import class_names
 from star_jax.reporting.document import Picture
 from star_jax.reporting.runs import Arm, Run, arms
 from star_jax.reporting.tables import interval
+from star_jax.run.progress import class_names
 
 MAX_COLUMNS = 4  # panels side by side; more go on the next line
 DPI = 150

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from star_jax.errors import UserError
-from star_jax.metrics import IterationMetrics
-from star_jax.paths import is_dir, is_remote, path_of, read_if_there
-from star_jax.progress import class_names
 from star_jax.reporting.stages import IterationDigest, read_iterations
-from star_jax.run_dir import RunFacts, gin_bindings
+from star_jax.run.metrics import IterationMetrics
+from star_jax.run.paths import is_dir, is_remote, path_of, read_if_there
+from star_jax.run.progress import class_names
+from star_jax.run.run_dir import RunFacts, gin_bindings
 
 REQUIRED = ("iteration", "accuracy", "n_eval", "seed")  # the other numbers of a line may be null
 FIELDS = {field.name: field.type for field in dataclasses.fields(IterationMetrics)}

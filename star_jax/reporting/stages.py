@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from star_jax.errors import UserError
-from star_jax.paths import is_remote, open_text, read_if_there
 from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED, SOURCES
+from star_jax.run.paths import is_remote, open_text, read_if_there
 
 # The source of the rationales that are kept of a stage's attempts.
 STAGES = {"generations": GENERATED, "rationalizations": RATIONALIZED, "resamplings": RESAMPLED}

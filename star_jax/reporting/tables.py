@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from star_jax.progress import class_names, format_header, format_row, header_cells, row_cells
 from star_jax.reporting.document import Table
 from star_jax.reporting.runs import Arm, Run
+from star_jax.run.progress import class_names, format_header, format_row, header_cells, row_cells
 
 NOTHING = "-"  # what does not apply, or is not known
 

@@ -25,7 +25,7 @@ from star_jax.errors import UserError
 from star_jax.records import Question
 from star_jax.tasks import steps
 from star_jax.tasks import task as tasks
-from star_jax.vocabularies import WordVocabulary
+from star_jax.tokenizers.vocabularies import WordVocabulary
 
 WORDS = (*"0123456789", "+", ",", "C:", "Input:", "Target:", "<scratch>", "</scratch>")
 DIGITS = set("0123456789")

@@ -31,7 +31,7 @@ from star_jax.tasks.arithmetic import (
     scratchpad,
     step_line,
 )
-from star_jax.vocabularies import encode_spans
+from star_jax.tokenizers.vocabularies import encode_spans
 
 SPANS_PER_FACT = 5
 

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from star_jax.errors import UserError
-from star_jax.paths import open_text
 from star_jax.records import Question
+from star_jax.run.paths import open_text
 from star_jax.tasks.rows import located
 from star_jax.tasks.task import ReasoningTask
 

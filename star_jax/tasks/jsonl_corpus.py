@@ -8,7 +8,7 @@ from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.task import TRAIN, VALIDATION
-from star_jax.vocabularies import WordVocabulary, encode_example
+from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from star_jax.errors import UserError, did_you_mean
-from star_jax.progress import log
 from star_jax.records import Question
+from star_jax.run.progress import log
 from star_jax.tasks import rows
 from star_jax.tasks.task import TRAIN, VALIDATION
 

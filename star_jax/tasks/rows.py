@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
 from star_jax.errors import UserError
-from star_jax.paths import copy_tree, is_remote, open_text, path_of
+from star_jax.run.paths import copy_tree, is_remote, open_text, path_of
 
 EXAMPLES = Path(__file__).parent / "examples"
 

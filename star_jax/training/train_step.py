@@ -11,8 +11,8 @@ from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
 from star_jax.records import PackedBatch
-from star_jax.schedules import warmup_then_constant
 from star_jax.training.loss import weighted_cross_entropy, where_to_predict
+from star_jax.training.schedules import warmup_then_constant
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from star_jax import partitioning
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params, init_params, placed_params
 from star_jax.models.splash import check_attention
+from star_jax.parallel import partitioning
 from star_jax.records import PackedBatch, TokenizedExample
-from star_jax.schedules import final_decay
 from star_jax.training import train_step as steps
 from star_jax.training.packing import (
     batches_of_rows,
@@ -26,6 +25,7 @@ from star_jax.training.packing import (
     fill_batch,
     most_with_loss,
 )
+from star_jax.training.schedules import final_decay
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,14 +33,15 @@ import numpy as np
 import seqio
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # to be run by its path
-from star_jax import checkpoints, progress
-from star_jax.evaluate import evaluate_model
-from star_jax.filter import keep_correct
-from star_jax.finetune import finetune_from_base, kept_to_examples
-from star_jax.generate import generate_rationales
-from star_jax.rationalize import rationalize_failures
+from star_jax.loop.ask import Asking
+from star_jax.loop.evaluate import evaluate_model
+from star_jax.loop.filter import keep_correct
+from star_jax.loop.finetune import finetune_from_base, kept_to_examples
+from star_jax.loop.generate import generate_rationales
+from star_jax.loop.rationalize import rationalize_failures
+from star_jax.models import base_weights
 from star_jax.records import Attempt, Question
-from star_jax.sampling.ask import Asking
+from star_jax.run import checkpoints, progress
 from star_jax.tasks.task import ReasoningTask, question_source
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig
@@ -218,7 +219,7 @@ def outer_iteration(folder: Path, config: Any, task: ParityTask, sizes: Sizes) -
     questions = task.asked["train"]
 
     def load_base() -> Any:
-        return checkpoints.load_base(folder / "hf", config, trainer.abstract_params())
+        return base_weights.load_base(folder / "hf", config, trainer.abstract_params())
 
     def generate() -> tuple[Any, list[Attempt]]:
         model = sampler.prepare(load_base())

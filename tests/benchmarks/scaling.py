@@ -24,14 +24,14 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # to be run by its path
-from star_jax import progress
-from star_jax.finetune import finetune_from_base
-from star_jax.generate import generate_rationales
+from star_jax.loop.ask import Asking
+from star_jax.loop.finetune import finetune_from_base
+from star_jax.loop.generate import generate_rationales
 from star_jax.models.config import DecoderConfig
-from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Attempt, Question
-from star_jax.sampling.ask import Asking
-from star_jax.sampling.sampler import Sampler, SamplerConfig
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
+from star_jax.run import progress
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.corpus import ArithmeticCorpus
 from star_jax.tasks.task import TRAIN

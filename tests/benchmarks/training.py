@@ -29,11 +29,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from star_jax.convert import hf_tensors  # noqa: E402
 from star_jax.models.config import DecoderConfig  # noqa: E402
 from star_jax.models.hf_config import hf_config  # noqa: E402
-from star_jax.partitioning import MeshConfig, make_mesh  # noqa: E402
+from star_jax.parallel.partitioning import MeshConfig, make_mesh  # noqa: E402
 from star_jax.records import PackedBatch, TokenizedExample  # noqa: E402
+from star_jax.tools.convert import hf_tensors  # noqa: E402
 from star_jax.training.packing import epochs, pack_batches, packing_efficiency  # noqa: E402
 from star_jax.training.train_step import OptimizerConfig  # noqa: E402
 from star_jax.training.trainer import Trainer, TrainerConfig  # noqa: E402

@@ -22,17 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 import seqio
 
-from star_jax.convert import hf_tensors
 from star_jax.models.attention import causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params
 from star_jax.models.exporting import export_model
 from star_jax.models.hf_config import hf_config
-from star_jax.partitioning import MeshConfig, make_mesh
+from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Completion, Prompt
-from star_jax.sampling import decode
-from star_jax.sampling.sampler import Sampler, SamplerConfig, row_key
-from star_jax.sampling.weights import DecodingModel
+from star_jax.rollout.native import decode
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.rollout.native.weights import DecodingModel
+from star_jax.tools.convert import hf_tensors
 
 FIRM = 2e-3  # logits; float32 leaves some 1e-5 of noise in those of the models here
 NEVER = -1e6  # a bias that rules a token out

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from star_jax.errors import UserError
 from star_jax.models.tensors import StoredModel
-from star_jax.paths import check_local, path_of, told
+from star_jax.run.paths import check_local, path_of, told
 
 ACCEPTED = (
     "model.safetensors (or its index and shards), flax_model.msgpack, the shard_* directories of "

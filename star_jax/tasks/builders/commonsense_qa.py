@@ -12,8 +12,8 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.download.util import DownloadError
 
 from star_jax.errors import UserError
-from star_jax.paths import is_remote
-from star_jax.progress import log
+from star_jax.run.paths import is_remote
+from star_jax.run.progress import log
 
 FETCH = "python launch/fetch.py commonsense_qa"
 

@@ -18,7 +18,7 @@ from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
 from star_jax.tasks.toy import stories, things
 from star_jax.tasks.toy.worlds import CORPUS, Fact, World
-from star_jax.vocabularies import WordVocabulary, encode_spans
+from star_jax.tokenizers.vocabularies import WordVocabulary, encode_spans
 
 WORLDS = {"commonsense_qa": things.WORLD, "gsm8k": stories.WORLD}
 KINDS = ("facts", "reading", "plain", "hinted", "direct")

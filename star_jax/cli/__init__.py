@@ -1,0 +1,1 @@
+"""The command line: gin files, their errors, and everything that gin can bind."""

@@ -1,0 +1,232 @@
+"""Reads gin files and flags as statements with their places, before anything is registered.
+
+Gin itself stops at the first mistake with a traceback, and takes a mistyped macro without a word.
+Here its parser only splits the text; `gin_errors.load` then checks the names and gives it to gin.
+"""
+
+import dataclasses
+import io
+import tokenize
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gin import config_parser
+
+from star_jax.errors import UserError, did_you_mean
+
+PACKAGE = Path(__file__).parent.parent
+_REQUIRED = ("gin.REQUIRED", "REQUIRED")  # gin takes both spellings
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """`%name` (a macro or a constant) or `@name` (a configurable) inside a value."""
+
+    name: str
+    is_macro: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """One `name = value` of a file or a flag; with no `arg_name` it sets the macro `selector`."""
+
+    where: str  # "runs/star.gin:12" or "--gin.MODEL_DIR"
+    by_user: bool  # in a flag or a --gin_file, not in what it includes nor in gin_configs/
+    scope: str
+    selector: str
+    arg_name: str
+    value: Any
+
+    @property
+    def macro(self) -> str | None:
+        """The macro this sets, or None if it sets a parameter."""
+        if self.selector in ("macro", "gin.macro") and self.arg_name == "value":
+            return self.scope
+        if self.arg_name:
+            return None
+        return f"{self.scope}/{self.selector}" if self.scope else self.selector
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the value is `%gin.REQUIRED`, still to be replaced by a later binding."""
+        return isinstance(self.value, Reference) and self.value.name in _REQUIRED
+
+    def references(self) -> Iterator[Reference]:
+        """Yields every reference in the value, however deep in lists and dicts."""
+        waiting = [self.value]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, Reference):
+                yield value
+            elif isinstance(value, Mapping):
+                waiting.extend(value.values())
+            elif isinstance(value, list | tuple):
+                waiting.extend(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The whole configuration as read: what gin is to load, and each binding with its place."""
+
+    files: tuple[Path, ...]
+    flags: tuple[str, ...]  # each one "NAME = VALUE", ready for gin
+    search_paths: tuple[Path, ...]
+    bindings: tuple[Binding, ...]  # in the order in which they take effect
+    imports: tuple[tuple[str, str], ...]  # (module, place) of the files' import statements
+
+
+def search_paths(extra: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Returns where gin files are looked for: here, `extra`, and star_jax's own gin_configs/."""
+    installed, checkout = PACKAGE / "gin_configs", PACKAGE.parent / "gin_configs"
+    return (Path(), *map(Path, extra), installed if installed.is_dir() else checkout)
+
+
+def read_sources(
+    gin_files: Sequence[str],
+    flags: Sequence[tuple[str, str]],
+    extra_paths: Sequence[str] = (),
+    not_needed: Sequence[str] = (),
+) -> Sources:
+    """Reads files, the files they include, and flags, as far as no registry is needed.
+
+    Macros that are `not_needed` for what is to be done get their own name for a value where a file
+    wants them set and nobody has.
+
+    Raises:
+      UserError: a file that is not there, a value that gin cannot read, a macro that must be set
+        and is not, or one that is set and that nothing refers to.
+    """
+    reader = _Reader(search_paths(extra_paths))
+    files = tuple(reader.find(name, "--gin_file") for name in gin_files)
+    for path in files:
+        reader.read_file(path, including=())
+    statements = tuple(reader.read_flag(name, value) for name, value in flags)
+    last = {binding.macro: binding for binding in reader.bindings}
+    statements += tuple(
+        reader.read_flag(name, repr(name))
+        for name in not_needed
+        if name in last and last[name].is_required
+    )
+    _check_macros(reader.bindings)
+    return Sources(
+        files, statements, reader.search_paths, tuple(reader.bindings), tuple(reader.imports)
+    )
+
+
+class _Delegate(config_parser.ParserDelegate):
+    """Keeps references as names: nothing is registered yet."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        return Reference(scoped_configurable_name.rpartition("/")[2], is_macro=False)
+
+    def macro(self, macro_name: str) -> Reference:
+        return Reference(macro_name, is_macro=True)
+
+
+class _Reader:
+    """Collects the bindings and imports of files and flags, in the order gin applies them."""
+
+    def __init__(self, paths: tuple[Path, ...]):
+        self.search_paths = paths
+        self.bindings: list[Binding] = []
+        self.imports: list[tuple[str, str]] = []
+
+    def find(self, name: str, where: str) -> Path:
+        """Returns the first file called `name` in the search paths."""
+        for root in self.search_paths:
+            if (root / name).is_file():
+                return root / name
+        hint = did_you_mean(name, self._files_near(name))
+        places = ", ".join(str(root) for root in self.search_paths)
+        raise UserError(f"{where}: no gin file '{name}' in {places}{hint}")
+
+    def _files_near(self, name: str) -> set[str]:
+        # Not rglob: the current folder may be a home with everything in it.
+        patterns = ("*.gin", "*/*.gin", f"{Path(name).parent}/*.gin")
+        if Path(name).is_absolute():
+            return {str(path) for path in Path(name).parent.glob("*.gin")}
+        return {
+            path.relative_to(root).as_posix()
+            for root in self.search_paths
+            for pattern in patterns
+            if ".." not in pattern
+            for path in root.glob(pattern)
+        }
+
+    def read_file(self, path: Path, including: tuple[Path, ...]) -> None:
+        """Adds what `path` and its includes say; `including` is the chain that led here."""
+        if path in including:
+            raise UserError(f"{including[-1]}: include of '{path}' comes back to itself")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the gin file {path}: {error}") from error
+        by_user = not including and self.search_paths[-1] not in path.parents
+        for statement in _parse(text, str(path)):
+            where = f"{path}:{statement.location.line_num}"
+            if isinstance(statement, config_parser.IncludeStatement):
+                self.read_file(self.find(statement.filename, where), (*including, path))
+            elif isinstance(statement, config_parser.ImportStatement):
+                self.imports.append((statement.module, where))
+            elif isinstance(statement, config_parser.BindingStatement):
+                self._add(statement, where, by_user)
+
+    def read_flag(self, name: str, value: str) -> str:
+        """Adds `--gin.name=value` and returns it as a gin statement."""
+        flag = f"--gin.{name}"
+        # `--gin.MODEL_DIR=runs/mine`: the shell ate the quotes, or nobody thought of them. Only a
+        # macro, and only what cannot be a botched gin value, is taken for a text.
+        bare = "." not in name and value.strip()[0] not in "'\"[({@%"
+        try:
+            statements = _parse(f"{name} = {value}", flag)
+        except UserError:
+            if not bare:
+                raise
+            value = repr(value)
+            statements = _parse(f"{name} = {value}", flag)
+        if len(statements) != 1 or not isinstance(statements[0], config_parser.BindingStatement):
+            raise UserError(f"{flag}={value!r} is not one binding; give each its own --gin.NAME")
+        self._add(statements[0], flag, by_user=True)
+        return f"{name} = {value}"
+
+    def _add(self, statement: config_parser.BindingStatement, where: str, by_user: bool) -> None:
+        scope, selector, arg_name, value, _ = statement
+        self.bindings.append(Binding(where, by_user, scope, selector, arg_name, value))
+
+
+def _parse(text: str, source: str) -> list[Any]:
+    """Returns gin's statements of a file's or a flag's text."""
+    try:
+        return list(config_parser.ConfigParser(io.StringIO(text), _Delegate()))
+    except (SyntaxError, tokenize.TokenError) as error:
+        if isinstance(error, SyntaxError):
+            message, line = error.msg, error.lineno
+        else:
+            message, (line, _) = error.args
+        is_flag = source.startswith("--")
+        place = f"{source}={text.partition(' = ')[2]}" if is_flag else f"{source}:{line}"
+        quotes = "; a text needs quotes inside quotes: \"'...'\"" if is_flag else ""
+        raise UserError(f"{place}: gin cannot read this: {one_line(message)}{quotes}") from error
+
+
+def _check_macros(bindings: Sequence[Binding]) -> None:
+    used = {ref.name for binding in bindings for ref in binding.references() if ref.is_macro}
+    settings = {binding.macro: binding for binding in bindings if binding.macro}
+    for binding in settings.values():
+        if binding.by_user and binding.macro not in used:
+            hint = did_you_mean(binding.macro, used - set(_REQUIRED))
+            raise UserError(f"{binding.where}: nothing refers to a macro '{binding.macro}'{hint}")
+    for binding in settings.values():
+        if binding.is_required:
+            raise UserError(must_be_set(binding.macro, binding.where))
+
+
+def must_be_set(name: str, where: str) -> str:
+    """Returns the message for a macro or parameter that `where` leaves to the user."""
+    return f"{name} must be set ({where} requires it): add --gin.{name}=VALUE, a text as \"'...'\""
+
+
+def one_line(message: str) -> str:
+    """Returns a message of gin's, which may have several lines, on one."""
+    return " ".join(message.split())

@@ -1,0 +1,1 @@
+"""Algorithm 1: the outer loop, its stages, and the baselines that it is compared with."""

@@ -1,0 +1,106 @@
+"""Which prompts fit into the model's context, and with how many of their few-shot examples."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import seqio
+
+from star_jax.errors import UserError
+from star_jax.records import Prompt
+from star_jax.run.progress import log
+from star_jax.tokenizers.vocabularies import document_start
+
+NAMED = 5  # questions left out that a warning names
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Prompts behind the same examples, short ones first: neighbours end about together."""
+
+    prefix_ids: tuple[int, ...]  # the document's start and the examples
+    members: tuple[int, ...]  # places among the prompts
+
+
+def fit_prompts(
+    prompts: Sequence[Prompt],
+    encoded: Sequence[Sequence[int]],
+    vocabulary: seqio.Vocabulary,
+    n_new: int,
+    context: int,
+) -> list[Group]:
+    """Groups the prompts by what goes before them.
+
+    A prompt that is too long loses whole examples, oldest first; one that is too long alone is in
+    no group. Two warnings count them.
+
+    Args:
+      prompts: to be grouped.
+      encoded: ids of each prompt's own text.
+      vocabulary: encodes the examples.
+      n_new: tokens that must fit behind each prompt.
+      context: tokens the model can hold.
+
+    Raises:
+      UserError: a prompt is empty, or none of them fits.
+    """
+    start = document_start(vocabulary)
+    texts = {text for prompt in prompts for text in prompt.examples}
+    ids = {text: tuple(vocabulary.encode(text)) for text in texts}
+    groups: dict[tuple[str, ...], list[int]] = {}
+    too_long: list[int] = []
+    n_dropped: list[int] = []
+    for i, prompt in enumerate(prompts):
+        if not encoded[i]:
+            raise UserError(f"question {prompt.question_id} has an empty text; give it one")
+        lengths = [len(ids[text]) for text in prompt.examples]
+        n_kept = newest_that_fit(lengths, context - n_new - len(encoded[i]) - len(start))
+        if n_kept is None:
+            too_long.append(i)
+            continue
+        if n_kept < len(lengths):
+            n_dropped.append(len(lengths) - n_kept)
+        groups.setdefault(prompt.examples[len(lengths) - n_kept :], []).append(i)
+    if too_long:
+        longest = max(too_long, key=lambda i: len(encoded[i]))
+        _tell_left_out(prompts, too_long, len(encoded[longest]), n_new, context)
+    if n_dropped:
+        log(
+            f"warning: {len(n_dropped)} of {len(prompts)} prompts pass the model's context of "
+            f"{context} tokens and go without {sum(n_dropped)} of their few-shot examples in all "
+            f"(at most {max(n_dropped)} each, oldest first)"
+        )
+    return [
+        Group(
+            start + tuple(id_ for text in examples for id_ in ids[text]),
+            tuple(sorted(members, key=lambda i: (len(encoded[i]), i))),
+        )
+        for examples, members in groups.items()
+    ]
+
+
+def newest_that_fit(lengths: Sequence[int], room: int) -> int | None:
+    """How many of the last `lengths` fit into `room` together; None when room is negative."""
+    if room < 0:
+        return None
+    n_kept = 0
+    for length in reversed(lengths):
+        room -= length
+        if room < 0:
+            break
+        n_kept += 1
+    return n_kept
+
+
+def _tell_left_out(
+    prompts: Sequence[Prompt], too_long: Sequence[int], longest: int, n_new: int, context: int
+) -> None:
+    names = ", ".join(prompts[i].question_id for i in too_long[:NAMED])
+    more = f" and {len(too_long) - NAMED} more" if len(too_long) > NAMED else ""
+    message = (
+        f"{len(too_long)} of {len(prompts)} questions do not fit the model's context of {context} "
+        f"tokens even without examples (up to {longest} of the question + {n_new} new ones): "
+        f"{names}{more}; lower SamplerConfig.max_new_tokens or raise DecoderConfig.context_length"
+    )
+    if len(too_long) == len(prompts):
+        raise UserError(message)
+    log(f"warning: {message}; they are left out and counted as wrong")

@@ -1,0 +1,168 @@
+"""The compiled programs of sampling: `decode`, jitted, with every array's place on the mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from star_jax.models.attention import KeyValues
+from star_jax.models.decoder import placed_params, unstack_layers
+from star_jax.parallel import partitioning
+from star_jax.rollout.native import decode
+from star_jax.rollout.native.decode import Chunk, Finished, Prefix, Slots, Writer
+from star_jax.rollout.native.shapes import PREFIX_COLUMNS, Shapes, up_to
+
+# How the dimensions [B, G, C, K] of a layer's keys and of its values lie in a TPU's memory, outer
+# ones first. It is what decoding wants: in any other order each call copies the whole cache twice.
+TPU_CACHE_ORDER = ((2, 1, 3, 0), (2, 1, 0, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """One of each kind, compiled anew for each size; state that is handed in is given up."""
+
+    writer: Writer
+    mesh: Mesh
+    rules: partitioning.Rules
+
+    @functools.cached_property
+    def place(self) -> Callable[[Any], Any]:
+        """Weights in the layout of training to weights unrolled, cast and laid out for decoding."""
+        model = self.writer.model
+        placed = placed_params(model, self.mesh, self.rules)
+        scanned = dataclasses.replace(model, scan_layers=True)
+
+        def lay_out(params: Any) -> Any:
+            if "layers" in params:
+                params = unstack_layers(scanned, params)[1]
+            return jax.tree.map(lambda leaf: leaf.astype(model.dtype), params)
+
+        return jax.jit(lay_out, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, placed))
+
+    @functools.cached_property
+    def prefill_prefix(self) -> Callable[..., Prefix]:
+        """(params, tokens_P, length) -> Prefix."""
+        prefill = functools.partial(decode.prefill_prefix, self.writer.model)
+        return jax.jit(self._on_mesh(prefill), out_shardings=self._prefix)
+
+    @functools.cached_property
+    def empty_slots(self) -> Callable[[int, Shapes], Slots]:
+        """(slots of a shard, shapes) -> Slots."""
+
+        def make(n_slots: int, shapes: Shapes) -> Slots:
+            sizes = (n_slots * shapes.n_shards, shapes.window, shapes.max_new_tokens)
+            return decode.empty_slots(self.writer.model, *sizes)
+
+        return jax.jit(make, static_argnums=(0, 1), out_shardings=self._slots)
+
+    @functools.cached_property
+    def refill(self) -> Callable[..., tuple[Slots, Finished]]:
+        """(window, params, prefix, slots, chunk) -> Slots and who left."""
+        return jax.jit(
+            self._on_mesh(functools.partial(decode.refill, self.writer)),
+            static_argnums=0,
+            donate_argnums=3,
+            out_shardings=(self._slots, self._whole),
+        )
+
+    @functools.cached_property
+    def decode(self) -> Callable[..., tuple[Slots, jax.Array]]:
+        """(params, prefix, slots, time, n_free) -> Slots and the time."""
+        return jax.jit(
+            functools.partial(
+                decode.decode, self.writer, partitioning.n_shards(self.mesh, self.rules)
+            ),
+            in_shardings=(None, None, self._slots, self._whole, self._whole),
+            donate_argnums=2,
+            out_shardings=(self._slots, self._whole),
+        )
+
+    def lower(self, shapes: Shapes, prefix_tokens: int) -> dict[str, jax.stages.Lowered]:
+        """Decoding and refilling full slots, lowered for the mesh without any array.
+
+        Compiling them says what they need of a device's memory, on devices that need not be there.
+        """
+        model, n_shards = self.writer.model, shapes.n_shards
+        split = partitioning.batch_sharding(self.mesh, self.rules)
+
+        def place(shapes_of: Any, shardings: Any) -> Any:
+            return jax.tree.map(
+                lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
+                shapes_of,
+                shardings,
+            )
+
+        def numbers(*shape: int, dtype: Any = jnp.int32, to: Any = split) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=to)
+
+        placed = placed_params(model, self.mesh, self.rules)
+        params = jax.tree.map(lambda p: numbers(*p.shape, dtype=model.dtype, to=p.sharding), placed)
+        scalar = numbers(to=self._whole)
+        tokens = numbers(up_to(prefix_tokens, PREFIX_COLUMNS), to=self._whole)
+        prefix = place(jax.eval_shape(self.prefill_prefix, params, tokens, scalar), self._prefix)
+        slots = place(jax.eval_shape(lambda: self.empty_slots(shapes.n_slots, shapes)), self._slots)
+        tokens = numbers(n_shards, shapes.chunk_tokens)
+        each = numbers(n_shards, shapes.chunk_prompts)
+        keys = numbers(n_shards, shapes.chunk_prompts, 2, dtype=jnp.uint32)
+        chunk = Chunk(tokens, tokens, tokens, each, each, each, keys, each)
+        return {
+            "decode": self.decode.lower(params, prefix, slots, scalar, scalar),
+            "refill": self.refill.lower(shapes.window, params, prefix, slots, chunk),
+        }
+
+    @functools.cached_property
+    def shrink(self) -> Callable[[Slots], tuple[Slots, Finished]]:
+        """Slots -> half of them and who left."""
+        return jax.jit(
+            functools.partial(decode.shrink, partitioning.n_shards(self.mesh, self.rules)),
+            out_shardings=(self._slots, self._whole),
+        )
+
+    @functools.cached_property
+    def written(self) -> Callable[[Slots], Finished]:
+        """Slots -> what all of them wrote."""
+        return jax.jit(decode.written, out_shardings=self._whole)
+
+    def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with the mesh at hand, as splash attention needs it."""
+
+        def run(*args: Any) -> Any:
+            with partitioning.on_mesh(self.mesh, self.rules):
+                return function(*args)
+
+        return run
+
+    @property
+    def _kv_axis(self) -> tuple[str, ...]:
+        return partitioning.axes_of(self.rules, "kv_heads")
+
+    @property
+    def _whole(self) -> NamedSharding:
+        return partitioning.replicated(self.mesh)
+
+    @property
+    def _prefix(self) -> Prefix:
+        kv = NamedSharding(self.mesh, PartitionSpec(self._kv_axis))
+        return Prefix((KeyValues(kv, kv),) * self.writer.model.n_layers, self._whole)
+
+    @property
+    def _slots(self) -> Slots:
+        rows = partitioning.batch_sharding(self.mesh, self.rules)
+        kv = NamedSharding(self.mesh, PartitionSpec(*rows.spec, self._kv_axis))
+        layer = KeyValues(kv, kv)
+        if self.mesh.devices.flat[0].platform == "tpu":
+            layer = KeyValues(*(Format(Layout(order), kv) for order in TPU_CACHE_ORDER))
+        n_layers = self.writer.model.n_layers
+        newest = (KeyValues(kv, kv),) * n_layers
+        return Slots((layer,) * n_layers, newest, *[rows] * (len(Slots._fields) - 2))
+
+
+@functools.lru_cache(maxsize=16)
+def programs_for(writer: Writer, mesh: Mesh, rules: partitioning.Rules) -> Programs:
+    """The same programs for the same arguments, so that two samplers compile them once."""
+    return Programs(writer, mesh, rules)

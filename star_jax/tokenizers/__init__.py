@@ -1,0 +1,1 @@
+"""Vocabularies as `seqio.Vocabulary`, and the files that pretrained ones come in."""

@@ -1,0 +1,94 @@
+"""What raters get, as a table and as a page, and the key that they do not get."""
+
+import csv
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+from star_jax.tools.comparison.items import Item
+from star_jax.tools.comparison.page import PAGE
+
+COLUMNS = ("item", "question", "rationale_a", "rationale_b", "preference")
+PREFERENCES = ("A", "B", "tie")
+# A spreadsheet takes what begins so for a formula; some take the wide forms too.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+MARK = "'"
+
+INSTRUCTIONS = (
+    "Each item has a question and two explanations of its answer, A and B. Read both, and choose "
+    "the one that justifies the answer better: its steps are right, follow from each other, and "
+    "lead to the answer.",
+    "Judge the reasoning, not the length, the spelling or the layout. The order of the items and "
+    "of the two sides is random. If neither is better, choose tie.",
+    "Please work alone, and do not look anything up about where the explanations come from.",
+)
+HOW_IN_THE_TABLE = (
+    "Write A, B or tie into the column preference of every row, change nothing else, and save "
+    "the file as CSV under your name."
+)
+
+
+def harmless(cell: str) -> str:
+    """The cell so that no spreadsheet takes it for a formula; `as_written` undoes it."""
+    return MARK + cell if cell.startswith((*FORMULA, MARK)) else cell
+
+
+def as_written(cell: str) -> str:
+    """The cell as it was before `harmless`."""
+    return cell.removeprefix(MARK)
+
+
+def as_csv(items: Sequence[Item]) -> bytes:
+    """The raters' table; its byte order mark tells spreadsheets that it is UTF-8."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    for item in items:
+        cells = (item.name, item.question, item.rationale_a, item.rationale_b, "")
+        writer.writerow([harmless(cell) for cell in cells])
+    return out.getvalue().encode("utf-8-sig")
+
+
+def as_text() -> bytes:
+    """The raters' instructions for the table."""
+    return ("\n\n".join([*INSTRUCTIONS, HOW_IN_THE_TABLE]) + "\n").encode()
+
+
+def as_html(items: Sequence[Item]) -> bytes:
+    """The same as a page that works without network and saves the answers as CSV."""
+    parts = {
+        "INSTRUCTIONS": "\n".join(f"<p>{html.escape(text)}</p>" for text in INSTRUCTIONS),
+        "ITEMS": "\n".join(_section(i, item) for i, item in enumerate(items, start=1)),
+        "NAME": items[0].name.partition("-")[0],
+    }
+    before, *rest = PAGE.split("%%")  # %%NAME%% marks a place
+    pieces = [before]
+    for place, text in zip(rest[::2], rest[1::2], strict=True):
+        pieces += [parts[place], text]
+    return "".join(pieces).encode()
+
+
+def _section(number: int, item: Item) -> str:
+    name = html.escape(item.name)
+    choices = "".join(
+        f'<label><input type="radio" name="{name}" value="{choice}"> {choice}</label>'
+        for choice in PREFERENCES
+    )
+    return (
+        f'<section data-item="{name}"><h2>{number}</h2>'
+        f'<div class="text">{html.escape(item.question)}</div><div class="sides">'
+        f'<div><h3>A</h3><div class="text">{html.escape(item.rationale_a)}</div></div>'
+        f'<div><h3>B</h3><div class="text">{html.escape(item.rationale_b)}</div></div></div>'
+        f"<fieldset><legend>Better</legend>{choices}</fieldset></section>"
+    )
+
+
+def as_key(items: Sequence[Item], sources: Mapping[str, str], drawn: Mapping[str, object]) -> bytes:
+    """Which is which; `sources` is name -> where from, `drawn` how the items were drawn."""
+    sides = {
+        item.name: {"question_id": item.question_id, "A": item.source_a, "B": item.source_b}
+        for item in items
+    }
+    key = {"sources": dict(sources), **drawn, "items": sides}
+    return (json.dumps(key, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,266 @@
+"""What training and sampling cost a device, counted by hand: FLOPs, memory traffic, communication.
+
+The compiler's own count takes the body of a scan once, however often it runs, so nothing of it is
+used. Counted are the matrix products (each reads its operands and writes its result once; all else
+is taken to be fused into them), Adam, and what is sent between devices. Sizes are of one device.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from star_jax.models.config import DecoderConfig
+from star_jax.parallel.partitioning import Rules, axes_of, n_parts
+
+SCORE_BYTES = 4  # attention's scores are float32 whatever the dtype
+STATE_COPIES = 3  # parameters and Adam's two moments
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one device does."""
+
+    flops: float = 0.0
+    hbm_bytes: float = 0.0  # read and written
+    link_bytes: float = 0.0  # received from other devices
+    messages: float = 0.0  # collective operations, each of which has a latency
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
+
+    def __mul__(self, times: float) -> "Work":
+        return Work(*(times * value for value in _values(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Peaks:
+    """The speed of one device."""
+
+    flops: float  # a second
+    hbm_bytes: float  # a second
+    link_bytes: float  # a second
+    message_seconds: float = 0.0  # latency of one collective operation
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds that computing, memory and communication need, each alone."""
+
+    compute: float
+    memory: float
+    communication: float
+
+    @property
+    def seconds(self) -> float:
+        """All three at once: as long as the slowest."""
+        return max(self.compute, self.memory, self.communication)
+
+    @property
+    def bound(self) -> str:
+        """Which of them that is."""
+        return max(("compute", "memory", "communication"), key=lambda name: getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Parts in which each logical axis is split over the devices."""
+
+    batch: int = 1
+    length: int = 1
+    embed: int = 1
+    heads: int = 1
+    kv_heads: int = 1
+    mlp: int = 1
+    vocab: int = 1
+    replicas: int = 1  # devices with the same parameters and other rows
+
+
+def roofline(work: Work, peaks: Peaks) -> Roofline:
+    """How long a device needs at its peaks."""
+    sent = work.link_bytes / peaks.link_bytes if work.link_bytes else 0.0
+    return Roofline(
+        compute=work.flops / peaks.flops,
+        memory=work.hbm_bytes / peaks.hbm_bytes,
+        communication=sent + work.messages * peaks.message_seconds,
+    )
+
+
+def split_of(mesh: Mesh, rules: Rules) -> Split:
+    """How a rule table splits the model and its rows over a mesh."""
+    names = ("batch", "length", "embed", "heads", "kv_heads", "mlp", "vocab")
+    parts = {name: n_parts(mesh, rules, name) for name in names}
+    splits_rows, splits_parameters = (
+        {axis for name in some for axis in axes_of(rules, name)} for some in (names[:2], names[2:])
+    )
+    replicas = math.prod(mesh.shape[axis] for axis in splits_rows - splits_parameters)
+    return Split(**parts, replicas=replicas)
+
+
+def state_bytes(model: DecoderConfig, split: Split) -> float:
+    """What the weights' products and Adam's moments take of a device's memory, at the least."""
+    return _device_params(model, split) * STATE_COPIES * jnp.dtype(model.param_dtype).itemsize
+
+
+def slot_bytes(model: DecoderConfig, split: Split, columns: int) -> float:
+    """What a slot's cache of so many columns takes of a device's memory."""
+    per_layer = 2 * model.kv_heads / split.kv_heads * model.head_dim * columns
+    return per_layer * model.n_layers * _itemsize(model) / split.batch
+
+
+def training_step(
+    model: DecoderConfig, split: Split, batch_size: int, row_length: int, accumulation: int = 1
+) -> Work:
+    """One optimizer step: forward, backward, what is computed again for it, and Adam."""
+    rows = batch_size / split.batch / accumulation
+    tokens = rows * row_length / split.length
+    attention = _attention(model, split, rows, row_length / split.length, row_length)
+    block = _products(model, _matrices(model, split), tokens) + attention
+    head = _products(model, [_head(model, split)], tokens)
+    # The gradient of a product is two products over the same arrays; then what remat forgot. What
+    # a block only adds to the residual stream nobody needs again: that of the MLP, and that of
+    # attention where the MLP does not read it.
+    query, key, value, out, *widening, _ = _matrices(model, split)
+    needed = [query, key, value, *widening, *([out] if model.block == "sequential" else [])]
+    forgotten = _products(model, needed, tokens) + attention
+    again = {"none": Work(), "dots": attention, "full": forgotten}[model.remat]
+    passes = (block * 3 + again) * model.n_layers + head * 3
+    parts = (passes + _training_traffic(model, split, tokens)) * accumulation
+    return parts + _adam(model, split, accumulation)
+
+
+def prefill(
+    model: DecoderConfig, split: Split, tokens: float, prefix_tokens: int, n_read: int
+) -> Work:
+    """`tokens` new ones on each device, in one row behind a shared prefix; `n_read` are read."""
+    block = (
+        _products(model, _matrices(model, split), tokens)
+        + _attention(model, split, 1, tokens, tokens)
+        + _attention(model, split, 1, tokens, prefix_tokens, shared=True)
+    )
+    head = _products(model, [_head(model, split)], n_read)
+    return block * model.n_layers + head + _forward_traffic(model, split, tokens)
+
+
+def decode_step(
+    model: DecoderConfig, split: Split, n_slots: float, prefix_tokens: int, columns: int
+) -> Work:
+    """One token in each of `n_slots` slots over all devices, each with a cache of `columns`."""
+    rows = n_slots / split.batch
+    block = (
+        _products(model, _matrices(model, split), rows)
+        + _attention(model, split, rows, 1, columns + 1)
+        + _attention(model, split, rows, 1, prefix_tokens, shared=True)
+    )
+    head = _products(model, [_head(model, split)], rows)
+    return block * model.n_layers + head + _forward_traffic(model, split, rows)
+
+
+def _values(work: Work) -> tuple[float, ...]:
+    return dataclasses.astuple(work)
+
+
+def _itemsize(model: DecoderConfig) -> int:
+    return jnp.dtype(model.dtype).itemsize
+
+
+def _matrices(model: DecoderConfig, split: Split) -> list[tuple[float, float]]:
+    """(inputs, outputs) of a block's weights, as one device multiplies by them."""
+    width, hidden = model.d_model, model.d_ff / split.mlp
+    queries = model.n_heads * model.head_dim / split.heads
+    keys = model.kv_heads * model.head_dim / split.kv_heads
+    widening = [(width, hidden)] * (2 if model.mlp == "swiglu" else 1)
+    attention = [(width, queries), (width, keys), (width, keys), (queries, width)]
+    return [*attention, *widening, (hidden, width)]
+
+
+def _head(model: DecoderConfig, split: Split) -> tuple[float, float]:
+    return model.d_model, model.vocab_size / split.vocab
+
+
+def _products(model: DecoderConfig, matrices: list[tuple[float, float]], tokens: float) -> Work:
+    """`tokens` rows times each matrix."""
+    flops = sum(2 * tokens * inputs * outputs for inputs, outputs in matrices)
+    elements = sum(tokens * (i + o) + i * o for i, o in matrices)
+    return Work(flops, elements * _itemsize(model))
+
+
+def _attention(
+    model: DecoderConfig,
+    split: Split,
+    rows: float,
+    queries: float,
+    keys: float,
+    shared: bool = False,
+) -> Work:
+    """Scores of `queries` new tokens a row over `keys`, which all rows share or each has its own.
+
+    Masked pairs are computed like any other; splash attention leaves out the half that is masked.
+    """
+    if not keys:
+        return Work()
+    size, heads = _itemsize(model), model.n_heads / split.heads
+    pairs = rows * heads * queries * keys
+    stored = 2 * (1 if shared else rows) * model.kv_heads / split.kv_heads * keys * model.head_dim
+    asked = rows * heads * queries * model.head_dim
+    on_chip = model.attention == "splash" and queries > 1 and not shared
+    scores = 0 if on_chip else pairs * (SCORE_BYTES + size)  # written, and read as weights
+    return Work(
+        flops=4 * pairs * model.head_dim * (0.5 if on_chip else 1),
+        hbm_bytes=(asked + stored) * size + asked * SCORE_BYTES + scores,
+    )
+
+
+def _all_reduce(parts: int, size: float) -> Work:
+    """A sum over `parts` devices of arrays of `size` bytes: as a reduce-scatter and a gather."""
+    return Work(link_bytes=2 * (parts - 1) / parts * size, messages=float(parts > 1))
+
+
+def _gather(parts: int, size: float) -> Work:
+    """`size` bytes put together from `parts` devices (or summed to them, a reduce-scatter)."""
+    return Work(link_bytes=(parts - 1) / parts * size, messages=float(parts > 1))
+
+
+def _forward_traffic(model: DecoderConfig, split: Split, tokens: float) -> Work:
+    """What the blocks send when they run forward once."""
+    size = _itemsize(model)
+    sums = _all_reduce(max(split.heads, split.mlp), tokens * model.d_model * size)
+    gathers = Work()
+    for inputs, outputs in _matrices(model, split):
+        gathers += _gather(split.embed, inputs * outputs * size)
+    # Ring attention or a gather: keys and values of the whole row come by either way.
+    kv = 2 * model.kv_heads / split.kv_heads * model.head_dim * tokens * split.length * size
+    n_sums = 1 if model.block == "parallel" else 2
+    block = sums * n_sums + gathers + _gather(split.length, kv)
+    vocab = _all_reduce(split.vocab, tokens * model.d_model * size)  # of the looked-up embedding
+    inputs, outputs = _head(model, split)
+    return block * model.n_layers + vocab + _gather(split.embed, inputs * outputs * size)
+
+
+def _training_traffic(model: DecoderConfig, split: Split, tokens: float) -> Work:
+    """What one part of a batch sends: weights are gathered twice, gradients summed once."""
+    size, forward = _itemsize(model), _forward_traffic(model, split, tokens)
+    gradients = Work()
+    for inputs, outputs in [*_matrices(model, split) * model.n_layers, _head(model, split)]:
+        gradients += _gather(split.embed, inputs * outputs * size)
+        gradients += _all_reduce(split.replicas, inputs * outputs / split.embed * size)
+    # Gathered weights are written before a product reads them.
+    gathered = Work(hbm_bytes=2 * _device_params(model, split) * split.embed * size)
+    backward = forward  # sums of the inputs' gradients, and the weights gathered once more
+    return forward + backward + gradients + (gathered if split.embed > 1 else Work())
+
+
+def _adam(model: DecoderConfig, split: Split, accumulation: int) -> Work:
+    """Reads gradient, weights and moments, writes all but the gradient; adds up partial ones."""
+    size = jnp.dtype(model.param_dtype).itemsize
+    added = 3 * accumulation if accumulation > 1 else 0  # sum and part read, sum written
+    params = _device_params(model, split)
+    return Work(flops=20 * params, hbm_bytes=params * size * (2 * STATE_COPIES + 1 + added))
+
+
+def _device_params(model: DecoderConfig, split: Split) -> float:
+    """Parameters on one device, their products' weights above all."""
+    weights = sum(i * o for i, o in _matrices(model, split)) * model.n_layers
+    i, o = _head(model, split)
+    return (weights + i * o * (1 if model.head == "tied" else 2)) / split.embed
