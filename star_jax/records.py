@@ -6,10 +6,12 @@ Text crosses the borders between rooms; arrays appear only in the last two.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+
+Params: TypeAlias = Any  # a tree of arrays, or of their shapes: weights, gradients, optimizer state
 
 GENERATED = "generated"  # Algorithm 1, line 5: the model's own rationale was right
 RATIONALIZED = "rationalized"  # Algorithm 1, line 6: right only with the answer as a hint
