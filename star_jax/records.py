@@ -6,16 +6,18 @@ Text crosses the borders between rooms; arrays appear only in the last two.
 """
 
 import dataclasses
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 
+Record = TypeVar("Record")
 Params: TypeAlias = Any  # a tree of arrays, or of their shapes: weights, gradients, optimizer state
 
 GENERATED = "generated"  # Algorithm 1, line 5: the model's own rationale was right
 RATIONALIZED = "rationalized"  # Algorithm 1, line 6: right only with the answer as a hint
-RESAMPLED = "resampled"  # right only when asked again at a higher temperature (an ablation)
+RESAMPLED = "resampled"  # right only when sampled again at a higher temperature (an ablation)
 SOURCES = (GENERATED, RATIONALIZED, RESAMPLED)
 
 
@@ -26,7 +28,7 @@ class Question:
     id: str
     text: str
     answer: str
-    group: str = ""  # the class accuracy is reported by, e.g. the digit count
+    group: str = ""  # accuracy is reported for each, e.g. the digit count
     solution: str = ""  # the data set's own rationale with its answer, where it has one
 
 
@@ -46,38 +48,81 @@ class Completion:
 
     text: str
     token_ids: tuple[int, ...]
-    ended: bool  # the model wrote EOS; False means it was cut at the token limit
-    log_probability: float  # nats, summed over the written tokens, EOS included
+    ended: bool  # with EOS; False means truncated at the token limit
+    log_probability: float  # nats, summed over the sampled tokens, EOS included
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a completion says, read once by `task.read`."""
+
+    answer: str | None  # None where no answer could be read
+    end: int  # characters of the completion up to the end of its answer; what follows is trimmed
+    correct: bool
+    steps_right: bool | None = None  # all steps of the rationale; None where they cannot be checked
+    n_steps: int | None = None  # of the rationale, where the task can count them (Figure 6)
+    hint_leaked: bool = False  # the rationale repeats the hint, or speaks of one
+
+
+Key = tuple[str, int, int]  # question_id, sample, turn: what tells attempts of one stage apart
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """A completion with its verdict; `answer` is None when none could be parsed."""
+    """A completion with its reading."""
 
     question_id: str
+    sample: int  # which draw of the same prompt; 0 where there is one
+    turn: int  # which turn of a conversation; 0 where there is one
     group: str
+    source: str  # the stage that drew it: one of SOURCES, or "evaluated"
     hinted: bool
-    prompt: str
+    prompt: str  # without the few-shot examples
     completion: str
-    answer: str | None
-    correct: bool
-    ended: bool
-    log_probability: float
-    n_tokens: int
-    left_out: bool = False  # the question did not fit into the model's context and was not asked
-    n_steps: int | None = None  # of the rationale, where the task can count them (Figure 6)
+    token_ids: tuple[int, ...]  # as sampled, without EOS
+    ended: bool  # with EOS; False means truncated at the token limit
+    log_probability: float  # nats, summed over the sampled tokens, EOS included
+    reading: Reading
+    reward: float = 0.0  # 1 for a right answer unless StarConfig.reward says otherwise
+    dropped: bool = False  # the question exceeds the context length and was not sampled
     reference_steps: int | None = None  # of the data set's own solution
+
+    @property
+    def key(self) -> Key:
+        """What tells this attempt from the others of its stage."""
+        return self.question_id, self.sample, self.turn
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer is right."""
+        return self.reading.correct
+
+    @property
+    def trimmed(self) -> str:
+        """The completion up to the end of its answer."""
+        return self.completion[: self.reading.end]
 
 
 @dataclasses.dataclass(frozen=True)
 class KeptExample:
-    """A rationale that reached the right answer, with the question as asked WITHOUT the hint."""
+    """A rationale that is trained on, text for text: examples, prompt, completion, then EOS."""
 
     question_id: str
-    prompt: str
-    completion: str
+    sample: int
+    turn: int
     source: str  # one of SOURCES
-    steps_right: bool | None = None  # all steps of the rationale; None where nobody can check them
+    prompt: str  # the question, WITHOUT the hint unless hint_kept
+    completion: str  # up to the end of the answer
+    examples: tuple[str, ...] = ()  # few-shot texts before the prompt (an ablation)
+    token_ids: tuple[int, ...] | None = None  # the completion's, as sampled; None encodes the text
+    weight: float = 1.0  # factor on the loss of this example's tokens
+    hint_kept: bool = False  # the prompt shows the answer as a hint
+    steps_right: bool | None = None  # as in Reading
+
+    @property
+    def key(self) -> Key:
+        """What tells this example from the others."""
+        return self.question_id, self.sample, self.turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +150,21 @@ class PackedBatch:
     loss_weights: np.ndarray  # float32[B, L], of predicting tokens[b, t]
 
 
-def to_json(record: Any) -> dict[str, Any]:
-    """The record's fields as a JSON-ready dict, in the order of their declaration."""
-    return dataclasses.asdict(record)
+def to_json(record: object) -> dict[str, object]:
+    """The record's fields by name, JSON-ready, in the order of their declaration."""
+    values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    return {k: to_json(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
 
 
-def from_json(record_type: type, fields: dict[str, Any]) -> Any:
+def from_json(record_type: type[Record], fields: Mapping[str, Any]) -> Record:
     """The record that `to_json` wrote; raises TypeError when a field is missing or unknown."""
-    return record_type(**fields)
+    nested = {f.name: f.type for f in dataclasses.fields(record_type)}
+    values = {
+        name: from_json(nested[name], value)
+        if dataclasses.is_dataclass(nested.get(name))
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for name, value in fields.items()
+    }
+    return record_type(**values)

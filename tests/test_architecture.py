@@ -20,7 +20,7 @@ FLOORS = (
     ("tools",),
     ("modes",),
     ("cli",),
-    ("main",),
+    ("main", "testing"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

@@ -1,4 +1,3 @@
-import functools
 import itertools
 
 import numpy as np
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 
 from star_jax.errors import UserError
 from star_jax.records import Question
-from star_jax.tasks import task as tasks
 from star_jax.tasks.arithmetic import (
     ArithmeticTask,
     arithmetic_vocabulary,
@@ -20,7 +18,9 @@ from star_jax.tasks.arithmetic import (
     scratchpad,
     spell,
 )
-from star_jax.tasks.task import TRAIN, VALIDATION, answer_accuracy
+from star_jax.tasks.seqio_tasks import answer_accuracy, register
+from star_jax.tasks.task import TRAIN, VALIDATION
+from tests.tiny import trimmed_by
 
 TASK = ArithmeticTask()
 VOCABULARY = arithmetic_vocabulary()
@@ -107,7 +107,7 @@ def test_hint_and_target_agree():
         hint = text.splitlines()[2].removeprefix("Target: ")
         assert hint == question.answer == SMALL.gold_completion(question).splitlines()[-1]
         gold = SMALL.gold_completion(question)
-        assert SMALL.parse_answer(question, gold) == question.answer
+        assert SMALL.read(question, gold).answer == question.answer
         left, right = parse_problem(question.text)
         assert int(hint.replace(" ", "")) == left + right
 
@@ -140,9 +140,9 @@ R = "<scratch>\n2 + 5 , 6 C: 1\n</scratch>\n"
     ],
 )
 def test_answers_are_the_line_after_the_scratchpad(completion, answer, trimmed):
-    assert TASK.parse_answer(QUESTION, completion) == answer
+    assert TASK.read(QUESTION, completion).answer == answer
     if trimmed is not None:
-        assert TASK.trim(QUESTION, completion) == trimmed
+        assert trimmed_by(TASK, QUESTION, completion) == trimmed
 
 
 def test_leading_zeros_are_not_equal_and_none_is_not_right():
@@ -157,17 +157,17 @@ def test_direct_answers_have_no_scratchpad():
     task = ArithmeticTask(direct=True)
     question = task.make_question("q", "29+57")
     assert task.gold_completion(question) == "8 6"
-    assert task.parse_answer(question, "8 6\nInput:") == "8 6"
-    assert task.trim(question, "8 6\nInput:") == "8 6"
-    assert task.parse_answer(question, "<scratch>\n8 6") is None
+    assert task.read(question, "8 6\nInput:").answer == "8 6"
+    assert trimmed_by(task, question, "8 6\nInput:") == "8 6"
+    assert task.read(question, "<scratch>\n8 6").answer is None
     assert task.name == "arithmetic_direct" != TASK.name
 
 
 @given(st.lists(st.sampled_from(["8", "\n", "</scratch>", "<scratch>", ","]), max_size=12))
 def test_trimming_changes_no_answer(words):
     completion = VOCABULARY.decode(VOCABULARY.encode(" ".join(words)))
-    trimmed = TASK.trim(QUESTION, completion)
-    assert TASK.parse_answer(QUESTION, trimmed) == TASK.parse_answer(QUESTION, completion)
+    trimmed = trimmed_by(TASK, QUESTION, completion)
+    assert TASK.read(QUESTION, trimmed).answer == TASK.read(QUESTION, completion).answer
     assert completion.startswith(trimmed)
 
 
@@ -298,6 +298,8 @@ def texts_of(name, split="validation", n=20):
 
 
 def test_seqio_gives_the_texts_as_inputs_and_targets():
+    register(TASK, VOCABULARY)
+    register(ArithmeticTask(direct=True), VOCABULARY)
     questions = TASK.questions(VALIDATION)
     plain, hinted, direct = (
         zip(questions, texts_of(f"arithmetic{variant}"), strict=False)
@@ -316,7 +318,7 @@ def test_seqio_gives_the_texts_as_inputs_and_targets():
 
 
 def test_seqio_shuffles_and_shards_the_training_split():
-    task = seqio.get_mixture_or_task(SMALL.name)
+    task = seqio.get_mixture_or_task(register(SMALL, VOCABULARY))
     sizes = []
     for i in range(3):
         shard = seqio.ShardInfo(index=i, num_shards=3)
@@ -327,7 +329,7 @@ def test_seqio_shuffles_and_shards_the_training_split():
 
 @pytest.mark.parametrize("perfect", [True, False])
 def test_seqio_evaluates_predictions_through_the_answer_parser(perfect):
-    name = SMALL.name
+    name = register(SMALL, VOCABULARY)
 
     def predict(dataset, *args, **kwargs):
         examples = list(dataset.as_numpy_iterator())
@@ -363,7 +365,8 @@ def test_answer_accuracy_counts_the_unreadable_as_wrong():
 
 
 def test_a_mixture_of_arithmetic_tasks():
-    names = [SMALL.name, ArithmeticTask(digits=(4,), n_train=300, n_validation=40).name]
+    four = ArithmeticTask(digits=(4,), n_train=300, n_validation=40)
+    names = [register(SMALL, VOCABULARY), register(four, VOCABULARY)]
     mixture = "test_arithmetic_mixture"
     if mixture not in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.add(mixture, [(name, 1.0) for name in names])
@@ -373,24 +376,18 @@ def test_a_mixture_of_arithmetic_tasks():
     assert set(counts) - {4} <= {1, 2, 3}
 
 
-class _Listed(ArithmeticTask):
-    """Arithmetic over a given list of questions."""
+class _Empty(ArithmeticTask):
+    """Arithmetic without a question."""
+
+    def load_questions(self, split):
+        return []
 
 
-def test_an_empty_or_unknown_split_is_told(monkeypatch):
-    name = "test_arithmetic_empty"
-    if name not in seqio.TaskRegistry.names():
-        source = seqio.FunctionDataSource(_no_questions, splits=("train",))
-        tasks.register(TASK, name, source, VOCABULARY)
-    monkeypatch.setattr(_Listed, "name", name)
+def test_an_empty_or_unknown_split_is_refused():
     with pytest.raises(UserError, match="'train' has no questions"):
-        _Listed().questions("train")
+        _Empty().questions("train")
     with pytest.raises(UserError, match="no split 'test'"):
         TASK.questions("test")
-
-
-def _no_questions(split, shuffle_files, seed=None):
-    return tasks.questions_to_dataset([])
 
 
 @settings(max_examples=10, deadline=None)
@@ -398,8 +395,8 @@ def _no_questions(split, shuffle_files, seed=None):
 def test_other_settings_get_their_own_task(digits, seed):
     task = ArithmeticTask(digits=tuple(digits), n_train=30, n_validation=5, seed=seed)
     assert task.name != "arithmetic"
-    assert task.name in seqio.TaskRegistry.names()
-    source = functools.partial(task.questions, TRAIN)
-    assert {q.group for q in source()} <= {str(n) for n in digits}
+    assert task.name not in seqio.TaskRegistry.names()  # looking at a task registers nothing
+    assert {q.group for q in task.questions(TRAIN)} <= {str(n) for n in digits}
+    assert register(task, VOCABULARY) == task.name
     assert isinstance(seqio.get_mixture_or_task(task.name).source, seqio.FunctionDataSource)
     assert tf.executing_eagerly()

@@ -7,11 +7,11 @@ import pytest
 
 from star_jax import main
 from star_jax.errors import UserError
-from star_jax.loop.ask import Asking, ask
-from star_jax.loop.star import StarConfig, run_star
+from star_jax.loop.config import StarConfig
+from star_jax.loop.rationales import Rollout, draw_attempts
+from star_jax.loop.stages import GENERATE
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
-from star_jax.run import checkpoints
-from star_jax.tasks.arithmetic import ArithmeticTask
+from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tokenizers.vocabularies import WordVocabulary
 from star_jax.training.schedules import GeometricSteps
 from tests import tiny
@@ -204,12 +204,11 @@ def test_a_mistake_in_asking(tmp_path, capsys, random_base, run_mode, bindings, 
 
 def test_a_vocabulary_that_lacks_a_word(tmp_path):
     small = tiny.trainer()
-    checkpoints.save(tmp_path / "base", small.random_params(0))
-    words = [w for w in tiny.FakeSampler.vocabulary.words[3:] if w != "Target:"]
+    words = [w for w in arithmetic_vocabulary().words[3:] if w != "Target:"]
     sampler = Sampler(small.model, WordVocabulary(words), SamplerConfig(4, 8), small.mesh)
     with pytest.raises(UserError, match="lacks the word 'Target:'"):
-        run_star(
-            str(tmp_path / "run"), str(tmp_path / "base"), StarConfig(1, 10, few_shot="never"),
+        tiny.run_star(
+            tmp_path, "run", StarConfig(1, 10, few_shot="never"),
             ArithmeticTask(digits=(1,), n_train=20), sampler, small, GeometricSteps(2),
         )  # fmt: skip
 
@@ -217,12 +216,12 @@ def test_a_vocabulary_that_lacks_a_word(tmp_path):
 def test_a_model_with_more_ids_than_the_vocabulary_has_words():
     # GPT-J has 50400 rows for 50257 tokens; what a fresh model writes must be readable still.
     small = tiny.trainer()
-    vocabulary = WordVocabulary([w for w in tiny.FakeSampler.vocabulary.words[3:] if w != "9"])
+    vocabulary = WordVocabulary([w for w in arithmetic_vocabulary().words[3:] if w != "9"])
     sampler = Sampler(small.model, vocabulary, SamplerConfig(4, 40, temperature=5.0), small.mesh)
-    asking = Asking(sampler, ArithmeticTask(digits=(1,)), False, 0, 0)
+    rollout = Rollout(sampler, ArithmeticTask(digits=(1,)), seed=0, iteration=0)
     questions = [tiny.question(1, a) for a in range(8)]
-    model = sampler.prepare(small.random_params(0))
-    attempts = ask(model, questions, asking, hinted=False, stage="ask")
+    model = sampler.load(small.random_params(0))
+    attempts = draw_attempts(model, questions, rollout, GENERATE)
     assert len(attempts) == 8
     for attempt in attempts:
         vocabulary.encode(attempt.completion)

@@ -1,4 +1,4 @@
-"""What STaR is set beside: few-shot prompts, and fine-tuning on gold completions."""
+"""What STaR is compared with: few-shot prompts, and fine-tuning on gold completions."""
 
 import dataclasses
 import json
@@ -8,10 +8,12 @@ import gin
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.loop.ask import Asking
-from star_jax.loop.baselines import TrainingLength, gold_pairs
-from star_jax.loop.few_shot import check_examples, evaluated
-from star_jax.run.run_dir import StageDir
+from star_jax.loop.direct import TrainingLength, gold_pairs
+from star_jax.loop.evaluate import evaluated_only
+from star_jax.loop.few_shot import check_examples
+from star_jax.loop.rationales import Rollout
+from star_jax.loop.stages import Stages
+from star_jax.run.stage_dir import StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.gsm8k import GSM8KTask
@@ -35,19 +37,19 @@ def random_base(tmp_path_factory):
     return tiny.make_base(tmp_path_factory.mktemp("random"), steps=1)
 
 
-def asked(folder, task, few_shot=True, says=lambda prompt: ""):
-    """The metrics of the stage `eval` of a fake model, and the prompts it was shown."""
-    sampler = tiny.FakeSampler(says)
-    questions, stage = task.questions(VALIDATION), StageDir(folder / "iter_000")
-    metrics = evaluated(stage, lambda: None, questions, Asking(sampler, task, few_shot, 0, 0))
-    return metrics, sampler.prompts
+def sampled(folder, task, few_shot=True, says=lambda prompt: ""):
+    """The metrics of the stage `eval` of a fake engine, and the prompts it was shown."""
+    engine = tiny.fake_engine(says)
+    stages = Stages(StageDir(folder / "iter_000"), Rollout(engine, task, seed=0, iteration=0))
+    metrics = evaluated_only(stages, lambda: "M", task.questions(VALIDATION), few_shot)
+    return metrics, tiny.prompts_of(engine)
 
 
 # Few-shot prompts.
 
 
 def test_each_question_stands_behind_examples_with_rationales(tmp_path):
-    metrics, prompts = asked(tmp_path, ADDITIONS, says=tiny.gold)
+    metrics, prompts = sampled(tmp_path, ADDITIONS, says=tiny.gold)
     assert metrics.accuracy == 1.0 and metrics.n_eval == len(prompts) == 12
     assert [len(prompt.examples) for prompt in prompts] == [2] * 12
     assert all("</scratch>" in example for prompt in prompts for example in prompt.examples)
@@ -56,7 +58,7 @@ def test_each_question_stands_behind_examples_with_rationales(tmp_path):
 
 def test_direct_examples_are_questions_with_bare_answers(tmp_path):
     direct = dataclasses.replace(ADDITIONS, direct=True)
-    metrics, prompts = asked(tmp_path, direct, says=lambda prompt: "1 1\nInput:\n1 + 1")
+    metrics, prompts = sampled(tmp_path, direct, says=lambda prompt: "1 1\nInput:\n1 + 1")
     right = [q.answer == "1 1" for q in direct.questions(VALIDATION)]
     assert metrics.accuracy == pytest.approx(sum(right) / 12)
     for example in prompts[0].examples:
@@ -78,11 +80,11 @@ def test_the_papers_tasks_have_direct_examples_too(task, ends):
     assert all(example.count("\nA:") == 1 for example in examples)
 
 
-def test_what_is_asked_costs_what_is_noted_and_is_asked_once(tmp_path):
-    first, _ = asked(tmp_path, ADDITIONS, says=tiny.gold)
+def test_what_is_sampled_costs_what_is_noted_and_is_sampled_once(tmp_path):
+    first, _ = sampled(tmp_path, ADDITIONS, says=tiny.gold)
     assert "evaluate" in json.loads((tmp_path / "iter_000/sampling.json").read_text())
-    again, nobody = asked(tmp_path, ADDITIONS, says=tiny.wrong)
-    assert again == first and not nobody
+    again, prompts = sampled(tmp_path, ADDITIONS, says=tiny.wrong)
+    assert again == first and not prompts
 
 
 def test_a_task_without_examples_is_refused(tmp_path, capsys, random_base):
@@ -108,7 +110,7 @@ def test_the_run_mode_leaves_what_stars_first_evaluation_leaves(tmp_path, random
         assert a.pop("log_probability") == pytest.approx(b.pop("log_probability"), rel=1e-4)
         assert a == b
     (line,) = tiny.read_lines(few_shot / "metrics.jsonl")
-    assert (line["iteration"], line["seed"], line["train_fraction"]) == (0, 3, 0.0)
+    assert (line["iteration"], line["seed"], line["kept"]) == (0, 3, {})
     assert not (few_shot / "iter_001").exists()
     assert (few_shot / "report/report.md").is_file()
     assert json.loads((few_shot / "row.json").read_text())["row"] == "table1/few_shot_cot"

@@ -5,16 +5,16 @@ import pytest
 import seqio
 
 from star_jax.errors import UserError
-from star_jax.loop.ask import grade
-from star_jax.loop.filter import hint_leaks, keep_correct
-from star_jax.records import Completion
+from star_jax.loop.examples import examples_of
+from star_jax.loop.filters import NoHintLeak, RightAnswer, keep
 from star_jax.tasks import rows
-from star_jax.tasks import task as tasks
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.builders.commonsense_qa import CommonsenseQA, flatten
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
 from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.seqio_tasks import register, register_paper_tasks
 from star_jax.tasks.task import TRAIN, VALIDATION
+from tests.tiny import attempt_of, trimmed_by
 
 TASK = CommonsenseQATask()
 DIRECT = CommonsenseQATask(direct=True)
@@ -89,7 +89,7 @@ def test_completions_begin_with_the_space_after_the_colon():
     assert TASK.gold_completion(QUESTION) is None
     for letter in "abcde":
         question = dataclasses.replace(QUESTION, answer=letter)
-        assert TASK.is_correct(question, TASK.parse_answer(question, TASK.bare_answer(question)))
+        assert TASK.is_correct(question, TASK.read(question, TASK.bare_answer(question)).answer)
 
 
 def test_a_hint_marks_the_right_choice_alone():
@@ -145,23 +145,22 @@ def test_what_has_no_choices_is_no_question(text, message):
 
 
 def test_only_letters_of_the_question_are_answers():
-    assert TASK.parse_answer(QUESTION, RATIONALE) == "c"
-    assert TASK.parse_answer(QUESTION, "The answer is (f).") is None
-    assert TASK.parse_answer(QUESTION, " (c) boiling water") == "c"
+    assert TASK.read(QUESTION, RATIONALE).answer == "c"
+    assert TASK.read(QUESTION, "The answer is (f).").answer is None
+    assert TASK.read(QUESTION, " (c) boiling water").answer == "c"
     two = TASK.make_question("", "What is wet? (a) sand (b) water")
-    assert TASK.parse_answer(two, "The answer is (b).") == "b"
-    assert TASK.parse_answer(two, "The answer is (c).") is None
+    assert TASK.read(two, "The answer is (b).").answer == "b"
+    assert TASK.read(two, "The answer is (c).").answer is None
     assert not TASK.is_correct(QUESTION, None)
     assert not TASK.is_correct(QUESTION, "d")
 
 
 def attempts(*completions, hinted=True):
-    prompt = TASK.prompt(QUESTION, hinted=hinted, few_shot=False)
-    return [grade(TASK, QUESTION, prompt, Completion(x, (), True, 0.0)) for x in completions]
+    return [attempt_of(TASK, QUESTION, x, hinted) for x in completions]
 
 
 def test_a_kept_example_ends_with_its_answer_and_has_no_hint():
-    (kept,) = keep_correct(attempts(RATIONALE + "\n\nQ: Who purrs?"), [QUESTION], TASK)
+    (kept,) = examples_of(attempts(RATIONALE + "\n\nQ: Who purrs?"), [QUESTION], TASK)
     assert (kept.prompt, kept.completion) == (PLAIN, RATIONALE)
 
 
@@ -181,12 +180,11 @@ def test_a_kept_example_ends_with_its_answer_and_has_no_hint():
 def test_rationales_that_repeat_the_hint_are_counted_and_not_kept(rationale, leaks):
     assert TASK.leaks_hint(QUESTION, rationale) is leaks
     hinted = attempts(rationale)
-    assert len(hint_leaks(hinted, [QUESTION], TASK)) == leaks
-    assert len(keep_correct(hinted, [QUESTION], TASK)) == 1 - leaks
+    kept, dropped = keep(hinted, (RightAnswer(), NoHintLeak()))
+    assert (len(kept), dropped["no_hint_leak"]["rationalize"]) == (1 - leaks, leaks)
     # Without a hint there is none to be repeated; after the answer it does not matter.
     for others in (attempts(rationale, hinted=False), attempts(RATIONALE + "\n(CORRECT)")):
-        assert hint_leaks(others, [QUESTION], TASK) == []
-        assert len(keep_correct(others, [QUESTION], TASK)) == 1
+        assert keep(others, (RightAnswer(), NoHintLeak()))[0] == others
 
 
 @pytest.mark.parametrize(
@@ -204,8 +202,8 @@ def test_rationales_that_repeat_the_hint_are_counted_and_not_kept(rationale, lea
 )
 def test_the_released_codes_way_reads_the_third_character_from_the_end(output, letter):
     task = CommonsenseQATask(answer_by_position=True)
-    assert task.parse_answer(QUESTION, output) == letter
-    assert task.trim(QUESTION, output) == output.partition("\n")[0]
+    assert task.read(QUESTION, output).answer == letter
+    assert trimmed_by(task, QUESTION, output) == output.partition("\n")[0]
     assert task.name not in (TASK.name, DIRECT.name)
 
 
@@ -318,7 +316,8 @@ def test_registering_a_task_reads_no_data(monkeypatch):
     monkeypatch.setattr(rows, "read_tfds", read)
     monkeypatch.setattr(rows, "read_json_lines", read)
     for task in (CommonsenseQATask(data_dir="nowhere"), CommonsenseQATask(train_file="nowhere")):
-        assert set(seqio.get_mixture_or_task(task.name).splits) == {TRAIN, VALIDATION}
+        name = register(task, seqio.ByteVocabulary())
+        assert set(seqio.get_mixture_or_task(name).splits) == {TRAIN, VALIDATION}
 
 
 def test_missing_tfds_data_are_told_with_the_ways_out(tmp_path):
@@ -331,7 +330,8 @@ def test_missing_tfds_data_are_told_with_the_ways_out(tmp_path):
 # As seqio tasks.
 
 
-def examples_of(name, split=TRAIN):
+def documents_of(task, variant="", split=TRAIN):
+    name = register(task, seqio.ByteVocabulary()) + variant
     dataset = seqio.get_mixture_or_task(name).get_dataset(None, split=split, shuffle=False)
     vocabulary = seqio.ByteVocabulary()
     return [
@@ -340,7 +340,8 @@ def examples_of(name, split=TRAIN):
     ]
 
 
-def test_the_papers_task_is_registered_in_its_variants():
+def test_the_papers_task_is_registered_in_its_variants_when_it_is_registered():
+    register_paper_tasks()
     for name in ("commonsense_qa", "commonsense_qa_hinted", "commonsense_qa_direct"):
         task = seqio.get_mixture_or_task(name)
         assert task.output_features["targets"].vocabulary == seqio.ByteVocabulary()
@@ -350,14 +351,14 @@ def test_the_papers_task_is_registered_in_its_variants():
 
 def test_seqio_gives_questions_and_bare_answers(files):
     # There are no gold rationales, and an empty target would teach a model to say nothing.
-    assert examples_of(files.name)[0] == (PLAIN, " (c).")
-    assert examples_of(f"{files.name}_hinted")[0] == (HINTED, " (c).")
-    assert examples_of(dataclasses.replace(files, direct=True).name)[0] == (PLAIN, " (c).")
+    assert documents_of(files)[0] == (PLAIN, " (c).")
+    assert documents_of(files, "_hinted")[0] == (HINTED, " (c).")
+    assert documents_of(dataclasses.replace(files, direct=True))[0] == (PLAIN, " (c).")
 
 
 def test_seqio_scores_through_the_answer_parser(files):
-    task = seqio.get_mixture_or_task(files.name)
-    raw = next(files.source().get_dataset(TRAIN, shuffle=False).as_numpy_iterator())
+    task = seqio.get_mixture_or_task(register(files, seqio.ByteVocabulary()))
+    raw = next(task.source.get_dataset(TRAIN, shuffle=False).as_numpy_iterator())
     target = task.postprocess_fn("ignored", example=raw, is_target=True)
     outputs = [RATIONALE, "The answer is (d).", "Some kettle"]
     predictions = [task.postprocess_fn(x, example=raw, is_target=False) for x in outputs]
@@ -377,8 +378,7 @@ def test_a_mixture_of_all_three_tasks(tmp_path, files):
         "mixed_problems": GSM8KTask(train_file=problems, held_out=1),
     }
     for name, task in mixed.items():
-        if name not in seqio.TaskRegistry.names():
-            tasks.register(task, name, task.source(), seqio.ByteVocabulary())
+        register(task, seqio.ByteVocabulary(), name)
     if "mixed" not in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.add("mixed", [(name, 1.0) for name in mixed])
     dataset = seqio.get_mixture_or_task("mixed").get_dataset(

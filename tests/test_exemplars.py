@@ -12,6 +12,7 @@ from star_jax.tasks import few_shot
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.task import TRAIN
+from tests.tiny import trimmed_by
 
 OWN = {
     task.name: task
@@ -96,8 +97,8 @@ def test_exemplars_end_as_they_are_graded_and_with_one_blank_line(task):
         completion = text.removeprefix(task.question_text(question, hinted=False))
         assert completion.startswith(" ") and not completion.startswith("  ")
         assert completion.endswith("\n\n") and "\n\n" not in completion[:-2]
-        assert task.trim(question, completion) == completion[:-2]
-        assert task.is_correct(question, task.parse_answer(question, completion))
+        assert trimmed_by(task, question, completion) == completion[:-2]
+        assert task.is_correct(question, task.read(question, completion).answer)
         assert not task.leaks_hint(question, completion)
 
 

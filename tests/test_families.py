@@ -19,8 +19,9 @@ from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.models.hf_config import ARCHITECTURE, decoder_config, family_of, hf_config
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Prompt
+from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.native import decode
-from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.tokenizers.vocabularies import WordVocabulary
 from tests.families import FAMILIES, Dims, hf_greedy, hf_logits, hf_model, ours
 
@@ -114,7 +115,7 @@ def greedy(config, params, prompts, n_new, examples=()):
         Prompt(str(i), NUMBERS.decode(ids.tolist()), examples) for i, ids in enumerate(prompts)
     ]
     return sampler.sample(
-        sampler.prepare(params), asked, [row_key(0, 0, p.question_id) for p in asked]
+        sampler.load(params), asked, [prompt_key(0, 0, p.question_id) for p in asked]
     )
 
 

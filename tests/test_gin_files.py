@@ -11,7 +11,7 @@ from star_jax.cli import configurables, gin_errors, gin_sources
 from star_jax.loop import star
 from star_jax.modes.runs import RUNS
 from star_jax.parallel.partitioning import make_mesh
-from star_jax.records import GENERATED, KeptExample
+from star_jax.records import GENERATED
 from star_jax.tasks.task import ReasoningTask
 from star_jax.tools.precompile import command as precompile_command
 from star_jax.tools.precompile.fit import sampling, training_lowering
@@ -304,16 +304,16 @@ def base_of(tmp_path_factory):
     return make
 
 
-def half_is_kept(attempts, questions, task, source, **settings):
+def half_is_kept(attempts, filters):
     """Every other question as generated, the others with a hint or at a higher temperature."""
-    chosen = attempts[::2] if source == GENERATED else attempts[1::2]
-    return [KeptExample(a.question_id, a.prompt, a.completion, source) for a in chosen]
+    generated = [a for a in attempts if a.source == GENERATED]
+    return [*generated[::2], *[a for a in attempts if a.source != GENERATED][1::2]], {}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_every_tiny_row_runs(name, tmp_path, base_of, monkeypatch):
-    monkeypatch.setattr(star, "keep_correct", half_is_kept)
+    monkeypatch.setattr(star, "keep", half_is_kept)
     mode = mode_of(name)
     (base,) = (BASES[task] for task in closure([name]) & BASES.keys())
     flags = {**SMALLEST, **SMALLEST_OF[mode]}

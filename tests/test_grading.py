@@ -148,7 +148,7 @@ def test_there_are_enough_real_looking_outputs():
 @pytest.mark.parametrize(("output", "letter"), CHOICE_OUTPUTS)
 def test_a_choice_is_the_letter_of_the_conclusion(output, letter):
     reading = read_choice(output, CHOICES)
-    assert (reading.answer if reading else None) == letter
+    assert (reading.text if reading else None) == letter
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_a_choice_ends_with_its_sentence(output, kept):
 
 def test_letters_beyond_the_questions_choices_are_no_answers():
     two = {"a": "sand", "b": "water"}
-    assert read_choice("The answer is (b).", two).answer == "b"
+    assert read_choice("The answer is (b).", two).text == "b"
     assert read_choice("The answer is (c).", two) is None
-    assert read_choice("g) water", {**CHOICES, "g": "water"}).answer == "g"
+    assert read_choice("g) water", {**CHOICES, "g": "water"}).text == "g"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_letters_beyond_the_questions_choices_are_no_answers():
 )
 def test_a_not_within_a_choice_denies_nothing(output, letter):
     reading = read_choice(output, {"a": "did not understand", "b": "cannot swim"})
-    assert (reading.answer if reading else None) == letter
+    assert (reading.text if reading else None) == letter
 
 
 # Numbers.
@@ -304,7 +304,7 @@ NUMBER_OUTPUTS = [
 @pytest.mark.parametrize(("output", "number"), NUMBER_OUTPUTS)
 def test_a_number_stands_after_the_first_mark(output, number):
     reading = read_number(output)
-    assert (reading.answer if reading else None) == number
+    assert (reading.text if reading else None) == number
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_number_ends_with_its_last_digit(output, kept):
 )
 def test_without_a_mark_the_first_line_must_have_one_number(output, number):
     reading = read_number(output, mark="")
-    assert (reading.answer if reading else None) == number
+    assert (reading.text if reading else None) == number
 
 
 @pytest.mark.parametrize(
@@ -368,13 +368,13 @@ def test_a_canonical_number_is_read_as_what_it_was(value):
     text = canonical(value)
     assert to_number(text) == value
     assert canonical(to_number(text)) == text
-    assert read_number(f"#### {text}").answer == text
+    assert read_number(f"#### {text}").text == text
 
 
 @given(st.integers(-(10**15), 10**15))
 def test_thousands_are_read_with_and_without_commas(number):
-    assert read_number(f"#### {number:,}").answer == read_number(f"#### {number}.00").answer
-    assert read_number(f"#### {number:,}").answer == str(number)
+    assert read_number(f"#### {number:,}").text == read_number(f"#### {number}.00").text
+    assert read_number(f"#### {number:,}").text == str(number)
 
 
 # Whatever the text.
@@ -414,7 +414,7 @@ def check(output):
             continue
         assert 0 < reading.end <= len(output)
         assert read(output[: reading.end]) == reading
-        assert reading.answer in CHOICES or canonical(to_number(reading.answer)) == reading.answer
+        assert reading.text in CHOICES or canonical(to_number(reading.text)) == reading.text
 
 
 def test_17_500_mutated_outputs_never_raise():
@@ -471,6 +471,6 @@ def test_long_outputs_do_not_take_long(output):
 
 
 def test_a_number_too_long_to_be_meant_is_no_answer():
-    assert read_number("#### " + "9" * grading.LONGEST_NUMBER).answer
+    assert read_number("#### " + "9" * grading.LONGEST_NUMBER).text
     assert read_number("#### " + "9" * (grading.LONGEST_NUMBER + 1)) is None
     assert to_number("9" * 10_000) is None

@@ -6,11 +6,12 @@ import seqio
 from tensorflow_datasets.text.gsm8k.gsm8k import Gsm8k
 
 from star_jax.errors import UserError
-from star_jax.loop.ask import grade
-from star_jax.loop.filter import hint_leaks, keep_correct
-from star_jax.records import Completion
+from star_jax.loop.examples import examples_of
+from star_jax.loop.filters import NoHintLeak, RightAnswer, keep
 from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.seqio_tasks import register, register_paper_tasks
 from star_jax.tasks.task import TRAIN, VALIDATION
+from tests.tiny import attempt_of, trimmed_by
 
 TASK = GSM8KTask()
 DIRECT = GSM8KTask(direct=True)
@@ -92,10 +93,10 @@ def test_users_may_ask_anything_but_nothing():
     ],
 )
 def test_answers_are_numbers_after_the_mark(completion, answer, right, trimmed):
-    assert TASK.parse_answer(QUESTION, completion) == answer
+    assert TASK.read(QUESTION, completion).answer == answer
     assert TASK.is_correct(QUESTION, answer) is right
     if trimmed:
-        assert TASK.trim(QUESTION, completion) == trimmed
+        assert trimmed_by(TASK, QUESTION, completion) == trimmed
 
 
 @pytest.mark.parametrize(
@@ -110,10 +111,10 @@ def test_answers_are_numbers_after_the_mark(completion, answer, right, trimmed):
     ],
 )
 def test_direct_answers_may_lack_the_mark(completion, answer, trimmed):
-    assert DIRECT.parse_answer(QUESTION, completion) == answer
+    assert DIRECT.read(QUESTION, completion).answer == answer
     if trimmed:
-        assert DIRECT.trim(QUESTION, completion) == trimmed
-    assert DIRECT.is_correct(QUESTION, DIRECT.parse_answer(QUESTION, " 1080"))
+        assert trimmed_by(DIRECT, QUESTION, completion) == trimmed
+    assert DIRECT.is_correct(QUESTION, DIRECT.read(QUESTION, " 1080").answer)
 
 
 @pytest.mark.parametrize("answer", ["1080", "1,080", "1080.0", "$1080", "2160/2"])
@@ -136,10 +137,10 @@ def test_answers_are_compared_as_numbers(answer):
 )
 def test_rationales_that_repeat_the_hint_are_counted_and_not_kept(rationale, leaks):
     assert TASK.leaks_hint(QUESTION, rationale) is leaks
-    prompt = TASK.prompt(QUESTION, hinted=True, few_shot=False)
-    attempts = [grade(TASK, QUESTION, prompt, Completion(rationale + "\n(1080)", (), True, 0.0))]
-    kept = keep_correct(attempts, [QUESTION], TASK)
-    assert len(hint_leaks(attempts, [QUESTION], TASK)) == leaks
+    attempts = [attempt_of(TASK, QUESTION, rationale + "\n(1080)", hinted=True)]
+    right, dropped = keep(attempts, (RightAnswer(), NoHintLeak()))
+    kept = examples_of(right, [QUESTION], TASK)
+    assert dropped["no_hint_leak"] == {"rationalize": leaks}
     assert [(k.prompt, k.completion) for k in kept] == ([] if leaks else [(PLAIN, rationale)])
 
 
@@ -223,7 +224,8 @@ def files(tmp_path):
     return GSM8KTask(train_file=write(tmp_path / "train.jsonl", [ROW, *rows(2)]), held_out=1)
 
 
-def examples_of(name):
+def documents_of(task, variant=""):
+    name = register(task, seqio.ByteVocabulary()) + variant
     dataset = seqio.get_mixture_or_task(name).get_dataset(None, split=TRAIN, shuffle=False)
     vocabulary = seqio.ByteVocabulary()
     return [
@@ -234,15 +236,16 @@ def examples_of(name):
 
 def test_seqio_gives_the_texts_of_each_variant(files):
     assert (TASK.name, DIRECT.name) == ("gsm8k", "gsm8k_direct")
+    assert {"gsm8k", "gsm8k_direct"} <= set(register_paper_tasks())
     assert {"gsm8k", "gsm8k_hinted", "gsm8k_direct"} <= set(seqio.TaskRegistry.names())
-    assert examples_of(files.name)[0] == (PLAIN, GOLD)
-    assert examples_of(f"{files.name}_hinted")[0] == (HINTED, GOLD)
-    assert examples_of(dataclasses.replace(files, direct=True).name)[0] == (PLAIN, " 1080")
+    assert documents_of(files)[0] == (PLAIN, GOLD)
+    assert documents_of(files, "_hinted")[0] == (HINTED, GOLD)
+    assert documents_of(dataclasses.replace(files, direct=True))[0] == (PLAIN, " 1080")
 
 
 def test_seqio_compares_numbers(files):
-    task = seqio.get_mixture_or_task(files.name)
-    raw = next(files.source().get_dataset(TRAIN, shuffle=False).as_numpy_iterator())
+    task = seqio.get_mixture_or_task(register(files, seqio.ByteVocabulary()))
+    raw = next(task.source.get_dataset(TRAIN, shuffle=False).as_numpy_iterator())
     raw["answer"] = b"1,080.00"  # as another data set might write it
     target = task.postprocess_fn("ignored", example=raw, is_target=True)
     outputs = [GOLD, "#### 1080", "#### $1,080.0", "#### 1081", "1080"]

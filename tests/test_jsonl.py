@@ -22,8 +22,10 @@ from star_jax.tasks import jsonl, jsonl_file
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.rows import EXAMPLES
+from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
 from tests import tiny
+from tests.tiny import trimmed_by
 
 EXAMPLE = "bus_line.jsonl"
 RUN_FILE = "runs/own_questions.gin"
@@ -146,7 +148,7 @@ REGEX = {"answer_kind": "regex", "answer_pattern": r"^=> (?:is )?(\w+)"}
 )
 def test_texts_are_read_and_compared(settings, completion, answer, right):
     task, question = JsonlTask("own.jsonl", **settings), Question("q", "Which is wet?", "rain")
-    assert task.parse_answer(question, completion) == answer
+    assert task.read(question, completion).answer == answer
     assert task.is_correct(question, answer) is right
 
 
@@ -165,7 +167,7 @@ def test_numbers_are_read_and_compared(settings, completion, answer, right):
     task, row = JsonlTask("own.jsonl", **settings), {"question": "How many?", "answer": "1,000.0"}
     question = make(task, row)
     assert question.answer == "1000"
-    assert task.parse_answer(question, completion) == answer
+    assert task.read(question, completion).answer == answer
     assert task.is_correct(question, answer) is right
 
 
@@ -194,8 +196,8 @@ def test_choices_are_letters_or_their_texts(answer, choices):
     shown = "Q: Which?\nAnswer Choices:\n(a) sand\n(b) rain\n(c) the hot wind\n"
     assert task.question_text(question, False) == shown + "A:"
     assert task.question_text(question, True) == shown + "(Hint: b)\nA:"
-    assert task.parse_answer(question, " Clouds. Therefore, the answer is rain (b).") == "b"
-    assert task.parse_answer(question, " It is hot.") is None
+    assert task.read(question, " Clouds. Therefore, the answer is rain (b).").answer == "b"
+    assert task.read(question, " It is hot.").answer is None
     assert task.bare_answer(question) == " (b)."
     asked = task.make_question("q", "Which? (a) sand (b) rain (c) the hot wind")
     assert asked.text == question.text
@@ -216,7 +218,7 @@ def test_a_rationale_is_completed_by_its_answer_and_trimmed_after_it(kind):
     again = make(task, {**row, "why": task.gold_completion(question)})
     assert again.solution == question.solution
     written_on = task.gold_completion(question) + "\nQ: another"
-    assert task.trim(question, written_on) == task.gold_completion(question)
+    assert trimmed_by(task, question, written_on) == task.gold_completion(question)
     without = make(task, {**row, "why": ""})
     assert task.gold_completion(without) is None
 
@@ -239,10 +241,10 @@ def test_reading_never_raises_and_trimming_keeps_the_answer(text, kind, direct):
     task = JsonlTask("x", answer_kind=kind, direct=direct, **settings.get(kind, {}))
     question = Question("q", "Which?\nAnswer Choices:\n(a) sand\n(b) rain", "a")
     for completion in (text, f" so\nThe answer is {text}", f"The answer is b\n{text}"):
-        answer = task.parse_answer(question, completion)
-        trimmed = task.trim(question, completion)
+        answer = task.read(question, completion).answer
+        trimmed = trimmed_by(task, question, completion)
         assert completion.startswith(trimmed)
-        assert answer is None or task.parse_answer(question, trimmed) == answer
+        assert answer is None or task.read(question, trimmed).answer == answer
 
 
 # Files.
@@ -401,6 +403,8 @@ def test_seqio_has_the_rationale_the_hinted_and_the_direct_variant(tmp_path):
     assert re.fullmatch(r"jsonl_own_direct_[0-9a-f]{8}", direct.name)
     ends = {task.name: "A: Because.\nThe answer is thing", direct.name: "A: thing",
             task.name + "_hinted": "(Hint: thing"}  # fmt: skip
+    register(task, seqio.ByteVocabulary())
+    register(direct, seqio.ByteVocabulary())
     for name, end in ends.items():
         examples = seqio.get_mixture_or_task(name).get_dataset(
             sequence_length=None, split=TRAIN, shuffle=False

@@ -36,6 +36,7 @@ from star_jax.tasks import few_shot, rows
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.testing.engine import FakeEngine
 from star_jax.tokenizers.pretrained_vocabulary import load_vocabulary
 from tests import fake_runs, tiny
 
@@ -121,9 +122,7 @@ def fake_sampler(model, vocabulary, config, mesh, rules):
         right = prompt.hinted or int(prompt.question_id[-1]) % 2 == 0
         return (right and task.gold_completion(questions[prompt.question_id])) or "no idea"
 
-    sampler = tiny.FakeSampler(says)
-    sampler.model, sampler.vocabulary, sampler.mesh = model, vocabulary, mesh
-    return sampler
+    return FakeEngine(says, vocabulary)
 
 
 def command(run_mode, *files, **bindings):

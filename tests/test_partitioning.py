@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from star_jax.errors import UserError
-from star_jax.loop.ask import Asking
-from star_jax.loop.evaluate import evaluate_model
+from star_jax.loop.rationales import Rollout, draw_attempts
+from star_jax.loop.stages import EVALUATE
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params, logical_axes, placed_params
 from star_jax.parallel.partitioning import (
@@ -162,8 +162,8 @@ def evaluated(sizes, rules=DECODING_RULES):
         ),
         placed_params(SUMS_MODEL, mesh, TRAINING_RULES),
     )
-    asking = Asking(sampler, SUMS, few_shot=True, seed=0, iteration=0)
-    return evaluate_model(sampler.prepare(params), SUMS.questions(VALIDATION), asking)
+    rollout = Rollout(sampler, SUMS, few_shot=True, seed=0, iteration=0)
+    return draw_attempts(sampler.load(params), SUMS.questions(VALIDATION), rollout, EVALUATE)
 
 
 @functools.cache

@@ -10,8 +10,8 @@ import pytest
 
 from star_jax.cli import configurables, gin_errors, gin_sources
 from star_jax.errors import UserError
-from star_jax.loop.baselines import TrainingLength
-from star_jax.loop.star import StarConfig
+from star_jax.loop.config import StarConfig
+from star_jax.loop.direct import TrainingLength
 from star_jax.main import main
 from star_jax.models.attention import KeyValues, Store, causal_mask
 from star_jax.models.config import DecoderConfig

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from star_jax.run import progress as progress_lib
-from star_jax.run.progress import class_names, format_header, format_row, log, progress
+from star_jax.run.progress import format_header, format_row, group_names, log, progress
 
 ROW = {
     "iteration": 3,
@@ -186,4 +186,4 @@ def test_base_row_has_no_training_values_and_missing_classes_are_dashes():
 
 def test_classes_are_sorted_as_numbers_then_names_over_all_rows():
     rows = [{"accuracy_by_class": {"2": 0, "b": 0}}, {"accuracy_by_class": {"10": 0, "1": 0}}]
-    assert class_names(rows) == ("1", "2", "10", "b")
+    assert group_names(rows) == ("1", "2", "10", "b")

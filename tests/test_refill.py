@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_jax.loop import star
-from star_jax.loop.star import StarConfig, run_star
+from star_jax.loop.config import StarConfig
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
-from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.rollout.engine import prompt_key
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.shapes import (
     FEWEST_SLOTS,
     Shapes,
@@ -20,15 +20,15 @@ from star_jax.rollout.native.shapes import (
     shapes_for,
     waves,
 )
-from star_jax.run import checkpoints
 from star_jax.run.compilation import n_compiled
-from star_jax.tasks.arithmetic import ArithmeticTask
+from star_jax.run.run_dir import Recorder
+from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.training.schedules import GeometricSteps
 from tests import tiny
 from tests.test_sampling import MODEL, PROMPTS, WORDS, params, random_prompts, sampler
 
 MANY = random_prompts(60, seed=3)
-KEYS = [row_key(0, 1, prompt.question_id) for prompt in MANY]
+KEYS = [prompt_key(0, 1, prompt.question_id) for prompt in MANY]
 LIMITS = np.random.default_rng(0).integers(1, 17, len(MANY)).tolist()
 
 
@@ -38,7 +38,7 @@ def run(limits=None, **config):
     config = {"batch_size": 16, "max_new_tokens": 16, "prefill_tokens": 32, **config}
     mine = dataclasses.replace(base, config=SamplerConfig(**config))
     stats = []
-    said = mine.sample(mine.prepare(params()), MANY, KEYS, limits=limits, on_stats=stats.append)
+    said = mine.sample(mine.load(params()), MANY, KEYS, limits=limits, on_stats=stats.append)
     return [completion.token_ids for completion in said], stats[0]
 
 
@@ -76,16 +76,16 @@ def test_few_prompts_in_many_slots_are_written_the_same(n_prompts):
     """Fewer than a chunk has places for, when the failures of a good model are asked again."""
     many = sampler(batch_size=128)
     prompts, keys = MANY[:n_prompts], KEYS[:n_prompts]
-    got = many.sample(many.prepare(params()), prompts, keys)
+    got = many.sample(many.load(params()), prompts, keys)
     assert [c.token_ids for c in got] == run()[0][:n_prompts]
 
 
 def test_completions_come_while_others_are_written():
     mine = sampler(batch_size=8)
-    model = mine.prepare(params())
+    model = mine.load(params())
     prompts, stats = MANY, []
     places = []
-    for place, completion in mine.stream(model, prompts, KEYS, on_stats=stats.append):
+    for place, completion in mine.generate(model, prompts, KEYS, on_stats=stats.append):
         assert completion is not None
         assert not stats
         places.append(place)
@@ -104,13 +104,13 @@ def test_a_prefix_is_computed_once_for_every_set_of_weights():
         mine.sample(model, prompts, keys, on_stats=stats.append)
         return stats[0].prefix_tokens
 
-    model = mine.prepare(params())
+    model = mine.load(params())
     assert prefix_tokens(model, prompts) == len(WORDS.encode("a b c\n"))
     assert prefix_tokens(model, prompts) == 0
     hinted = [dataclasses.replace(prompt, examples=("a b\n",)) for prompt in prompts]
     assert prefix_tokens(model, hinted) == len(WORDS.encode("a b\n"))
     assert prefix_tokens(model, prompts) == 0
-    assert prefix_tokens(mine.prepare(params()), prompts) > 0
+    assert prefix_tokens(mine.load(params()), prompts) > 0
 
 
 # What it costs.
@@ -134,7 +134,7 @@ def test_the_cost_adds_up():
 
 def _completions():
     mine = sampler(batch_size=8)
-    return mine.sample(mine.prepare(params()), MANY, KEYS)
+    return mine.sample(mine.load(params()), MANY, KEYS)
 
 
 # Which prompts come when.
@@ -200,23 +200,28 @@ def test_shapes_hold_what_they_are_for(mean, more, n_shards, n_slots, share, pre
 class SometimesRight(Sampler):
     """Does a sampler's work, and says something of its own in the end."""
 
-    def stream(self, model, prompts, keys, **options):
-        for i, completion in super().stream(model, prompts, keys, **options):
+    def generate(self, model, prompts, keys, **options):
+        for i, completion in super().generate(model, prompts, keys, **options):
             said = tiny.gold(prompts[i]) if i % 3 or prompts[i].hinted else "0"
             yield i, dataclasses.replace(completion, text=said)
 
 
 def test_nothing_is_compiled_from_the_second_outer_iteration_on(tmp_path, monkeypatch):
     small = tiny.trainer()
-    checkpoints.save(tmp_path / "base", small.random_params(0))
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     mine = SometimesRight(
-        small.model, tiny.FakeSampler.vocabulary, SamplerConfig(16, 8, refill_share=0.5), mesh
+        small.model, arithmetic_vocabulary(), SamplerConfig(16, 8, refill_share=0.5), mesh
     )
     counts = []
-    monkeypatch.setattr(star, "_show", lambda lines: counts.append(n_compiled()))
-    run_star(
-        str(tmp_path / "run"), str(tmp_path / "base"), StarConfig(4, 50, few_shot="first"),
+    publish = Recorder.publish
+
+    def counted(self, metrics):
+        counts.append(n_compiled())
+        return publish(self, metrics)
+
+    monkeypatch.setattr(Recorder, "publish", counted)
+    tiny.run_star(
+        tmp_path, "run", StarConfig(4, 50, few_shot="first"),
         ArithmeticTask(digits=(1, 2, 3), n_train=200, n_validation=12, n_few_shot=1), mine, small,
         GeometricSteps(2),
     )  # fmt: skip
@@ -227,7 +232,7 @@ def test_nothing_is_compiled_from_the_second_outer_iteration_on(tmp_path, monkey
 
 def test_each_size_of_each_program_is_compiled_once():
     mine = dataclasses.replace(sampler(), config=SamplerConfig(32, 8, prefill_tokens=48))
-    model = mine.prepare(params())
+    model = mine.load(params())
     before = n_compiled()
     mine.sample(model, MANY, KEYS)
     # Decoding with 32, 16 and 8 slots, halving them twice, and one each of the three others.

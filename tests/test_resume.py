@@ -11,9 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from star_jax.loop import baselines, star
-from star_jax.loop.star import StarConfig, run_star
-from star_jax.run import checkpoints, run_dir
+from star_jax.loop.config import StarConfig
+from star_jax.loop.pretrain import Phase, train_base
+from star_jax.loop.star import Star, run_star
+from star_jax.models.base_weights import Base
+from star_jax.records import GENERATED, RATIONALIZED
+from star_jax.run import checkpoints, files, run_dir, stage_dir
+from star_jax.run.run_dir import Recorder
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.corpus import ArithmeticCorpus
 from star_jax.training.schedules import GeometricSteps
@@ -44,7 +48,9 @@ def die_before_write(monkeypatch, n):
 
         return write
 
-    monkeypatch.setattr(run_dir, "write_atomically", counted(run_dir.write_atomically))
+    write = counted(files.write_atomically)
+    for module in (run_dir, stage_dir):
+        monkeypatch.setattr(module, "write_atomically", write)
     monkeypatch.setattr(checkpoints, "save", counted(checkpoints.save))
     return writes
 
@@ -59,11 +65,15 @@ def star_run(folder, base, small):
         a = int(prompt.text.splitlines()[1][0])
         return tiny.gold(prompt) if a % 2 or prompt.hinted else tiny.wrong(prompt)
 
-    return run_star(
-        str(folder), str(base), StarConfig(1, 10, few_shot="never", hinted_share=0.5),
+    loop = Star(
+        StarConfig(1, 10, few_shot="never", hinted_share=0.5),
         ArithmeticTask(digits=(1, 2), n_train=40, n_validation=5),
-        tiny.FakeSampler(says), small, GeometricSteps(4),
-    )  # fmt: skip
+        tiny.fake_engine(says),
+        small,
+        GeometricSteps(4),
+        Base(str(base), small.model, small.abstract_params()),
+    )
+    return run_star(loop, Recorder(str(folder)))
 
 
 def test_dying_before_any_write_changes_nothing(tmp_path, monkeypatch, small):
@@ -85,20 +95,20 @@ def test_dying_before_any_write_changes_nothing(tmp_path, monkeypatch, small):
 
 def test_pretraining_that_dies_goes_on_to_the_same_base(tmp_path, monkeypatch, small):
     corpus = ArithmeticCorpus(60, facts=0.0, layout=0.0, plain_digits=(1.0,), hinted_digits=(1.0,))
-    phases = [baselines.Phase(corpus, 4, OptimizerConfig(1e-2, 2)) for _ in range(2)]
+    phases = [Phase(corpus, 4, OptimizerConfig(1e-2, 2)) for _ in range(2)]
 
     def pretrain(folder):
-        baselines.train_base(str(folder), phases, arithmetic_vocabulary(), small, 0)
+        train_base(str(folder), phases, arithmetic_vocabulary(), small, 0)
 
     with monkeypatch.context() as patch:
         writes = die_before_write(patch, None)
         pretrain(tmp_path / "whole")
     names = [Path(name).name for name in writes]
     assert names == [
-        "config.gin", "step_2", "phase_1", "phase_1.done", "step_2", "checkpoint",
+        "format.json", "config.gin", "step_2", "phase_1", "phase_1.done", "step_2", "checkpoint",
         "checkpoint.done",
     ]  # fmt: skip
-    for n in (3, 5, 6):
+    for n in (4, 6, 7):
         with monkeypatch.context() as patch:
             die_before_write(patch, n)
             with pytest.raises(Killed):
@@ -168,7 +178,7 @@ def test_resume_after_kill_gives_identical_files(tmp_path, tiny_base):
     finish(argv("killed"))
     assert_same_run(killed, tmp_path / "whole", iterations=2)
     kept = tiny.read_lines(one / "train.jsonl")
-    assert {example["source"] for example in kept} == {star.GENERATED, star.RATIONALIZED}
+    assert {example["source"] for example in kept} == {GENERATED, RATIONALIZED}
 
 
 def _steps_saved(training):
@@ -186,7 +196,7 @@ def assert_same_run(ours, theirs, iterations=1):
             assert_same_weights(ours_n, theirs_n)
     lines = [
         [
-            {k: v for k, v in line.items() if not k.startswith("seconds_")}
+            {k: v for k, v in line.items() if k != "seconds"}
             for line in tiny.read_lines(folder / "metrics.jsonl")
         ]
         for folder in (ours, theirs)

@@ -3,31 +3,26 @@ import json
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.loop import star
-from star_jax.loop.star import StarConfig, run_star
+from star_jax.loop.config import StarConfig
+from star_jax.loop.star import Star, run_star
+from star_jax.models.base_weights import Base
 from star_jax.records import GENERATED, KeptExample
 from star_jax.run import checkpoints, metrics
-from star_jax.run.run_dir import (
-    RunDir,
-    StageDir,
-    check_writable,
-    differing_bindings,
-    write_atomically,
-)
+from star_jax.run.files import check_writable, write_atomically
+from star_jax.run.run_dir import Recorder, RunDir, differing_bindings
+from star_jax.run.stage_dir import StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.training.schedules import GeometricSteps
-from tests.tiny import FakeSampler, gold, read_lines, trainer
+from tests.tiny import fake_engine, gold, read_lines, trainer, wrong
 
-KEPT = [KeptExample("a", "1 + 1", "2", GENERATED), KeptExample("b", "2 + 2", "4", GENERATED)]
+KEPT = [
+    KeptExample("a", 0, 0, GENERATED, "1 + 1", "2"),
+    KeptExample("b", 1, 2, GENERATED, "2 + 2", "4", token_ids=(7,)),
+]
 PROMISED = {
-    "iteration", "accuracy", "accuracy_by_class", "n_eval", "kept_generated", "kept_rationalized",
-    "train_fraction", "unparsable", "train_steps", "train_loss", "seconds_generate",
-    "seconds_rationalize", "seconds_finetune", "seconds_evaluate", "seed",
-}  # fmt: skip
-BESIDES = {
-    "rationalize", "n_eval_by_class", "n_sampled", "left_out", "hint_leaks", "chance",
-    "packing_efficiency", "kept_resampled", "seconds_resample", "right_answers", "checkable",
-    "right_steps",
+    "iteration", "seed", "rationalize", "accuracy", "accuracy_by_group", "n_eval",
+    "n_eval_by_group", "unparsable", "dropped", "chance", "n_questions", "kept", "seconds",
+    "counts", "filtered", "training",
 }  # fmt: skip
 
 
@@ -44,21 +39,26 @@ def never():
     raise AssertionError("the stage is finished and must not be done again")
 
 
-def run(folder, iterations=2, text=str, **config):
-    """A run with a fake sampler and a real, very small trainer."""
+def some_wrong(prompt):
+    """Right on odd first digits, and with a hint."""
+    odd = int(prompt.text.splitlines()[1][0]) % 2
+    return gold(prompt) if odd or prompt.hinted else wrong(prompt)
+
+
+def run(folder, iterations=2, text=str, says=some_wrong, **config):
+    """A run with a fake engine and a real, very small trainer."""
     small = trainer()
     if not (folder / "base").exists():
         checkpoints.save(folder / "base", small.random_params(0))
-    return run_star(
-        str(folder / "run"),
-        str(folder / "base"),
+    loop = Star(
         StarConfig(iterations, 10, few_shot="never", **config),
         ArithmeticTask(digits=(1, 2), n_train=40, n_validation=5),
-        FakeSampler(gold),
+        fake_engine(says),
         small,
         GeometricSteps(2),
-        text,
+        Base(str(folder / "base"), small.model, small.abstract_params()),
     )
+    return run_star(loop, Recorder(str(folder / "run"), text))
 
 
 # Stages.
@@ -128,7 +128,7 @@ def test_weights_are_read_lazily_and_once(tmp_path):
         path.mkdir()
 
     stage = StageDir(tmp_path / "iter_001")
-    notes = {"train_steps": 3, "train_loss": 0.5}
+    notes = {"steps": 3, "loss": 0.5}
     result, params = stage.weights("checkpoint", lambda: ("fresh", notes), save, load)
     assert (result.value, params(), loaded) == (notes, "fresh", [])
     params.drop()  # what was just made can be read again
@@ -204,6 +204,20 @@ def test_iterations_of_nobody_are_refused(tmp_path):
         RunDir(tmp_path).claim("")
 
 
+def test_a_directory_of_the_former_format_is_refused_in_one_line(tmp_path):
+    run(tmp_path, 1)
+    folder = tmp_path / "run"
+    (folder / "format.json").unlink()
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError) as error:
+        run(tmp_path, 1)
+    assert "has format 1" in error.value.message and "--run_mode=report" in error.value.message
+    assert "\n" not in error.value.message and sorted(folder.rglob("*")) == before
+    (folder / "format.json").write_text('{"format": 3}')
+    with pytest.raises(UserError, match="has format 3"):
+        run(tmp_path, 1)
+
+
 # A whole run.
 
 
@@ -212,16 +226,17 @@ def test_metrics_have_the_promised_keys_and_a_line_an_iteration(tmp_path):
     written = read_lines(tmp_path / "run/metrics.jsonl")
     assert [line["iteration"] for line in written] == [0, 1, 2]
     for line, returned in zip(written, lines, strict=True):
-        assert set(line) == PROMISED | BESIDES
+        assert set(line) == PROMISED
         assert line == metrics.dataclasses.asdict(returned)
         assert line["seed"] == 0
         assert 0 <= line["accuracy"] <= 1
-        assert line["n_eval"] == sum(line["n_eval_by_class"].values()) == 10
+        assert line["n_eval"] == sum(line["n_eval_by_group"].values()) == 10
         alone = tmp_path / f"run/iter_{line['iteration']:03d}/metrics.json"
         assert json.loads(alone.read_text()) == line
     base = written[0]
-    assert (base["train_steps"], base["train_loss"], base["kept_generated"]) == (0, None, 0)
-    assert written[1]["train_loss"] > 0
+    assert (base["training"]["steps"], base["training"]["loss"], base["kept"]) == (0, None, {})
+    assert written[1]["training"]["loss"] > 0
+    assert set(written[1]["kept"]) == {"generate", "rationalize"}
 
 
 def test_the_directory_is_as_promised(tmp_path):
@@ -241,7 +256,11 @@ def test_the_directory_is_as_promised(tmp_path):
         "eval.jsonl", "eval.done", "metrics.json", "sampling.json",
     }  # fmt: skip
     kept = read_lines(folder / "iter_001/train.jsonl")
-    assert set(kept[0]) == {"question_id", "prompt", "completion", "source", "steps_right"}
+    assert list(kept[0]) == [
+        "question_id", "sample", "turn", "source", "prompt", "completion", "examples", "token_ids",
+        "weight", "hint_kept", "steps_right",
+    ]  # fmt: skip
+    assert json.loads((folder / "format.json").read_text()) == {"format": 2}
 
 
 def test_iterations_may_be_raised_later_and_the_run_goes_on(tmp_path):
@@ -256,11 +275,9 @@ def test_iterations_may_be_raised_later_and_the_run_goes_on(tmp_path):
     assert [comparable(line) for line in lines] == [comparable(line) for line in at_once]
 
 
-def test_a_finished_run_does_nothing_more(tmp_path, monkeypatch):
+def test_a_finished_run_does_nothing_more(tmp_path):
     first = run(tmp_path)
-    for name in ("generate_rationales", "rationalize_failures", "evaluate_model", "_finetune"):
-        monkeypatch.setattr(star, name, lambda *args: never())
-    again = run(tmp_path)
+    again = run(tmp_path, says=lambda prompt: never())
     assert [comparable(line) for line in again] == [comparable(line) for line in first]
 
 
@@ -275,7 +292,7 @@ def test_a_tampered_stage_stops_the_run_and_loses_no_metrics(tmp_path):
 
 def comparable(line):
     """A metrics line without what the clock says."""
-    return {k: v for k, v in vars(line).items() if not k.startswith("seconds_")}
+    return {k: v for k, v in vars(line).items() if k != "seconds"}
 
 
 def test_what_sampling_cost_is_noted_by_stage(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from star_jax.cli import configurables, gin_errors, gin_sources
 from star_jax.loop import baselines
-from star_jax.loop.star import StarConfig
+from star_jax.loop.config import StarConfig
 from star_jax.main import RUN_MODES, main
 from star_jax.models.config import DecoderConfig
 from tests import tiny
@@ -35,8 +35,8 @@ def test_pretrain_leaves_a_base_and_does_nothing_twice(tiny_base):
     assert "ArithmeticCorpus" in (tiny_base / "config.gin").read_text()
     marker = (tiny_base / "checkpoint.done").read_bytes()
     notes = json.loads(marker)["notes"]
-    assert notes["train_steps"] == 450
-    assert notes["train_loss"] < 0.5
+    assert notes["steps"] == 450
+    assert notes["loss"] < 0.5
     assert tiny.make_base(tiny_base.parent) == tiny_base
     assert (tiny_base / "checkpoint.done").read_bytes() == marker
 
@@ -44,7 +44,7 @@ def test_pretrain_leaves_a_base_and_does_nothing_twice(tiny_base):
 def test_star_leaves_metrics_a_report_and_a_log(star_run):
     lines = tiny.read_lines(star_run / "metrics.jsonl")
     assert [line["iteration"] for line in lines] == [0, 1, 2]
-    assert all(line["kept_generated"] + line["kept_rationalized"] > 0 for line in lines[1:])
+    assert all(sum(line["kept"].values()) > 0 for line in lines[1:])
     assert (star_run / "report/report.md").is_file()
     config = (star_run / "config.gin").read_text()
     assert "StarConfig.questions_per_iteration = 48" in config
@@ -65,9 +65,9 @@ def test_finetune_trains_on_gold_and_evaluates(tmp_path, tiny_base):
     run = tmp_path / "run"
     assert tiny.run(tmp_path, "finetune", MODEL_DIR=run, MODEL_CHECKPOINT=tiny_base) == 0
     base, line = tiny.read_lines(run / "metrics.jsonl")
-    assert (base["iteration"], base["train_steps"]) == (0, 0)
-    assert (line["iteration"], line["train_steps"], line["n_sampled"]) == (1, 20, 50)
-    assert line["train_loss"] > 0
+    assert (base["iteration"], base["training"]["steps"]) == (0, 0)
+    assert (line["iteration"], line["training"]["steps"], line["n_questions"]) == (1, 20, 50)
+    assert line["training"]["loss"] > 0
     assert (run / "report/report.md").is_file()
 
 
@@ -84,7 +84,7 @@ def test_evaluate_prints_accuracy_with_its_interval(tmp_path, tiny_base, star_ru
     assert low < accuracy < high
     attempts = tiny.read_lines(output)
     assert len(attempts) == 400
-    assert f"{sum(a['correct'] for a in attempts) / 4:.1f}" == found[1]
+    assert f"{sum(a['reading']['correct'] for a in attempts) / 4:.1f}" == found[1]
     # An iteration of a run is a checkpoint too, and gets the accuracy the run has noted.
     assert tiny.run(tmp_path, "evaluate", CHECKPOINT=star_run / "iter_001") == 0
     noted = tiny.read_lines(star_run / "metrics.jsonl")[1]["accuracy"]

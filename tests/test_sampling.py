@@ -14,10 +14,11 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Prompt
+from star_jax.rollout.engine import prompt_key
+from star_jax.rollout.fitting import fit_prompts, newest_that_fit
 from star_jax.rollout.native import decode
-from star_jax.rollout.native.fitting import fit_prompts, newest_that_fit
 from star_jax.rollout.native.logits import PickConfig, keep_top_k, keep_top_p, pick_tokens
-from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.shapes import Shapes, fill_chunk
 from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example
 
@@ -48,7 +49,7 @@ def params():
 
 @functools.cache
 def prepared(sampler):
-    return sampler.prepare(params())
+    return sampler.load(params())
 
 
 @functools.cache
@@ -75,13 +76,13 @@ PROMPTS = random_prompts(7)
 
 @functools.cache
 def completions(batch_size=4, temperature=0.0, seed=0):
-    keys = [row_key(seed, 1, prompt.question_id) for prompt in PROMPTS]
+    keys = [prompt_key(seed, 1, prompt.question_id) for prompt in PROMPTS]
     mine = sampler(batch_size, temperature)
     return mine.sample(prepared(mine), PROMPTS, keys)
 
 
 def sample(prompts, **kwargs):
-    keys = [row_key(0, 1, prompt.question_id) for prompt in prompts]
+    keys = [prompt_key(0, 1, prompt.question_id) for prompt in prompts]
     mine = sampler(**kwargs)
     return mine.sample(prepared(mine), prompts, keys)
 
@@ -148,7 +149,7 @@ def test_cached_decode_equals_full_forward():
     )
     writer = decode.Writer(model, PickConfig(), (WORDS.eos_id,))
     shapes = Shapes(1, 2, 16, 16, chunk_tokens=32, chunk_prompts=2, wave=2)
-    keys = [row_key(0, 0, "a")] * 2
+    keys = [prompt_key(0, 0, "a")] * 2
     chunk = fill_chunk([[0, 1]], 1, shapes, tokens[:, :16].tolist(), [0, 1], keys, [9, 9])
     state, _ = decode.refill(writer, 16, weights, None, decode.empty_slots(model, 2, 16, 16), chunk)
     step = jax.jit(
@@ -234,7 +235,7 @@ def test_prompts_with_different_prefixes_keep_their_order():
 
 def test_prefix_store_has_no_batch_axis():
     ids = tuple(WORDS.encode(PREFIX))
-    prefix = sampler().prefix(sampler().prepare(params()), ids)
+    prefix = sampler().prefix(sampler().load(params()), ids)
     assert int(prefix.length) == len(ids)
     assert {leaf.shape for leaf in jax.tree.leaves(prefix.key_values)} == {
         (MODEL.n_heads, 64, MODEL.head_dim)
@@ -247,7 +248,7 @@ def test_prefix_store_has_no_batch_axis():
 def test_last_partial_batch_is_sampled():
     assert len(PROMPTS) % 4
     done = []
-    keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
     got = sampler().sample(prepared(sampler()), PROMPTS, keys, done.append)
     assert sum(done) == len(PROMPTS)
     assert got == completions()
@@ -263,7 +264,7 @@ def test_batch_size_does_not_change_completions(temperature):
 
 
 def test_order_and_company_of_prompts_do_not_change_completions():
-    keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
     back = sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), PROMPTS[::-2], keys[::-2])
     assert [c.token_ids for c in back] == [c.token_ids for c in completions(4, 1.3)[::-2]]
 
@@ -271,13 +272,13 @@ def test_order_and_company_of_prompts_do_not_change_completions():
 def test_seeds_differ_and_the_same_seed_repeats():
     first, second = completions(4, 1.3, seed=0), completions(4, 1.3, seed=1)
     assert sum(a.token_ids != b.token_ids for a, b in zip(first, second, strict=True)) > 4
-    keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
     assert sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), PROMPTS, keys) == first
 
 
 def test_samples_of_one_question_differ():
     prompts = [PROMPTS[0]] * 4
-    keys = [row_key(0, 1, prompts[0].question_id, sample=i) for i in range(4)]
+    keys = [prompt_key(0, 1, prompts[0].question_id, sample=i) for i in range(4)]
     said = sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), prompts, keys)
     assert len({completion.token_ids for completion in said}) > 2
 
@@ -286,16 +287,16 @@ def test_every_token_is_a_draw_of_its_own():
     """A model without preferences says the same token for ever if its key never changes."""
     even = jax.tree.map(jnp.zeros_like, params())
     even["head"]["bias"] = even["head"]["bias"].at[WORDS.eos_id].set(-100.0)
-    keys = [row_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    for completion in sampler(4, 1.3).sample(sampler(4, 1.3).prepare(even), PROMPTS, keys):
+    keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    for completion in sampler(4, 1.3).sample(sampler(4, 1.3).load(even), PROMPTS, keys):
         assert len(set(completion.token_ids)) > MAX_NEW / 3
 
 
 def test_row_keys_are_stable_and_all_different():
     names = [(0, 1, "q1", 0), (1, 1, "q1", 0), (0, 2, "q1", 0), (0, 1, "q2", 0), (0, 1, "q1", 1)]
-    assert len({tuple(row_key(*name).tolist()) for name in names}) == len(names)
+    assert len({tuple(prompt_key(*name).tolist()) for name in names}) == len(names)
     # A golden: a run resumed by a later version must draw what it would have drawn.
-    assert row_key(0, 1, "q1").tolist() == [3877461776, 1359200623]
+    assert prompt_key(0, 1, "q1").tolist() == [3877461776, 1359200623]
 
 
 def test_no_prompts_give_no_completions():

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.loop.ask import Asking
-from star_jax.loop.evaluate import chance, evaluate_by_likelihood
+from star_jax.loop.evaluate import chance, evaluate_by_likelihood, normalized
+from star_jax.loop.rationales import Rollout
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params
 from star_jax.records import Prompt
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
-from star_jax.rollout.native.score import normalized, score_continuations
+from star_jax.rollout.native.score import score_continuations
 from star_jax.run import checkpoints
 from star_jax.run.compilation import n_compiled
 from star_jax.tasks.arithmetic import ArithmeticTask
@@ -51,7 +51,7 @@ def flat(scores):
 
 def scored(prompts=PROMPTS, continuations=CONTINUATIONS, batch_size=4):
     mine = sampler(batch_size)
-    return score_continuations(mine, mine.prepare(params()), prompts, continuations)
+    return score_continuations(mine, mine.load(params()), prompts, continuations)
 
 
 # Against the uncached model.
@@ -83,7 +83,7 @@ def test_probabilities_of_all_known_words_sum_to_one():
     """The model has rows for ids that this vocabulary does not know; they have no share."""
     small = WordVocabulary(list("abc"))  # `<pad>`, `</s>` and the line break are words too
     few = sampler(vocabulary=small)
-    (scores,) = score_continuations(few, few.prepare(params()), [Prompt("q", "a b")], [small.words])
+    (scores,) = score_continuations(few, few.load(params()), [Prompt("q", "a b")], [small.words])
     assert sum(map(math.exp, scores)) == pytest.approx(1, abs=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_a_shared_prefix_equals_a_repeated_one():
 def test_the_last_partial_batch_is_scored():
     assert len(PROMPTS) % 4
     done = []
-    model = sampler(4).prepare(params())
+    model = sampler(4).load(params())
     got = score_continuations(sampler(4), model, PROMPTS, CONTINUATIONS, done.append)
     assert done == [4, 3]
     assert [len(row) for row in got] == [len(texts) for texts in CONTINUATIONS]
@@ -176,12 +176,13 @@ def file(tmp_path):
     return tmp_path / "dev.jsonl"
 
 
-def asking(task):
-    return Asking(Sampler(MODEL, VOCABULARY, SamplerConfig(2, 4), one_device()), task, False, 0, 0)
+def rollout(task):
+    engine = Sampler(MODEL, VOCABULARY, SamplerConfig(2, 4), one_device())
+    return Rollout(engine, task, seed=0, iteration=0)
 
 
 def ready(task):
-    return asking(task).sampler.prepare(rigged())
+    return rollout(task).engine.load(rigged())
 
 
 def test_choices_go_on_where_the_prompt_ends(file):
@@ -200,12 +201,12 @@ def test_choices_go_on_where_the_prompt_ends(file):
 def test_the_likeliest_choice_is_the_answer(file, normalize, answers):
     task = CommonsenseQATask(validation_file=str(file))
     questions = task.questions("validation")
-    attempts = evaluate_by_likelihood(ready(task), questions, asking(task), normalize)
-    assert [attempt.answer for attempt in attempts] == answers
+    attempts = evaluate_by_likelihood(ready(task), questions, rollout(task), normalize)
+    assert [attempt.reading.answer for attempt in attempts] == answers
     right = [answer == q.answer for answer, q in zip(answers, questions, strict=True)]
     assert [attempt.correct for attempt in attempts] == right
     assert (attempts[0].prompt, attempts[0].completion) == ("Q: Which ?\nA:", " good")
-    assert (attempts[0].n_tokens, attempts[0].ended, attempts[0].left_out) == (1, False, False)
+    assert (len(attempts[0].token_ids), attempts[0].ended, attempts[0].dropped) == (1, False, False)
     assert attempts[0].log_probability == pytest.approx(math.log(0.4), abs=1e-5)
 
 
@@ -213,9 +214,9 @@ def test_what_does_not_fit_is_left_out_and_wrong(file, capsys):
     task = CommonsenseQATask(validation_file=str(file))
     first, *_ = questions = task.questions("validation")
     long = dataclasses.replace(first, id="id_long", text="Which " * 70 + first.text)
-    attempts = evaluate_by_likelihood(ready(task), [long, *questions], asking(task))
-    assert [attempt.left_out for attempt in attempts] == [True, False, False, False]
-    assert (attempts[0].answer, attempts[0].correct) == (None, False)
+    attempts = evaluate_by_likelihood(ready(task), [long, *questions], rollout(task))
+    assert [attempt.dropped for attempt in attempts] == [True, False, False, False]
+    assert (attempts[0].reading.answer, attempts[0].correct) == (None, False)
     assert "id_long" in capsys.readouterr().err
 
 
@@ -267,14 +268,14 @@ def run(tmp_path, file, monkeypatch):
 def test_evaluate_by_likelihood_says_so_everywhere(run, capsys):
     code, lines = run(GRADING="likelihood")
     assert code == 0
-    assert [(line["grading"], line["answer"]) for line in lines] == [
+    assert [(line["grading"], line["reading"]["answer"]) for line in lines] == [
         ("likelihood", "b"), ("likelihood", "a"), ("likelihood", "a"),
     ]  # fmt: skip
     printed = capsys.readouterr().out
     assert printed.startswith("grading: likelihood of the choices' text (not comparable with the")
     assert re.search(r"all: 66\.7 % \(95 %: .*, n = 3, likelihood a choice, by bytes\)", printed)
     assert "chance: 41.7 %" in printed
-    assert run(GRADING="likelihood", evaluate__normalize="none")[1][1]["answer"] == "b"
+    assert run(GRADING="likelihood", evaluate__normalize="none")[1][1]["reading"]["answer"] == "b"
 
 
 def test_evaluate_generates_unless_told_otherwise(run, capsys):

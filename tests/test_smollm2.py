@@ -18,7 +18,8 @@ from star_jax.models.hf_config import decoder_config
 from star_jax.models.importing import import_params
 from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.records import Prompt
-from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.rollout.engine import prompt_key
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.tokenizers.pretrained_vocabulary import load_vocabulary
 from tests.families import hf_greedy, hf_logits, transformers
 from tests.packages import install_beside
@@ -96,7 +97,7 @@ def test_greedy_continuations_are_those_of_transformers(gguf_file, mine, theirs)
     sampler = Sampler(config, vocabulary, SamplerConfig(4, 48), mesh())
     prompts = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
     done = sampler.sample(
-        sampler.prepare(params), prompts, [row_key(0, 0, p.question_id) for p in prompts]
+        sampler.load(params), prompts, [prompt_key(0, 0, p.question_id) for p in prompts]
     )
     for prompt, completion in zip(PROMPTS, done, strict=True):
         there = hf_greedy(theirs[0], vocabulary.encode(prompt), 48, vocabulary.eos_id)

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from star_jax.loop.ask import grade
-from star_jax.loop.filter import keep_correct, step_counts, without_wrong_steps
-from star_jax.records import GENERATED, RATIONALIZED, Completion, Question
+from star_jax.loop.filters import NoHintLeak, RightAnswer, RightSteps, keep, step_counts
+from star_jax.records import GENERATED, RATIONALIZED, Question
 from star_jax.tasks import few_shot, steps
 from star_jax.tasks.arithmetic import ArithmeticTask, make_question, scratchpad
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.task import TRAIN, VALIDATION
+from tests.tiny import attempt_of
 
 SUMS, GSM = ArithmeticTask(), GSM8KTask()
 SUM = make_question("29+57", 29, 57)
@@ -38,8 +38,8 @@ PROBLEM = Question(
     ],
 )
 def test_the_methods_own_scratchpad_is_right(completion):
-    assert SUMS.steps_right(SUM, completion) is True
-    assert SUMS.count_steps(completion) == 2
+    assert SUMS.read(SUM, completion).steps_right is True
+    assert SUMS.read(SUM, completion).n_steps == 2
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_the_methods_own_scratchpad_is_right(completion):
 )
 def test_one_wrong_line_makes_a_scratchpad_wrong(right, wrong):
     assert GOLD.count(right) >= 1
-    assert SUMS.steps_right(SUM, GOLD.replace(right, wrong, 1)) is False
+    assert SUMS.read(SUM, GOLD.replace(right, wrong, 1)).steps_right is False
 
 
 def test_a_flawless_scratchpad_of_another_problem_is_wrong():
     other = scratchpad(57, 29)  # ends in the same answer
-    assert SUMS.is_correct(SUM, SUMS.parse_answer(SUM, other))
-    assert SUMS.steps_right(SUM, other) is False
-    assert SUMS.steps_right(make_question("", 57, 29), other) is True
+    assert SUMS.is_correct(SUM, SUMS.read(SUM, other).answer)
+    assert SUMS.read(SUM, other).steps_right is False
+    assert SUMS.read(make_question("", 57, 29), other).steps_right is True
 
 
 @st.composite
@@ -89,12 +89,12 @@ def pairs(draw):
 @settings(deadline=None)
 def test_gold_scratchpads_are_right_and_none_of_their_digits_may_change(pair):
     question, gold = make_question("", *pair), scratchpad(*pair)
-    assert SUMS.steps_right(question, gold) is True
-    assert SUMS.count_steps(gold) == len(str(pair[0]))
+    assert SUMS.read(question, gold).steps_right is True
+    assert SUMS.read(SUM, gold).n_steps == len(str(pair[0]))
     for i, character in enumerate(gold):
         for other in "0123456789" if character.isdigit() else "":
             changed = gold[:i] + other + gold[i + 1 :]
-            assert SUMS.steps_right(question, changed) is (other == character)
+            assert SUMS.read(question, changed).steps_right is (other == character)
 
 
 @pytest.mark.parametrize(
@@ -112,17 +112,16 @@ def test_gold_scratchpads_are_right_and_none_of_their_digits_may_change(pair):
     ],
 )
 def test_digit_steps_are_counted_right_or_wrong(completion, n):
-    assert SUMS.count_steps(completion) == n
+    assert SUMS.read(SUM, completion).n_steps == n
 
 
 def test_what_has_no_scratchpad_cannot_be_checked():
     direct = ArithmeticTask(direct=True)
-    assert direct.steps_right(SUM, "8 6") is None and direct.count_steps("8 6") is None
+    assert direct.read(SUM, "8 6").steps_right is None and direct.read(SUM, "8 6").n_steps is None
     uneven = SUMS.make_question("u", "129+5")  # a user's; the method's layout wants equal lengths
-    assert SUMS.steps_right(uneven, GOLD) is None
-    prompt = SUMS.prompt(uneven, hinted=False, few_shot=False)
-    attempt = grade(SUMS, uneven, prompt, Completion(GOLD, (), True, 0.0))
-    assert (attempt.n_steps, attempt.reference_steps) == (2, None)
+    assert SUMS.read(uneven, GOLD).steps_right is None
+    made = attempt_of(SUMS, uneven, GOLD)
+    assert (made.reading.n_steps, made.reference_steps) == (2, None)
 
 
 # Calculations.
@@ -333,15 +332,21 @@ def test_marks_are_counted_and_without_any_there_is_no_verdict(rationale, n):
 def test_only_what_belongs_to_the_answer_is_checked():
     right = " <<3*8=24>>24\n#### 24"
     for more in ("\n<<1+1=3>>3", "\n\nQ: And?\nA: <<1+1=3>>3\n#### 3", " <<1+1=3>>3"):
-        assert GSM.steps_right(PROBLEM, right + more) is True
-        assert GSM.count_steps(right + more) == 1
+        assert GSM.read(PROBLEM, right + more).steps_right is True
+        assert GSM.read(PROBLEM, right + more).n_steps == 1
     unfinished = " <<3*8=24>>24\n\nQ: And?\nA: <<1+1=3>>3"
-    assert GSM.steps_right(PROBLEM, unfinished) is True and GSM.count_steps(unfinished) == 1
-    assert GSM.steps_right(PROBLEM, " <<3*8=25>>24\n#### 24") is False
-    assert GSM.steps_right(PROBLEM, " 24, of course\n#### 24") is None
-    assert GSM.count_steps(" 24, of course\n#### 24") == 0
+    assert (
+        GSM.read(PROBLEM, unfinished).steps_right is True
+        and GSM.read(PROBLEM, unfinished).n_steps == 1
+    )
+    assert GSM.read(PROBLEM, " <<3*8=25>>24\n#### 24").steps_right is False
+    assert GSM.read(PROBLEM, " 24, of course\n#### 24").steps_right is None
+    assert GSM.read(PROBLEM, " 24, of course\n#### 24").n_steps == 0
     direct = GSM8KTask(direct=True)
-    assert direct.steps_right(PROBLEM, right) is None and direct.count_steps(right) is None
+    assert (
+        direct.read(PROBLEM, right).steps_right is None
+        and direct.read(PROBLEM, right).n_steps is None
+    )
 
 
 HOSTILE = [
@@ -381,8 +386,8 @@ def test_any_text_gets_a_verdict(text):
     for rationale in (text, f"<<{text}>>", f"<<1=1>>{text}", f"<<{text}=1>>1"):
         n = steps.count_marks(rationale)
         assert (steps.marks_right(rationale) is None) is (n == 0)
-        assert GSM.steps_right(PROBLEM, rationale) in (True, False, None)
-        assert SUMS.steps_right(SUM, rationale) is False
+        assert GSM.read(PROBLEM, rationale).steps_right in (True, False, None)
+        assert SUMS.read(SUM, rationale).steps_right is False
 
 
 # The other tasks.
@@ -391,78 +396,75 @@ def test_any_text_gets_a_verdict(text):
 def test_tasks_without_a_checker_have_no_verdict():
     task = CommonsenseQATask()
     question = task.make_question("q", "Which is wet? (a) sand (b) rain")
-    assert task.steps_right(question, " Rain is. (b).") is None
-    assert task.count_steps(" Rain is. (b).") is None
+    assert task.read(question, " Rain is. (b).").steps_right is None
+    assert task.read(question, " Rain is. (b).").n_steps is None
 
 
 def test_a_users_numbers_may_have_marks_and_need_not(tmp_path):
     task = JsonlTask(path="mine.jsonl", answer_kind="number")
     question = Question("q", "3 boxes of 8?", "24")
     end = "\nThe answer is 24"
-    assert task.steps_right(question, f" <<3*8=24>>24{end}\n<<1=2>>2") is True
-    assert task.steps_right(question, f" <<3*8=25>>24{end}") is False
-    assert task.steps_right(question, f" 3*8 is 24{end}") is None
-    assert task.count_steps(f" <<3*8=24>>24 <<24=24>>24{end} <<1=1>>") == 2
-    assert task.count_steps(f" 3*8 is 24{end}") is None
+    assert task.read(question, f" <<3*8=24>>24{end}\n<<1=2>>2").steps_right is True
+    assert task.read(question, f" <<3*8=25>>24{end}").steps_right is False
+    assert task.read(question, f" 3*8 is 24{end}").steps_right is None
+    assert task.read(question, f" <<3*8=24>>24 <<24=24>>24{end} <<1=1>>").n_steps == 2
+    assert task.read(question, f" 3*8 is 24{end}").n_steps is None
     shifts = dataclasses.replace(task, answer_kind="text")  # "<<" may mean anything in a text
     for other in (shifts, dataclasses.replace(task, direct=True)):
-        assert other.steps_right(question, f" cout << 3{end}") is None
-        assert other.count_steps(f" cout << 3{end}") is None
+        assert other.read(question, f" cout << 3{end}").steps_right is None
+        assert other.read(question, f" cout << 3{end}").n_steps is None
 
 
-# Grading and the filter.
+# Reading and the filter.
+
+PAPER = (RightAnswer(), NoHintLeak())
 
 
-def attempt(task, question, completion, hinted=False):
-    prompt = task.prompt(question, hinted=hinted, few_shot=False)
-    return grade(task, question, prompt, Completion(completion, (), True, 0.0))
-
-
-def test_an_attempts_steps_stand_beside_the_references():
-    made = attempt(GSM, PROBLEM, " <<2*8=16>>16 <<16+8=24>>24\n#### 24")
-    assert (made.n_steps, made.reference_steps) == (2, 1)
-    made = attempt(SUMS, SUM, "<scratch>\n2 9 + 5 7 , C: 0\n, 8 6 C: 0\n0 8 6\n</scratch>\n8 6")
-    assert (made.n_steps, made.reference_steps) == (1, 2)
+def test_an_attempt_has_its_steps_and_the_references():
+    made = attempt_of(GSM, PROBLEM, " <<2*8=16>>16 <<16+8=24>>24\n#### 24")
+    assert (made.reading.n_steps, made.reference_steps) == (2, 1)
+    made = attempt_of(SUMS, SUM, "<scratch>\n2 9 + 5 7 , C: 0\n, 8 6 C: 0\n0 8 6\n</scratch>\n8 6")
+    assert (made.reading.n_steps, made.reference_steps) == (1, 2)
     users = GSM.make_question("u", "How many?")  # has no solution to compare with
-    assert attempt(GSM, users, " 1\n#### 1").reference_steps is None
-    prompt = GSM.prompt(PROBLEM, hinted=False, few_shot=False)
-    left_out = grade(GSM, PROBLEM, prompt, None)
-    assert (left_out.n_steps, left_out.reference_steps) == (None, 1)
+    assert attempt_of(GSM, users, " 1\n#### 1").reference_steps is None
+    dropped = attempt_of(GSM, PROBLEM, None)
+    assert (dropped.reading.n_steps, dropped.reference_steps) == (None, 1)
 
 
-def test_the_filter_marks_wrong_steps_and_drops_them_only_if_asked():
+def test_wrong_steps_are_marked_and_dropped_only_by_their_filter():
     wrong = GOLD.replace("6 C: 1", "7 C: 1")  # a right answer from wrong steps
     attempts = [
-        attempt(SUMS, SUM, GOLD),
-        attempt(SUMS, SUM, wrong),
-        attempt(SUMS, SUM, wrong, hinted=True),
-        attempt(SUMS, SUM, GOLD, hinted=True),
-        attempt(SUMS, SUM, wrong.replace("\n8 6", "\n8 7"), hinted=True),  # wrong, never kept
+        attempt_of(SUMS, SUM, GOLD),
+        attempt_of(SUMS, SUM, wrong),
+        attempt_of(SUMS, SUM, wrong, hinted=True),
+        attempt_of(SUMS, SUM, GOLD, hinted=True),
+        attempt_of(SUMS, SUM, wrong.replace("\n8 6", "\n8 7"), hinted=True),  # wrong, never kept
     ]
-    kept = keep_correct(attempts, [SUM], SUMS)
-    assert [(k.source, k.steps_right) for k in kept] == [
+    kept, _ = keep(attempts, PAPER)
+    assert [(k.source, k.reading.steps_right) for k in kept] == [
         (GENERATED, True), (GENERATED, False), (RATIONALIZED, False), (RATIONALIZED, True),
     ]  # fmt: skip
-    assert [k.completion for k in kept] == [GOLD, wrong, wrong, GOLD]
-    assert without_wrong_steps(kept) == [kept[0], kept[3]]
-    assert step_counts({GENERATED: kept[:2], RATIONALIZED: kept[2:]}) == {
-        "right_answers": {GENERATED: 2, RATIONALIZED: 2},
-        "checkable": {GENERATED: 2, RATIONALIZED: 2},
-        "right_steps": {GENERATED: 1, RATIONALIZED: 1},
+    assert [k.trimmed for k in kept] == [GOLD, wrong, wrong, GOLD]
+    strict, dropped = keep(attempts, (*PAPER, RightSteps()))
+    assert strict == [kept[0], kept[3]]
+    assert dropped["right_steps"] == {"generate": 1, "rationalize": 1}
+    assert step_counts(attempts) == {
+        "generate": {"attempts": 2, "right": 2, "checkable": 2, "right_steps": 1},
+        "rationalize": {"attempts": 3, "right": 2, "checkable": 2, "right_steps": 1},
     }
 
 
 def test_the_filter_keeps_what_cannot_be_checked_and_counts_it_apart():
     attempts = [
-        attempt(GSM, PROBLEM, " Three eights.\n#### 24"),
-        attempt(GSM, PROBLEM, " <<3*8=24>>24\n#### 24"),
-        attempt(GSM, PROBLEM, " <<3*8=26>>24\n#### 24"),
+        attempt_of(GSM, PROBLEM, " Three eights.\n#### 24"),
+        attempt_of(GSM, PROBLEM, " <<3*8=24>>24\n#### 24"),
+        attempt_of(GSM, PROBLEM, " <<3*8=26>>24\n#### 24"),
     ]
-    kept = keep_correct(attempts, [PROBLEM], GSM)
-    assert [k.steps_right for k in kept] == [None, True, False]
-    assert without_wrong_steps(kept) == kept[:2]
-    counts = step_counts({GENERATED: kept})
-    assert [count[GENERATED] for count in counts.values()] == [3, 2, 1]
+    assert [a.reading.steps_right for a in attempts] == [None, True, False]
+    assert keep(attempts, (*PAPER, RightSteps()))[0] == attempts[:2]
+    assert step_counts(attempts)["generate"] == {
+        "attempts": 3, "right": 3, "checkable": 2, "right_steps": 1,
+    }  # fmt: skip
 
 
 # The data.
@@ -471,7 +473,7 @@ def test_the_filter_keeps_what_cannot_be_checked_and_counts_it_apart():
 def test_every_step_of_our_exemplars_is_right():
     exemplars = few_shot.exemplars(few_shot.OWN / "gsm8k.txt", GSM)
     assert len(exemplars) >= 6
-    assert all(GSM.steps_right(question, completion) for question, completion in exemplars)
+    assert all(GSM.read(question, completion).steps_right for question, completion in exemplars)
 
 
 @pytest.mark.slow
@@ -483,10 +485,10 @@ def test_the_published_solutions_are_right_in_every_step():
     file = Path(os.environ["STAR_JAX_DATA"]) / "gsm8k/train.jsonl"
     task = GSM8KTask(train_file=str(file), held_out=473)
     questions = task.questions(TRAIN) + task.questions(VALIDATION)
-    attempts = [attempt(task, q, task.gold_completion(q)) for q in questions]
-    kept = keep_correct(attempts, questions, task)
-    counts = step_counts({GENERATED: kept})
-    assert [count[GENERATED] for count in counts.values()] == [7473, 7378, 7376]
-    assert all("//" in k.completion for k in kept if k.steps_right is False)
-    assert sum(a.n_steps for a in attempts) == 23_716
-    assert all(a.n_steps == a.reference_steps for a in attempts)
+    attempts = [attempt_of(task, q, task.gold_completion(q)) for q in questions]
+    counts = step_counts(attempts)["generate"]
+    assert (counts["right"], counts["checkable"], counts["right_steps"]) == (7473, 7378, 7376)
+    wrong = [a for a in attempts if a.reading.steps_right is False]
+    assert all("//" in attempt.completion for attempt in wrong)
+    assert sum(a.reading.n_steps for a in attempts) == 23_716
+    assert all(a.reading.n_steps == a.reference_steps for a in attempts)

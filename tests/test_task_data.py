@@ -19,7 +19,9 @@ from star_jax.tasks.builders.commonsense_qa import CommonsenseQA, prepare_common
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
 from star_jax.tasks.grading import to_number
 from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
+from tests.tiny import trimmed_by
 
 FOLDER = os.environ.get("STAR_JAX_DATA")
 DATA = Path(FOLDER or ".")
@@ -82,12 +84,12 @@ def test_gold_cqa_rationales_are_graded_right_in_every_letter(split):
         for letter, text in choices_of(question.text).items():
             for rationale in RATIONALES:
                 completion = rationale.format(text, letter)
-                answer = CQA.parse_answer(question, completion)
+                answer = CQA.read(question, completion).answer
                 assert answer == letter, completion
                 assert CQA.is_correct(question, answer) is (letter == question.answer)
-                trimmed = CQA.trim(question, completion)
+                trimmed = trimmed_by(CQA, question, completion)
                 assert completion.startswith(trimmed)
-                assert CQA.parse_answer(question, trimmed) == letter
+                assert CQA.read(question, trimmed).answer == letter
                 assert not CQA.leaks_hint(question, completion)
             graded[letter] += 1
     assert set(graded.values()) == {len(CQA.questions(split))}
@@ -112,20 +114,21 @@ def test_the_gold_answer_is_parsed_from_every_gold_solution():
     direct, leaks = dataclasses.replace(GSM, direct=True), 0
     for question in GSM.questions(TRAIN) + GSM.questions(VALIDATION):
         gold = GSM.gold_completion(question)
-        answer = GSM.parse_answer(question, gold)
+        answer = GSM.read(question, gold).answer
         # Another reading than grading.py's: the bare text after the mark.
         assert to_number(answer) == int(gold.split("####")[1].replace(",", ""))
         assert GSM.is_correct(question, answer)
-        assert GSM.trim(question, gold) == gold
+        assert trimmed_by(GSM, question, gold) == gold
         leaks += GSM.leaks_hint(question, gold)
         bare = direct.gold_completion(question)
-        assert direct.is_correct(question, direct.parse_answer(question, bare))
+        assert direct.is_correct(question, direct.read(question, bare).answer)
     assert leaks == 2  # numbers that stand in parentheses for other reasons, as "(2) two kids"
 
 
 def test_seqio_gives_every_question():
     for task, n in ((CQA, 9741), (GSM, 7000)):
-        dataset = seqio.get_mixture_or_task(task.name).get_dataset(None, split=TRAIN, shuffle=False)
+        name = register(task, seqio.ByteVocabulary())
+        dataset = seqio.get_mixture_or_task(name).get_dataset(None, split=TRAIN, shuffle=False)
         assert sum(1 for _ in dataset) == n
 
 

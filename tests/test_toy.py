@@ -19,6 +19,7 @@ from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tasks.toy import files, stories, things
 from star_jax.tasks.toy.corpus import KINDS, WORLDS, ToyCorpus, toy_vocabulary
 from star_jax.tasks.toy.worlds import PARTS
+from tests.tiny import trimmed_by
 
 PAPER = Path(__file__).parent.parent / "gin_configs/paper"
 ROWS = {
@@ -78,7 +79,7 @@ def test_every_thing_is_asked_about_once_and_its_kind_leads_to_the_letter(split)
     assert len(questions) == things.SIZES[split] == len({q.text.split("\n")[0] for q in questions})
     for question in questions:
         assert len(set(choices_of(question.text).values())) == things.N_CHOICES
-        answer = task.parse_answer(question, rationale_of(question))
+        answer = task.read(question, rationale_of(question)).answer
         assert task.is_correct(question, answer)
 
 
@@ -89,8 +90,8 @@ def test_every_solution_has_right_steps_and_the_right_number(split):
     assert len(questions) == files.N_STORIES[split] == len({q.text for q in questions})
     for question in questions:
         gold = task.gold_completion(question)
-        assert task.is_correct(question, task.parse_answer(question, gold))
-        assert task.trim(question, gold) == gold
+        assert task.is_correct(question, task.read(question, gold).answer)
+        assert trimmed_by(task, question, gold) == gold
         assert steps.marks_right(gold)
         assert 1 <= steps.count_marks(gold) <= len(stories.STEPS)
 

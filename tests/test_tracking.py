@@ -12,11 +12,12 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.util import tensor_util
 
 from star_jax.errors import UserError
-from star_jax.loop.evaluate import evaluation_only
+from star_jax.loop.evaluate import evaluation_metrics
 from star_jax.main import main
 from star_jax.parallel import processes
-from star_jax.records import Attempt, to_json
+from star_jax.records import Attempt, Reading, to_json
 from star_jax.run import tracking
+from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import RunDir
 from tests import tiny
 
@@ -29,9 +30,15 @@ def no_configuration_left():
 
 def metrics(n, n_right=1, **fields):
     attempts = [
-        Attempt(str(i), "1", False, "", "", "", i < n_right, True, -1.0, 3) for i in range(4)
-    ]
-    return dataclasses.replace(evaluation_only(n, 0, True, 2.5, attempts), **fields)
+        Attempt(str(i), 0, 0, "1", "evaluated", False, "", "", (3,), True, -1.0,
+                Reading(None, 0, correct=i < n_right))
+        for i in range(4)
+    ]  # fmt: skip
+    line = IterationMetrics(
+        n, 0, True, **evaluation_metrics(attempts), seconds={"evaluate": 2.5},
+        training={"steps": 0, "loss": None},
+    )  # fmt: skip
+    return dataclasses.replace(line, **fields)
 
 
 def finish(run, line, losses=(), first_step=1, sampling=None):
@@ -89,8 +96,13 @@ def test_a_run_leaves_event_files_that_say_what_its_metrics_say(tmp_path, tiny_b
     found = events(folder)
     assert_equal_events(found, expected(run))
     names = {name for _, name, _ in found}
-    assert {"accuracy", "accuracy_by_class/1", "kept_generated", "kept_rationalized"} <= names
-    assert {"train_fraction", "train_loss", "seconds_generate", "seconds_finetune"} <= names
+    assert {"accuracy", "accuracy_by_group/1", "kept/generate", "kept/rationalize"} <= names
+    assert {
+        "training/loss",
+        "seconds/generate",
+        "seconds/finetune",
+        "counts/generate/right",
+    } <= names
     assert "sampling/generate/decode_tokens_per_second" in names
     assert {path: path.read_bytes() for path in first} == first  # resumed: left as they were
     for n in (1, 2):
@@ -99,7 +111,9 @@ def test_a_run_leaves_event_files_that_say_what_its_metrics_say(tmp_path, tiny_b
             (step, "train_loss") for step in range(1, 31)
         ]
         line = tiny.read_lines(run / "metrics.jsonl")[n]
-        assert sum(x for *_, x in losses[-3:]) / 3 == pytest.approx(line["train_loss"], rel=1e-5)
+        assert sum(x for *_, x in losses[-3:]) / 3 == pytest.approx(
+            line["training"]["loss"], rel=1e-5
+        )
     board = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
     assert set(board.Runs()) == {".", "iter_001", "iter_002"}
 
@@ -127,11 +141,11 @@ def test_a_line_that_was_measured_anew_replaces_its_events_and_no_others(tmp_pat
 
 
 def test_nulls_and_what_is_no_measurement_are_left_out():
-    line = to_json(metrics(3, chance=None, train_loss=None))
+    line = to_json(metrics(3, chance=None))
     found = tracking.scalars(line, {"evaluate": {"slot_occupancy": 0.5}})
-    assert found["accuracy"] == found["accuracy_by_class/1"] == 0.25
+    assert found["accuracy"] == found["accuracy_by_group/1"] == 0.25
     assert found["sampling/evaluate/slot_occupancy"] == 0.5
-    assert not {"chance", "train_loss", "iteration", "seed", "rationalize"} & found.keys()
+    assert not {"chance", "training/loss", "iteration", "seed", "rationalize"} & found.keys()
 
 
 def test_only_the_lead_tracks(tmp_path, monkeypatch):

@@ -8,15 +8,25 @@ from pathlib import Path
 from unittest import mock
 
 import jax
-import numpy as np
 
 from star_jax.cli import configurables
+from star_jax.loop import star
+from star_jax.loop.config import StarConfig
+from star_jax.loop.rationales import Rollout, read_attempt
+from star_jax.loop.stages import GENERATE, RATIONALIZE
+from star_jax.loop.star import Star
 from star_jax.main import main
+from star_jax.models.base_weights import Base
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
-from star_jax.records import Completion, Prompt, Question
-from star_jax.rollout.native.meter import SamplingStats
+from star_jax.records import Attempt, Completion, Prompt, Question
+from star_jax.run import checkpoints
+from star_jax.run.metrics import IterationMetrics
+from star_jax.run.run_dir import Recorder
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
+from star_jax.tasks.task import ReasoningTask
+from star_jax.testing.engine import FakeEngine
+from star_jax.training.schedules import StepSchedule
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig
 
@@ -196,33 +206,46 @@ def trainer(width: int = 8, **config: object) -> Trainer:
     return Trainer(model, OptimizerConfig(1e-2, 2), TrainerConfig(**config), mesh)
 
 
-NO_STATS = SamplingStats(0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+def fake_engine(says: Callable[..., str | None]) -> FakeEngine:
+    """An engine that answers the arithmetic task's prompts as `says` does."""
+    return FakeEngine(says, arithmetic_vocabulary())
 
 
-@dataclasses.dataclass
-class FakeSampler:
-    """Says what it is told to, in place of a model; remembers the prompts it was shown."""
+def prompts_of(engine: FakeEngine) -> list[Prompt]:
+    """The prompts that an engine was given, in order."""
+    return [call.prompt for call in engine.calls]
 
-    says: Callable[[Prompt], str]
-    prompts: list[Prompt] = dataclasses.field(default_factory=list)
-    vocabulary = arithmetic_vocabulary()
 
-    def for_prompts(self, texts):
-        return self
+def attempt_of(
+    task: ReasoningTask, question: Question, text: str | None, hinted: bool = False
+) -> Attempt:
+    """An attempt with this completion; None stands for a question that exceeds the context."""
+    prompt = task.prompt(question, hinted=hinted, few_shot=False)
+    completion = None if text is None else Completion(text, (), True, 0.0)
+    rollout, stage = Rollout(None, task, 0, 1), RATIONALIZE if hinted else GENERATE
+    return read_attempt(rollout, question, prompt, completion, stage)
 
-    def prepare(self, params):
-        return params
 
-    def at_temperature(self, temperature):
-        return dataclasses.replace(self, says=lambda prompt: self.says(prompt, temperature))
+def trimmed_by(task: ReasoningTask, question: Question, completion: str) -> str:
+    """A completion up to the end of its answer."""
+    return completion[: task.read(question, completion).end]
 
-    def stream(self, model, prompts, keys, *, on_stats):
-        assert len({np.asarray(key).tobytes() for key in keys}) == len(prompts)
-        self.prompts.extend(prompts)
-        said = [(i, self.says(prompt)) for i, prompt in enumerate(prompts)]
-        for i, text in reversed(said):  # whoever asks must not count on their order
-            yield i, Completion(text, tuple(range(len(text.split()))), True, -1.0)
-        on_stats(NO_STATS)
+
+def run_star(
+    folder: Path,
+    name: str,
+    config: StarConfig,
+    task: ReasoningTask,
+    engine: FakeEngine,
+    small: Trainer,
+    schedule: StepSchedule,
+) -> list[IterationMetrics]:
+    """Runs STaR into folder/name from the base in folder/base, which is made if it is not there."""
+    if not (folder / "base").exists():
+        checkpoints.save(folder / "base", small.random_params(0))
+    base = Base(str(folder / "base"), small.model, small.abstract_params())
+    loop = Star(config, task, engine, small, schedule, base)
+    return star.run_star(loop, Recorder(str(folder / name)))
 
 
 def gold(prompt: Prompt) -> str:

@@ -3,6 +3,7 @@
 The library itself knows nothing of gin: here, and only here, names become objects.
 """
 
+import dataclasses
 import functools
 import json
 import sys
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import seqio
 
 from star_jax.errors import UserError
-from star_jax.loop import baselines
-from star_jax.loop.ask import Asking, ask
+from star_jax.loop.config import StarConfig
+from star_jax.loop.direct import TrainingLength
 from star_jax.loop.evaluate import (
     GENERATED,
     GRADINGS,
@@ -23,10 +24,12 @@ from star_jax.loop.evaluate import (
     chance,
     check_grading,
     evaluate_by_likelihood,
-    evaluate_model,
     evaluation_metrics,
 )
-from star_jax.loop.star import StarConfig
+from star_jax.loop.filters import BUILT_IN, gin_name
+from star_jax.loop.pretrain import Phase, train_base
+from star_jax.loop.rationales import Rollout, draw_attempts
+from star_jax.loop.stages import EVALUATE
 from star_jax.models import base_weights
 from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.decoder import placed_params
@@ -37,11 +40,12 @@ from star_jax.parallel import processes
 from star_jax.parallel.partitioning import MeshConfig, Rules, make_mesh
 from star_jax.records import to_json
 from star_jax.reporting.report import report, wilson_interval
+from star_jax.rollout.engine import Loaded
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
-from star_jax.rollout.native.weights import DecodingModel
 from star_jax.run import compilation, tracking
+from star_jax.run.files import check_writable, write_atomically
+from star_jax.run.metrics import OnMetrics
 from star_jax.run.paths import path_of
-from star_jax.run.run_dir import check_writable, write_atomically
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.corpus import ArithmeticCorpus
@@ -79,10 +83,12 @@ for _configurable in (
     arithmetic_vocabulary,
     jsonl_vocabulary,
     toy_vocabulary,
-    baselines.TrainingLength,
-    baselines.Phase,
+    TrainingLength,
+    Phase,
 ):
     gin.external_configurable(_configurable, module="star_jax")
+for _filter in BUILT_IN:
+    gin.external_configurable(_filter, gin_name(_filter), module="star_jax")
 for _name in ("float32", "bfloat16", "float16"):
     gin.constant(f"jnp.{_name}", getattr(jnp, _name))
 
@@ -127,13 +133,13 @@ def pretrain(
     model_dir: str,
     model: DecoderConfig,
     vocabulary: seqio.Vocabulary,
-    phases: Sequence[baselines.Phase],
+    phases: Sequence[Phase],
     trainer: TrainerConfig,
     seed: int = 0,
     mesh: MeshConfig = MeshConfig(),  # noqa: B008  frozen
 ) -> None:
     """Makes the tiny base model in `model_dir`, once."""
-    baselines.train_base(
+    train_base(
         model_dir,
         phases,
         vocabulary,
@@ -163,30 +169,25 @@ def evaluate(
     Graded by what the model writes ("generated") or by the "likelihood" of the choices' text, a
     mean over its `normalize`: "bytes", "tokens" or, for the sum, "none".
     """
-    asking = Asking(
-        Sampler(model, vocabulary, sampler, make_mesh(mesh), mesh.decoding_rules),
-        task,
-        few_shot,
-        seed,
-        iteration=0,
-    )
+    engine = Sampler(model, vocabulary, sampler, make_mesh(mesh), mesh.decoding_rules)
+    rollout = Rollout(engine, task, seed, iteration=0, few_shot=few_shot)
     if output_file:
         check_writable(path_of(output_file))
     questions = task.questions(split)
     check_grading(grading, normalize, task, questions)
-    weights = _load(checkpoint, asking.sampler, mesh.training_rules)
+    weights = _load(checkpoint, engine, mesh.training_rules)
     if grading == LIKELIHOOD:
-        attempts = evaluate_by_likelihood(weights, questions, asking, normalize)
+        attempts = evaluate_by_likelihood(weights, questions, rollout, normalize)
     else:
-        attempts = evaluate_model(weights, questions, asking)
+        attempts = draw_attempts(weights, questions, rollout, EVALUATE)
     if not processes.is_lead():
         return
     result = evaluation_metrics(attempts)
     print(f"grading: {GRADINGS[grading]}")
     # A line that is copied alone still says that its answers were not generated.
     how = f"seed {seed}" if grading == GENERATED else f"{grading} a choice, by {normalize}"
-    for name, accuracy in {**result["accuracy_by_class"], "all": result["accuracy"]}.items():
-        n = result["n_eval_by_class"].get(name, result["n_eval"])
+    for name, accuracy in {**result["accuracy_by_group"], "all": result["accuracy"]}.items():
+        n = result["n_eval_by_group"].get(name, result["n_eval"])
         low, high = wilson_interval(round(accuracy * n), n)
         print(
             f"{task.name} {split} {name}: {100 * accuracy:.1f} % "
@@ -217,16 +218,11 @@ def infer(
     """Prints what a checkpoint writes for `questions`, texts as the task writes them."""
     if not questions or isinstance(questions, str):
         raise UserError(f"infer.questions = {questions!r}: give a list of texts, at least one")
-    asking = Asking(
-        Sampler(model, vocabulary, sampler, make_mesh(mesh), mesh.decoding_rules),
-        task,
-        few_shot,
-        seed,
-        iteration=0,
-    )
+    engine = Sampler(model, vocabulary, sampler, make_mesh(mesh), mesh.decoding_rules)
+    rollout = Rollout(engine, task, seed, iteration=0, few_shot=few_shot)
     asked = [task.make_question(f"infer_{i}", text) for i, text in enumerate(questions)]
-    weights = _load(checkpoint, asking.sampler, mesh.training_rules)
-    attempts = ask(weights, asked, asking, hinted=False, stage="infer")
+    weights = _load(checkpoint, engine, mesh.training_rules)
+    attempts = draw_attempts(weights, asked, rollout, dataclasses.replace(EVALUATE, name="infer"))
     if processes.is_lead():
         sys.stdout.writelines(f"{attempt.prompt}{attempt.completion}\n\n" for attempt in attempts)
 
@@ -262,9 +258,9 @@ def pretrained_vocabulary(path: str) -> seqio.Vocabulary:
     return load_vocabulary(path)
 
 
-def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> DecodingModel:
+def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> Loaded:
     """The weights, read as training would have them and laid out anew."""
-    return sampler.prepare(
+    return sampler.load(
         base_weights.load_base(
             path_of(checkpoint), sampler.model, placed_params(sampler.model, sampler.mesh, rules)
         )
@@ -272,7 +268,7 @@ def _load(checkpoint: str, sampler: Sampler, rules: Rules) -> DecodingModel:
 
 
 @gin.configurable(module="star_jax")
-def track(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -> tracking.OnMetrics:
+def track(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -> OnMetrics:
     """Where a run's numbers go beside metrics.jsonl; see `tracking.tracker`."""
     return tracking.tracker(model_dir, tensorboard, wandb_project)
 

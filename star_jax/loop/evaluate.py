@@ -8,15 +8,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import seqio
+
 from star_jax.errors import UserError
-from star_jax.loop.ask import Asking, ask, grade
+from star_jax.loop.rationales import Rollout, read_attempt
+from star_jax.loop.stages import EVALUATE, Stages
 from star_jax.records import Attempt, Completion, Prompt, Question
-from star_jax.rollout.native.score import NORMALIZATIONS, normalized, score_continuations
-from star_jax.rollout.native.weights import DecodingModel
+from star_jax.rollout.engine import Loaded
 from star_jax.run import metrics
 from star_jax.run.progress import progress
+from star_jax.run.stage_dir import Lazy
 from star_jax.tasks.task import ReasoningTask
 
+NORMALIZATIONS = ("bytes", "tokens", "none")
 GENERATED, LIKELIHOOD = "generated", "likelihood"
 GRADINGS = {
     GENERATED: "the answer that the model writes",
@@ -24,15 +28,8 @@ GRADINGS = {
 }
 
 
-def evaluate_model(
-    model: DecodingModel, questions: Sequence[Question], asking: Asking
-) -> list[Attempt]:
-    """One graded attempt for each held-out question."""
-    return ask(model, questions, asking, hinted=False, stage="evaluate")
-
-
 def evaluate_by_likelihood(
-    model: DecodingModel, questions: Sequence[Question], asking: Asking, normalize: str = "bytes"
+    model: Loaded, questions: Sequence[Question], rollout: Rollout, normalize: str = "bytes"
 ) -> list[Attempt]:
     """The likeliest choice of each held-out question, the first one of equals.
 
@@ -40,46 +37,59 @@ def evaluate_by_likelihood(
     of the text, and `ended` is False because EOS is not scored.
 
     Args:
-      model: that chooses, as `Sampler.prepare` makes it.
+      model: that chooses, loaded by the engine.
       questions: of a task with choices.
-      asking: sampler, task and few-shot examples; seed and temperature do not matter.
-      normalize: what a choice's log-probability is divided by, see `score.normalized`.
+      rollout: engine, task and few-shot examples; seed and temperature do not matter.
+      normalize: what a choice's log-probability is divided by, see `normalized`.
 
     Raises:
       UserError: as `check_grading`.
     """
-    task, sampler = asking.task, asking.sampler
+    task, engine = rollout.task, rollout.engine
     check_grading(LIKELIHOOD, normalize, task, questions)
     # Choices that the prompt lists, a small model likes for being listed: they are not shown.
     prompts = [
         dataclasses.replace(
-            task.prompt(question, hinted=False, few_shot=asking.few_shot),
+            task.prompt(question, hinted=False, few_shot=rollout.few_shot),
             text=task.open_text(question),
         )
         for question in questions
     ]
     texts = [list(task.choices(question).values()) for question in questions]
     with progress("evaluate", len(prompts), "questions") as advance:
-        scores = score_continuations(sampler, model, prompts, texts, advance)
+        scores = engine.score(model, prompts, texts, advance)
 
     def choose(question: Question, prompt: Prompt, sums: list[float] | None) -> Attempt:
         if sums is None:
-            return grade(task, question, prompt, None)
+            return read_attempt(rollout, question, prompt, None, EVALUATE)
         choices = [
             (*choice, x) for choice, x in zip(task.choices(question).items(), sums, strict=True)
         ]
         answer, text, log_probability = max(
-            choices, key=lambda c: normalized(c[2], c[1], sampler.vocabulary, normalize)
+            choices, key=lambda c: normalized(c[2], c[1], engine.vocabulary, normalize)
         )
-        ids = tuple(sampler.vocabulary.encode(text))
+        ids = tuple(engine.vocabulary.encode(text))
         chosen = Completion(text, ids, ended=False, log_probability=log_probability)
-        return dataclasses.replace(
-            grade(task, question, prompt, chosen),
-            answer=answer,
-            correct=task.is_correct(question, answer),
-        )
+        attempt = read_attempt(rollout, question, prompt, chosen, EVALUATE)
+        correct = task.is_correct(question, answer)
+        reading = dataclasses.replace(attempt.reading, answer=answer, correct=correct)
+        reward = rollout.reward(question, text, reading)
+        return dataclasses.replace(attempt, reading=reading, reward=reward)
 
     return [choose(*triple) for triple in zip(questions, prompts, scores, strict=True)]
+
+
+def normalized(
+    log_probability: float, text: str, vocabulary: seqio.Vocabulary, normalize: str = "bytes"
+) -> float:
+    """A continuation's log-probability for a fair comparison with longer and shorter ones.
+
+    "bytes": the mean a byte of UTF-8, much like acc_norm of lm-evaluation-harness; it does not
+    depend on the vocabulary. "tokens": the mean a token, as GPT-3 was evaluated (Brown et al. 2020,
+    section 2.4). "none": the sum, which favours short texts.
+    """
+    units = {"tokens": len(vocabulary.encode(text)), "bytes": len(text.encode()), "none": 1}
+    return log_probability / units[normalize]
 
 
 def check_grading(
@@ -110,41 +120,40 @@ def evaluation_metrics(
     attempts: Sequence[Attempt], guessing: float | None = None
 ) -> dict[str, Any]:
     """The fields of `metrics.IterationMetrics` that evaluation fills; `guessing` is `chance`."""
-    classes = metrics.by_class(attempts)
+    groups = metrics.by_group(attempts)
     return {
         "accuracy": metrics.accuracy(attempts),
         "chance": guessing,
-        "accuracy_by_class": {name: metrics.accuracy(group) for name, group in classes.items()},
+        "accuracy_by_group": {name: metrics.accuracy(group) for name, group in groups.items()},
         "n_eval": len(attempts),
-        "n_eval_by_class": {name: len(group) for name, group in classes.items()},
+        "n_eval_by_group": {name: len(group) for name, group in groups.items()},
         "unparsable": metrics.unparsable(attempts),
-        "left_out": sum(attempt.left_out for attempt in attempts),
+        "dropped": sum(attempt.dropped for attempt in attempts),
     }
 
 
-def evaluation_only(
-    iteration: int,
-    seed: int,
-    rationalize: bool,
-    seconds: float,
-    attempts: Sequence[Attempt],
-    guessing: float | None = None,
+def evaluated_only(
+    stages: Stages,
+    model: Lazy[Loaded],
+    questions: Sequence[Question],
+    few_shot: bool,
+    rationalize: bool = False,
 ) -> metrics.IterationMetrics:
-    """The metrics of a model that was evaluated and not trained: the base, above all."""
+    """The metrics of a model that is evaluated and not trained on samples: a base or a baseline.
+
+    Args:
+      stages: of the iteration.
+      model: loaded only if the stage is not finished.
+      questions: held out.
+      few_shot: put the few-shot examples P before each.
+      rationalize: what the metrics say of the run.
+    """
+    attempts = stages.sample(EVALUATE, model, questions, few_shot=few_shot)
     return metrics.IterationMetrics(
-        iteration=iteration,
+        iteration=stages.rollout.iteration,
+        seed=stages.rollout.seed,
         rationalize=rationalize,
-        kept_generated=0,
-        kept_rationalized=0,
-        n_sampled=0,
-        hint_leaks=0,
-        train_fraction=0.0,
-        train_steps=0,
-        train_loss=None,
-        seconds_generate=0.0,
-        seconds_rationalize=0.0,
-        seconds_finetune=0.0,
-        seconds_evaluate=seconds,
-        seed=seed,
-        **evaluation_metrics(attempts, guessing),
+        seconds=stages.seconds,
+        training={"steps": 0, "loss": None, "packing_efficiency": None},
+        **evaluation_metrics(attempts, chance(stages.rollout.task, questions)),
     )

@@ -1,20 +1,12 @@
 """Algorithm 1, line 7: train on what was kept, always from the original model M."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
-import seqio
 
 from star_jax.errors import UserError
-from star_jax.records import RATIONALIZED, KeptExample, Question, TokenizedExample
-from star_jax.rollout.native.fitting import newest_that_fit
+from star_jax.records import Params, TokenizedExample
 from star_jax.run.checkpoints import TrainingCheckpoint
-from star_jax.run.progress import log, progress
-from star_jax.tasks.task import ReasoningTask
-from star_jax.tokenizers.vocabularies import encode_example, encode_spans
+from star_jax.run.progress import progress
 from star_jax.training.packing import check_lengths
 from star_jax.training.trainer import Trainer
 
@@ -23,79 +15,22 @@ from star_jax.training.trainer import Trainer
 class Finetuned:
     """M_n and what its training did."""
 
-    params: Any
+    params: Params
     steps: int
     loss: float | None  # nats per weighted token, mean over the last tenth of the steps
     packing_efficiency: float | None = None  # share of the rows' places that held a token
 
-    def notes(self) -> dict[str, Any]:
-        """What `metrics.IterationMetrics` wants to know, JSON-ready."""
+    def notes(self) -> dict[str, float | int | None]:
+        """`training` of `metrics.IterationMetrics`: steps, loss and packing_efficiency."""
         return {
-            "train_steps": self.steps,
-            "train_loss": self.loss,
+            "steps": self.steps,
+            "loss": self.loss,
             "packing_efficiency": self.packing_efficiency,
         }
 
 
-def kept_to_examples(
-    kept: Sequence[KeptExample],
-    questions: Sequence[Question],
-    task: ReasoningTask,
-    vocabulary: seqio.Vocabulary,
-    *,
-    loss_on_prompt: bool = False,
-    hinted_share: float = 0.0,
-    few_shot: bool = False,
-    row_length: int = 0,
-    seed: tuple[int, ...] = (0,),
-) -> list[TokenizedExample]:
-    """Tokenizes kept examples; a share of the rationalized ones is shown with its hint again.
-
-    A model trained on hint-free examples alone forgets what a hint is, and the next outer
-    iteration's rationalizations dry up. `hinted_share` of the rationalized examples, drawn by
-    `seed`, therefore train with the hint in the prompt, where there is no loss. The paper
-    stores all of them without (0.0); its released code has a switch of this kind too.
-
-    With `few_shot` the few-shot examples stand before each question as they do in sampling, also
-    without loss (the paper's ablation). Those that pass `row_length` go, oldest first, with a
-    warning that counts them.
-    """
-    if not 0 <= hinted_share <= 1:
-        raise UserError(f"hinted_share = {hinted_share} is not a share; give 0 to 1")
-    by_id = {question.id: question for question in questions}
-    draws = np.random.default_rng([*seed, len(kept)]).random(len(kept))
-    ids_of = functools.cache(lambda text: tuple(vocabulary.encode(text)))  # of few-shot examples
-    n_dropped: list[int] = []
-
-    def encode(example: KeptExample, draw: float) -> TokenizedExample:
-        question = by_id[example.question_id]
-        hinted = example.source == RATIONALIZED and draw < hinted_share
-        prompt = task.question_text(question, hinted=True) if hinted else example.prompt
-        plain = encode_example(vocabulary, prompt, example.completion, loss_on_prompt)
-        shown = task.few_shot_examples(question.group, hinted) if few_shot else ()
-        if not shown:
-            return plain
-        ids = [ids_of(text) for text in shown]
-        room = row_length - len(plain.tokens)
-        n_shown = newest_that_fit([len(text) for text in ids], room) or 0
-        n_dropped.append(len(shown) - n_shown)
-        before = [(text, loss_on_prompt) for text in ids[len(ids) - n_shown :]]
-        return encode_spans(
-            vocabulary, [*before, (prompt, loss_on_prompt), (example.completion, True)]
-        )
-
-    examples = [encode(example, draw) for example, draw in zip(kept, draws, strict=True)]
-    if any(n_dropped):
-        log(
-            f"warning: {sum(n > 0 for n in n_dropped)} of {len(kept)} training examples pass "
-            f"TrainerConfig.row_length = {row_length} and go without {sum(n_dropped)} of their "
-            f"few-shot examples in all (at most {max(n_dropped)} each, oldest first)"
-        )
-    return examples
-
-
 def finetune_from_base(
-    load_base: Callable[[], Any],
+    load_base: Callable[[], Params],
     examples: Sequence[TokenizedExample],
     trainer: Trainer,
     *,
@@ -130,7 +65,7 @@ def finetune_from_base(
     with progress(stage, n_steps, "steps") as advance:
         advance(int(state.step))
 
-        def on_step(step: int, state: Any) -> None:
+        def on_step(step: int, state: Params) -> None:
             advance(1)
             # Not among the last steps: who resumes has to see the loss of all of them.
             if every and step % every == 0 and step <= n_steps - n_last:

@@ -1,5 +1,6 @@
 """Algorithm 1, line 1: M_0 = M, the base weights: from any format, only ever read."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ from star_jax.models.formats import is_foreign, open_model
 from star_jax.models.importing import check_config, check_tensors, import_params
 from star_jax.models.tensors import StoredModel
 from star_jax.parallel import processes
+from star_jax.records import Params
 from star_jax.run import checkpoints
+from star_jax.run.paths import path_of
 from star_jax.run.progress import progress
 
 
@@ -52,6 +55,23 @@ def check_base(path: Path, model: DecoderConfig, abstract: Any) -> StoredModel |
     check_config(stored, model)
     check_tensors(stored, model)
     return stored
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The original model M: where its weights are, and where they go."""
+
+    path: str
+    model: DecoderConfig
+    abstract: Params  # tree of jax.ShapeDtypeStruct with shardings
+
+    def check(self) -> None:
+        """Raises UserError unless the weights are there and of this model; reads none of them."""
+        check_base(path_of(self.path), self.model, self.abstract)
+
+    def load(self) -> Params:
+        """Reads the weights into their places; raises UserError as `check`."""
+        return load_base(path_of(self.path), self.model, self.abstract)
 
 
 class BaseWeights:

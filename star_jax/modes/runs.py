@@ -10,13 +10,17 @@ from collections.abc import Callable
 import seqio
 from jax.sharding import Mesh
 
-from star_jax.loop import baselines
+from star_jax.loop.config import StarConfig
+from star_jax.loop.direct import Direct, TrainingLength, finetune_on_gold
 from star_jax.loop.few_shot import evaluate_few_shot
-from star_jax.loop.star import StarConfig, run_star
+from star_jax.loop.star import Star, run_star
+from star_jax.models.base_weights import Base
 from star_jax.models.config import DecoderConfig
+from star_jax.models.decoder import placed_params
 from star_jax.parallel.partitioning import MeshConfig
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
-from star_jax.run.tracking import OnMetrics
+from star_jax.run.metrics import OnMetrics
+from star_jax.run.run_dir import Recorder
 from star_jax.tasks.task import ReasoningTask
 from star_jax.tools.precompile.fit import Settings
 from star_jax.tools.precompile.prediction import Assumptions
@@ -43,19 +47,13 @@ class StarRun:
     row: str = ""  # of the paper's tables or figures
 
     def __call__(self, mesh: Mesh, config_text: Callable[[], str], on_metrics: OnMetrics) -> None:
-        """Runs it or goes on with it."""
-        run_star(
-            self.model_dir,
-            self.base_checkpoint,
-            self.loop,
-            self.task,
-            _sampler(self, mesh),
-            _trainer(self, mesh),
-            self.schedule,
-            config_text,
-            self.row,
-            on_metrics,
+        """Runs it or resumes it."""
+        recorder = Recorder(self.model_dir, config_text, self.row, on_metrics)
+        trainer = _trainer(self, mesh)
+        star = Star(
+            self.loop, self.task, _sampler(self, mesh), trainer, self.schedule, _base(self, trainer)
         )
+        run_star(star, recorder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,25 +68,18 @@ class FinetuneRun:
     sampler: SamplerConfig
     trainer: TrainerConfig
     optimizer: OptimizerConfig
-    length: baselines.TrainingLength
+    length: TrainingLength
     n_examples: int = 0
     mesh: MeshConfig = MeshConfig()  # noqa: RUF009  frozen
     row: str = ""  # of the paper's tables or figures
 
     def __call__(self, mesh: Mesh, config_text: Callable[[], str], on_metrics: OnMetrics) -> None:
-        """Runs it or goes on with it."""
-        baselines.finetune_on_gold(
-            self.model_dir,
-            self.base_checkpoint,
-            self.length,
-            self.n_examples,
-            self.task,
-            _sampler(self, mesh),
-            _trainer(self, mesh),
-            config_text,
-            self.row,
-            on_metrics,
-        )
+        """Runs it or resumes it."""
+        recorder = Recorder(self.model_dir, config_text, self.row, on_metrics)
+        trainer, sampler = _trainer(self, mesh), _sampler(self, mesh)
+        base = _base(self, trainer)
+        direct = Direct(self.length, self.task, sampler, trainer, base, self.n_examples)
+        finetune_on_gold(direct, recorder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +97,11 @@ class FewShotRun:
     row: str = ""  # of the paper's tables or figures
 
     def __call__(self, mesh: Mesh, config_text: Callable[[], str], on_metrics: OnMetrics) -> None:
-        """Runs it or goes on with it."""
-        evaluate_few_shot(
-            self.model_dir,
-            self.base_checkpoint,
-            self.task,
-            _sampler(self, mesh),
-            self.mesh.training_rules,
-            self.seed,
-            config_text,
-            self.row,
-            on_metrics,
-        )
+        """Runs it or resumes it."""
+        recorder = Recorder(self.model_dir, config_text, self.row, on_metrics)
+        abstract = placed_params(self.model, mesh, self.mesh.training_rules)
+        base = Base(self.base_checkpoint, self.model, abstract)
+        evaluate_few_shot(base, self.task, _sampler(self, mesh), recorder, self.seed)
 
 
 Run = StarRun | FinetuneRun | FewShotRun
@@ -126,6 +110,10 @@ RUNS: dict[str, type[Run]] = {"star": StarRun, "finetune": FinetuneRun, "few_sho
 
 def _sampler(run: Run, mesh: Mesh) -> Sampler:
     return Sampler(run.model, run.vocabulary, run.sampler, mesh, run.mesh.decoding_rules)
+
+
+def _base(run: StarRun | FinetuneRun, trainer: Trainer) -> Base:
+    return Base(run.base_checkpoint, run.model, trainer.abstract_params())
 
 
 def _trainer(run: StarRun | FinetuneRun, mesh: Mesh) -> Trainer:

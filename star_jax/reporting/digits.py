@@ -10,7 +10,7 @@ from star_jax.reporting.document import Section, Table
 from star_jax.reporting.paper_tables import TWIN
 from star_jax.reporting.runs import TINY, Arm, Run, arms
 from star_jax.reporting.tables import NOTHING, interval_text, percent
-from star_jax.run.progress import class_names, header_cells
+from star_jax.run.progress import group_names, header_cells
 
 FIGURE4 = {
     "figure4/with_rationalization": ("with rationalization", "C0"),
@@ -51,7 +51,7 @@ def _figure4_section(runs: Sequence[Run], twins: bool) -> list[Section]:
 def draw_comparison(shown: Sequence[Arm]) -> Figure:
     """A panel for each arm that iterates, and one with the overall accuracy of them all."""
     iterating = [arm for arm in shown if arm.row.removesuffix(TINY) != DIRECT]
-    classes = class_names(row for arm in shown for run in arm.runs for row in run.rows)
+    classes = group_names(row for arm in shown for run in arm.runs for row in run.rows)
     last = figures.last_iteration(shown)
     figure, panels = figures.panels_for(len(iterating) + 1)
     for panel, arm in zip(panels, iterating, strict=False):
@@ -88,7 +88,7 @@ def _draw_overall(panel: Axes, arm: Arm) -> None:
 
 
 def _last_table(shown: Sequence[Arm]) -> Table:
-    classes = class_names(row for arm in shown for run in arm.runs for row in run.rows)
+    classes = group_names(row for arm in shown for run in arm.runs for row in run.rows)
     header = (
         "arm",
         "seed",
@@ -149,7 +149,7 @@ def _figure5_section(runs: Sequence[Run]) -> list[Section]:
 
 def draw_figure5(shown: Sequence[Arm]) -> Figure:
     """Accuracy per class, with a vertical line where classes enter."""
-    classes = class_names(row for arm in shown for run in arm.runs for row in run.rows)
+    classes = group_names(row for arm in shown for run in arm.runs for row in run.rows)
     figure, panels = figures.panels_for(len(shown), width=6.4)
     for panel, arm in zip(panels, shown, strict=True):
         last = figures.last_iteration(shown)

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from star_jax.reporting.document import Picture
 from star_jax.reporting.runs import Arm, Run, arms
 from star_jax.reporting.tables import interval
-from star_jax.run.progress import class_names
+from star_jax.run.progress import group_names
 
 MAX_COLUMNS = 4  # panels side by side; more go on the next line
 DPI = 150
@@ -182,7 +182,7 @@ def draw_arms(
 def draw_figure4(runs: Sequence[Run]) -> Figure:
     """The paper's Figure 4: accuracy (%) per class over outer iterations, one panel an arm."""
     shown = arms(runs)
-    classes = class_names(row for run in runs for row in run.rows)
+    classes = group_names(row for run in runs for row in run.rows)
     alike = len({bool(arm.classes) for arm in shown}) == 1
     figure, panels = panels_for(len(shown), sharey=alike)
     bounds = [interval(row)[1] for run in runs if not run.classes for row in run.rows]

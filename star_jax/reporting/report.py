@@ -23,8 +23,8 @@ from star_jax.reporting.tables import (
     sample,
     wilson_interval,
 )
+from star_jax.run.files import write_together
 from star_jax.run.paths import path_of
-from star_jax.run.run_dir import write_together
 
 __all__ = ["load_run", "report", "wilson_interval", "write_report"]
 

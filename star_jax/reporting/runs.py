@@ -12,7 +12,7 @@ from star_jax.errors import UserError
 from star_jax.reporting.stages import IterationDigest, read_iterations
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.paths import is_dir, is_remote, path_of, read_if_there
-from star_jax.run.progress import class_names
+from star_jax.run.progress import group_names
 from star_jax.run.run_dir import RunFacts, gin_bindings
 
 REQUIRED = ("iteration", "accuracy", "n_eval", "seed")  # the other numbers of a line may be null
@@ -47,7 +47,7 @@ class Run:
     @property
     def classes(self) -> tuple[str, ...]:
         """Classes of its questions in order, () for a task that has none."""
-        return class_names(self.rows)
+        return group_names(self.rows)
 
     @property
     def seed(self) -> int:
@@ -77,7 +77,7 @@ class Arm:
     @property
     def classes(self) -> tuple[str, ...]:
         """Classes of its questions in order."""
-        return class_names(row for run in self.runs for row in run.rows)
+        return group_names(row for run in self.runs for row in run.rows)
 
     @property
     def sample(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from star_jax.reporting.document import Table
 from star_jax.reporting.runs import Arm, Run
-from star_jax.run.progress import class_names, format_header, format_row, header_cells, row_cells
+from star_jax.run.progress import format_header, format_row, group_names, header_cells, row_cells
 
 NOTHING = "-"  # what does not apply, or is not known
 
@@ -59,7 +59,7 @@ def metrics_table(run: Run) -> list[str]:
 
 def comparison_table(runs: Sequence[Run]) -> list[list[str]]:
     """Header and one row per run: its last iteration's accuracy, overall and by class (%)."""
-    classes = class_names(row for run in runs for row in run.rows)
+    classes = group_names(row for run in runs for row in run.rows)
     n_accuracies = 2 + len(classes)  # iteration, overall, each class
     header = ["run", *header_cells(classes)[:n_accuracies], "95 % interval", "n", "seed"]
     table = [header]

@@ -1,44 +1,48 @@
-"""Accuracy over attempts, and the line an outer iteration leaves in `metrics.jsonl`."""
+"""Accuracy over attempts, and the line that an outer iteration leaves in `metrics.jsonl`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from star_jax.records import Attempt
 
 
 @dataclasses.dataclass(frozen=True)
 class IterationMetrics:
-    """One line of `metrics.jsonl`; iteration 0 is the base model, which was not trained."""
+    """One line of `metrics.jsonl`; iteration 0 is the base model, which was not trained.
+
+    Dicts by stage have the stages that ran: generate, rationalize and so on.
+    """
 
     iteration: int
+    seed: int
     rationalize: bool
     accuracy: float  # 0..1 over all evaluation questions
-    accuracy_by_class: dict[str, float]
+    accuracy_by_group: dict[str, float]
     n_eval: int
-    n_eval_by_class: dict[str, int]
-    kept_generated: int  # |D_n|
-    kept_rationalized: int  # |D_n^rat|
-    n_sampled: int  # questions asked for training in this outer iteration
-    train_fraction: float  # all that is kept / n_sampled
+    n_eval_by_group: dict[str, int]
     unparsable: int  # evaluation completions without an answer; counted as wrong too
-    left_out: int  # evaluation questions too long for the model's context; counted as wrong too
-    hint_leaks: int  # right rationalizations that repeat their hint, and were not kept
-    train_steps: int
-    train_loss: float | None  # nats per weighted token, mean over the last tenth of the steps
-    seconds_generate: float
-    seconds_rationalize: float
-    seconds_finetune: float
-    seconds_evaluate: float
-    seed: int
+    dropped: int  # evaluation questions that exceed the context length; counted as wrong too
     chance: float | None = None  # accuracy of guessing among the choices, where there are any
-    packing_efficiency: float | None = None  # share of training's places that held a token
-    kept_resampled: int = 0  # right only at a higher temperature; in train_fraction too
-    seconds_resample: float = 0.0
-    right_answers: dict[str, int] = dataclasses.field(default_factory=dict)  # by source
-    checkable: dict[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # of them, steps can be told
-    right_steps: dict[str, int] = dataclasses.field(default_factory=dict)  # of these, all are right
+    n_questions: int = 0  # sampled for training in this outer iteration
+    # By stage: examples kept, |D_n| and |D_n^rat|; seconds it took; and of its attempts
+    # `attempts`, `right` (right answers that leak no hint), of them `checkable` (their steps can
+    # be checked), of these `right_steps`.
+    kept: dict[str, int] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    # Filter -> stage -> attempts that it dropped.
+    filtered: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    # `steps`, `loss` (nats per weighted token, mean over the last tenth of the steps) and
+    # `packing_efficiency` (share of training's places that held a token).
+    training: dict[str, float | int | None] = dataclasses.field(default_factory=dict)
+
+    @property
+    def train_fraction(self) -> float:
+        """All that was kept, per question sampled (Tables 1 and 2)."""
+        return sum(self.kept.values()) / self.n_questions if self.n_questions else 0.0
+
+
+OnMetrics = Callable[[IterationMetrics], None]
 
 
 def accuracy(attempts: Sequence[Attempt]) -> float:
@@ -46,15 +50,15 @@ def accuracy(attempts: Sequence[Attempt]) -> float:
     return sum(attempt.correct for attempt in attempts) / max(1, len(attempts))
 
 
-def by_class(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
+def by_group(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
     """Attempts by their question's group, groups in sorted order; without groups: {}."""
     groups = sorted({attempt.group for attempt in attempts} - {""}, key=_numeric_first)
     return {group: [a for a in attempts if a.group == group] for group in groups}
 
 
 def unparsable(attempts: Sequence[Attempt]) -> int:
-    """How many questions were asked and got no answer that could be read."""
-    return sum(attempt.answer is None and not attempt.left_out for attempt in attempts)
+    """How many attempts have no answer that could be read."""
+    return sum(attempt.reading.answer is None and not attempt.dropped for attempt in attempts)
 
 
 def _numeric_first(group: str) -> tuple[int, str]:

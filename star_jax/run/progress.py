@@ -125,58 +125,56 @@ def _duration(seconds: float) -> str:
 # The live table: a header once, then a row an outer iteration. `row` is a line of metrics.jsonl.
 
 
-def class_names(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Classes that occur in any row, digit counts by size ("2" before "10"), others by name."""
-    names = {name for row in rows for name in row["accuracy_by_class"]}
+def group_names(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Groups that occur in any row, digit counts by size ("2" before "10"), others by name."""
+    names = {name for row in rows for name in row["accuracy_by_group"]}
     return tuple(
         sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
     )
 
 
-def header_cells(classes: Sequence[str]) -> list[str]:
+def header_cells(groups: Sequence[str]) -> list[str]:
     """Column names of the metrics table."""
-    by_class = [f"{name} dig" if name.isdecimal() else name for name in classes]
+    by_group = [f"{name} dig" if name.isdecimal() else name for name in groups]
     trained = ["kept gen", "kept rat", "train %", "unparsed", "steps", "loss", "seconds"]
-    return ["iter", "acc %", *by_class, *trained]
+    return ["iter", "acc %", *by_group, *trained]
 
 
-def row_cells(row: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+def row_cells(row: Mapping[str, Any], groups: Sequence[str]) -> list[str]:
     """One outer iteration as text, "-" for what does not apply; accuracies in percent."""
     is_base = row["iteration"] == 0
 
-    def trained(key: str, form: str, scale: float = 1) -> str:
-        value = None if is_base else row.get(key)
-        return "-" if value is None else format(value * scale, form)
+    def of_training(value: float | None, form: str) -> str:
+        return "-" if is_base or value is None else format(value, form)
 
-    unparsable = row.get("unparsable")
-    stages = ("generate", "rationalize", "resample", "finetune", "evaluate")
-    seconds = sum(row.get(f"seconds_{stage}") or 0 for stage in stages)
-    by_class = (row["accuracy_by_class"].get(name) for name in classes)
+    unparsable, kept, training = row.get("unparsable"), row["kept"], row["training"]
+    by_group = (row["accuracy_by_group"].get(name) for name in groups)
+    share = sum(kept.values()) / max(1, row["n_questions"])
     return [
         "base" if is_base else str(row["iteration"]),
         f"{100 * row['accuracy']:.1f}",
-        *("-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in by_class),
-        trained("kept_generated", ".0f"),
-        trained("kept_rationalized", ".0f"),
-        trained("train_fraction", ".1f", scale=100),
+        *("-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in by_group),
+        of_training(kept.get("generate", 0), "d"),
+        of_training(kept.get("rationalize", 0), "d"),
+        of_training(100 * share, ".1f"),
         "-" if unparsable is None else str(unparsable),
-        trained("train_steps", ".0f"),
-        trained("train_loss", ".4f"),
-        f"{seconds:.1f}",
+        of_training(training.get("steps"), "d"),
+        of_training(training.get("loss"), ".4f"),
+        f"{sum(row['seconds'].values()):.1f}",
     ]
 
 
-def format_header(classes: Sequence[str]) -> str:
+def format_header(groups: Sequence[str]) -> str:
     """The header line of the live table."""
-    return _format(header_cells(classes), classes)
+    return _format(header_cells(groups), groups)
 
 
-def format_row(row: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """The live table's line for one outer iteration, under `format_header(classes)`."""
-    return _format(row_cells(row, classes), classes)
+def format_row(row: Mapping[str, Any], groups: Sequence[str]) -> str:
+    """The live table's line for one outer iteration, under `format_header(groups)`."""
+    return _format(row_cells(row, groups), groups)
 
 
-def _format(cells: Sequence[str], classes: Sequence[str]) -> str:
+def _format(cells: Sequence[str], groups: Sequence[str]) -> str:
     # Widths come from the header alone, so a row can be printed before the next one is known.
-    widths = [max(6, len(name)) for name in header_cells(classes)]
+    widths = [max(6, len(name)) for name in header_cells(groups)]
     return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

@@ -12,21 +12,21 @@ import hashlib
 import importlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from star_jax.errors import UserError
 from star_jax.parallel import processes
 from star_jax.records import to_json
-from star_jax.run.metrics import IterationMetrics
+from star_jax.run.files import write_atomically
+from star_jax.run.metrics import IterationMetrics, OnMetrics
 from star_jax.run.paths import is_dir, path_of, read_if_there, told
-from star_jax.run.run_dir import RunDir, StageDir, write_atomically
+from star_jax.run.run_dir import RunDir
+from star_jax.run.stage_dir import StageDir
 
 NOT_MEASURED = ("iteration", "seed", "rationalize")
 WANDB_ID = "wandb_run_id.txt"  # in MODEL_DIR: a run that goes on is the same one there
-
-OnMetrics = Callable[[IterationMetrics], None]
 
 
 def tracker(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -> OnMetrics:

@@ -19,7 +19,6 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import seqio
 
 from star_jax.errors import UserError
 from star_jax.records import Question
@@ -75,13 +74,11 @@ class ArithmeticTask(tasks.ReasoningTask):
         ):
             digits = "_".join(map(str, self.digits))
             name += f"_{digits}_n{self.n_train}_v{self.n_validation}_s{self.seed}"
-        if name not in seqio.TaskRegistry.names():
-            tasks.register(self, name, self.source(), arithmetic_vocabulary())
         return name
 
-    def source(self) -> seqio.DataSource:
+    def load_questions(self, split: str) -> list[Question]:
         """Problems drawn by `seed`."""
-        return tasks.question_source(functools.partial(_questions, self))
+        return _questions(self, split)
 
     def make_question(self, id_: str, text: str) -> Question:
         """Reads "29+57" or "2 9 + 5 7"; raises UserError for anything else."""
@@ -106,35 +103,30 @@ class ArithmeticTask(tasks.ReasoningTask):
         a, b = parse_problem(question.text)
         return scratchpad(a, b) if len(str(a)) == len(str(b)) else None
 
-    def parse_answer(self, question: Question, completion: str) -> str | None:
+    def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         r"""The line after </scratch>: "...\n</scratch>\n8 6" -> "8 6"; not digits -> None."""
-        _, answer = self._split(completion)
-        return answer if answer and all(d in DIGITS for d in answer.split(" ")) else None
+        rationale, mark, rest = completion.partition(END_OF_RATIONALE)
+        if self.direct:
+            rationale, mark, rest = "", "", completion
+        elif not mark:
+            return None, len(completion)
+        line = rest.partition("\n")[0]
+        is_answer = line and all(d in DIGITS for d in line.split(" "))
+        return line if is_answer else None, len(rationale + mark + line)
 
-    def trim(self, question: Question, completion: str) -> str:
-        """Up to the end of the answer's line."""
-        rationale, answer = self._split(completion)
-        return rationale + (answer or "")
-
-    def steps_right(self, question: Question, completion: str) -> bool | None:
+    def steps_right(self, question: Question, said: str) -> bool | None:
         """Whether it is the one right scratchpad of this question, line by line, with its answer.
 
         The method leaves no choice: each line follows from the one before, the first from the
         question. So a flawless scratchpad of another problem is wrong.
         """
         gold = None if self.direct else self.gold_completion(question)
-        return None if gold is None else self.trim(question, completion) == gold
+        return None if gold is None else said == gold
 
-    def count_steps(self, completion: str) -> int | None:
+    def count_steps(self, said: str) -> int | None:
         """The digits added in the scratchpad; None if `direct`."""
-        return None if self.direct else steps.count_digit_steps(self._split(completion)[0])
-
-    def _split(self, completion: str) -> tuple[str, str | None]:
-        """The rationale with its end mark, and the line that follows; without a mark, None."""
-        if self.direct:
-            return "", completion.partition("\n")[0]
-        rationale, mark, rest = completion.partition(END_OF_RATIONALE)
-        return rationale + mark, rest.partition("\n")[0] if mark else None
+        scratchpad, _, _ = said.partition(END_OF_RATIONALE)
+        return None if self.direct else steps.count_digit_steps(scratchpad)
 
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """`n_few_shot` random training problems with `group` digits, a blank line after each."""
@@ -267,7 +259,3 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-ArithmeticTask().name  # noqa: B018  registers the paper's task under `arithmetic`
-ArithmeticTask(direct=True).name  # noqa: B018

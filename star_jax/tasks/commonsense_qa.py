@@ -107,25 +107,19 @@ class CommonsenseQATask(DataSetTask):
         """The question up to "A:" without its choices."""
         return f"Q: {self.asked(question)}\nA:"
 
-    def parse_answer(self, question: Question, completion: str) -> str | None:
+    def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """The letter of the conclusion (see `grading.read_choice`), None if it is no choice's."""
         choices = choices_of(question.text)
         if self.answer_by_position:
-            letter = completion.partition("\n")[0][-3:-2].lower()
-            return letter if letter in choices else None
-        reading = grading.read_choice(completion, choices)
-        return reading.answer if reading else None
+            line = completion.partition("\n")[0]
+            letter = line[-3:-2].lower()
+            return letter if letter in choices else None, len(line)
+        found = grading.read_choice(completion, choices)
+        return (found.text, found.end) if found else (None, len(completion))
 
-    def trim(self, question: Question, completion: str) -> str:
-        """Up to the end of the conclusion; by position, the first line."""
-        if self.answer_by_position:
-            return completion.partition("\n")[0]
-        reading = grading.read_choice(completion, choices_of(question.text))
-        return completion[: reading.end] if reading else completion
-
-    def leaks_hint(self, question: Question, completion: str) -> bool:
+    def leaks_hint(self, question: Question, said: str) -> bool:
         """Whether a rationale says that a choice was marked as correct."""
-        return bool(HINT_SAID_AGAIN.search(completion)) or super().leaks_hint(question, completion)
+        return bool(HINT_SAID_AGAIN.search(said)) or super().leaks_hint(question, said)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -145,7 +139,3 @@ def _question(
     lines = [f"({a}) {rows.one_line(b)}" for a, b in zip(letters, texts, strict=True)]
     text = rows.one_line(stem) + HEADER + "\n".join(lines)
     return Question(id_, text, (answer or "").strip().lower())
-
-
-CommonsenseQATask().name  # noqa: B018  registers the paper's task under `commonsense_qa`
-CommonsenseQATask(direct=True).name  # noqa: B018

@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import seqio
-
 from star_jax.errors import UserError, check_types
 from star_jax.records import Question
 from star_jax.tasks import few_shot, rows
@@ -75,13 +73,11 @@ class DataSetTask(tasks.ReasoningTask):
         if self != type(self)(direct=self.direct):
             settings = repr(dataclasses.astuple(self)).encode()
             name += "_" + hashlib.blake2b(settings, digest_size=4).hexdigest()
-        if name not in seqio.TaskRegistry.names():
-            tasks.register(self, name, self.source(), seqio.ByteVocabulary())
         return name
 
-    def source(self) -> seqio.DataSource:
-        """The questions of both splits."""
-        return tasks.question_source(functools.partial(_questions, self))
+    def load_questions(self, split: str) -> list[Question]:
+        """The questions of a split."""
+        return _questions(self, split)
 
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """All examples of the exemplar file, the same for every question."""

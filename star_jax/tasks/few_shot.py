@@ -90,7 +90,7 @@ def _exemplar(text: str, i: int, file: str | Path, task: ReasoningTask) -> tuple
         question = task.make_question(f"exemplar_{i}", body.removeprefix("Q:").strip())
     except UserError as error:
         raise UserError(f"exemplar {i} of {file}: {error.message}") from error
-    answer = task.parse_answer(question, completion)
+    answer, _ = task.find_answer(question, completion)
     if answer is None:
         raise UserError(
             f"exemplar {i} of {file}: no answer can be read from {completion.strip()[-60:]!r}"

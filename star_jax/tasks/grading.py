@@ -15,10 +15,10 @@ BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class Found:
     """An answer and where it ends in the completion it was read from (in characters)."""
 
-    answer: str
+    text: str
     end: int
 
 
@@ -67,7 +67,7 @@ UNDECIDED = re.compile(
 )
 
 
-def read_choice(completion: str, choices: Mapping[str, str]) -> Reading | None:
+def read_choice(completion: str, choices: Mapping[str, str]) -> Found | None:
     """The letter of the conclusion: "Therefore, the answer is blotter (e)." -> "e"; none -> None.
 
     1. The first line that says "the answer is ... (x)": the (x) that closes it, or else the
@@ -83,17 +83,17 @@ def read_choice(completion: str, choices: Mapping[str, str]) -> Reading | None:
     for line in answer.splitlines(keepends=True):
         reading, stated = _conclusion(line, choices)
         if reading:
-            found = Reading(reading.answer, start + reading.end)
+            found = Found(reading.text, start + reading.end)
         if stated:
             break
         start += len(line)
     found = found or _only_a_choice(answer, choices)
-    if not found or found.answer not in choices:
+    if not found or found.text not in choices:
         return None
-    return Reading(found.answer, len(answer[: found.end].rstrip()))
+    return Found(found.text, len(answer[: found.end].rstrip()))
 
 
-def _conclusion(line: str, choices: Mapping[str, str]) -> tuple[Reading | None, bool]:
+def _conclusion(line: str, choices: Mapping[str, str]) -> tuple[Found | None, bool]:
     """The letter a line concludes with, if any, and whether "the answer is" introduces it."""
     labels = list(LABEL.finditer(line))
     firm = [label for i, label in enumerate(labels) if _is_firm(line, labels, i, choices)]
@@ -103,28 +103,28 @@ def _conclusion(line: str, choices: Mapping[str, str]) -> tuple[Reading | None, 
         if (reading := _stated(line, match, firm))
     ]
     if firm and firm[-1] is labels[-1] and NOTHING_MORE.fullmatch(line, firm[-1].end()):
-        return Reading(firm[-1][1].lower(), len(line)), bool(stated)
+        return Found(firm[-1][1].lower(), len(line)), bool(stated)
     return (max(stated, key=lambda r: r.end), True) if stated else (None, False)
 
 
-def _stated(line: str, statement: re.Match, firm: Sequence[re.Match]) -> Reading | None:
+def _stated(line: str, statement: re.Match, firm: Sequence[re.Match]) -> Found | None:
     """What one "the answer is" says: the letter that closes its sentence, or the first in it."""
     if statement.re is REVERSED:
         label = next((label for label in firm if label.start() == statement.start()), None)
-        return label and Reading(label[1].lower(), _sentence_end(line, statement.end()))
+        return label and Found(label[1].lower(), _sentence_end(line, statement.end()))
     stop = SENTENCE_END.search(line, statement.end())
     scope = stop.end() if stop else len(line)
     said = [label for label in firm if statement.end() <= label.start() < scope]
     if said:
         closed = NOTHING_MORE.fullmatch(line, said[-1].end(), scope)
         label = said[-1] if closed else said[0]
-        return Reading(label[1].lower(), _sentence_end(line, label.end()))
+        return Found(label[1].lower(), _sentence_end(line, label.end()))
     bare = BARE_LETTER.match(line, statement.end())
     is_word = bare and bare["letter"] == "a" and not bare["word"] and bare["mark"] != ")"
     if not bare or is_word:
         return None
     end = bare.end() if SENTENCE_END.match(line, bare.end("letter")) else None
-    return Reading(bare["letter"].lower(), end or _sentence_end(line, bare.end()))
+    return Found(bare["letter"].lower(), end or _sentence_end(line, bare.end()))
 
 
 def _sentence_end(line: str, position: int) -> int:
@@ -151,14 +151,14 @@ def _is_undecided(line: str, left: re.Match, right: re.Match) -> bool:
     return differ and len(between) < 80 and bool(UNDECIDED.fullmatch(between))
 
 
-def _only_a_choice(answer: str, choices: Mapping[str, str]) -> Reading | None:
+def _only_a_choice(answer: str, choices: Mapping[str, str]) -> Found | None:
     line = answer.lstrip().partition("\n")[0]
     end = len(answer) - len(answer.lstrip()) + len(line)
     if letter := ONLY_A_LETTER.fullmatch(line):
-        return Reading(letter[1].lower(), end)
+        return Found(letter[1].lower(), end)
     both = LETTER_AND_TEXT.fullmatch(line)
     if both and _words(both[2]) == _words(choices.get(both[1].lower(), "")):
-        return Reading(both[1].lower(), end)
+        return Found(both[1].lower(), end)
     return None
 
 
@@ -188,7 +188,7 @@ MORE_NUMBERS = re.compile(
 CALCULATION = re.compile(r"<<[^<>\n]*>>")
 
 
-def read_number(completion: str, mark: str = MARK) -> Reading | None:
+def read_number(completion: str, mark: str = MARK) -> Found | None:
     r"""The number after the first `mark`, on its line: "#### $1,000.00" -> "1000"; none -> None.
 
     Args:
@@ -208,7 +208,7 @@ def read_number(completion: str, mark: str = MARK) -> Reading | None:
     if not mark and NUMBER.search(line, match.end()):
         return None
     value = _value(match)
-    return None if value is None else Reading(canonical(value), start + match.end())
+    return None if value is None else Found(canonical(value), start + match.end())
 
 
 def to_number(text: str) -> Fraction | None:

@@ -51,7 +51,7 @@ class GSM8KTask(DataSetTask):
         if answer is None:
             raise rows.BadRow(f"its solution has no number after {grading.MARK!r}")
         text = rows.one_line(rows.text_of(row, "question"))
-        return Question(id_, text, answer.answer, solution=solution)
+        return Question(id_, text, answer.text, solution=solution)
 
     def published(self, row: dict[str, Any]) -> dict[str, Any]:
         """The builder keeps the published fields."""
@@ -74,52 +74,36 @@ class GSM8KTask(DataSetTask):
             return self.bare_answer(question)
         return f" {question.solution}" if question.solution else None
 
-    def parse_answer(self, question: Question, completion: str) -> str | None:
+    def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """The number after "####"; if `direct`, also the only one of the first line."""
-        reading = self._read(completion)
-        return reading.answer if reading else None
-
-    def trim(self, question: Question, completion: str) -> str:
-        """Up to the end of the number."""
-        reading = self._read(completion)
-        return completion[: reading.end] if reading else completion
+        found = grading.read_number(completion)
+        if self.direct and not found:
+            found = grading.read_number(completion, mark="")
+        if found:
+            return found.text, found.end
+        return None, len(grading.this_answer(completion, blank_line_ends=False))
 
     def is_correct(self, question: Question, answer: str | None) -> bool:
         """Whether the two are equal as numbers: "1,000" and "1000.0" are."""
         return answer is not None and grading.same_number(answer, question.answer)
 
-    def leaks_hint(self, question: Question, completion: str) -> bool:
+    def leaks_hint(self, question: Question, said: str) -> bool:
         """Whether a solution has the answer in parentheses, as the hint had, or names the hint.
 
         With the whole solution for a hint, copying it cannot be told from reasoning.
         """
-        said = re.findall(r"\(([^()\n]{1,64})\)", completion)
-        return any(grading.same_number(text, question.answer) for text in said) or bool(
-            tasks.HINT_IN_WORDS.search(completion)
+        bracketed = re.findall(r"\(([^()\n]{1,64})\)", said)
+        return any(grading.same_number(text, question.answer) for text in bracketed) or bool(
+            tasks.HINT_IN_WORDS.search(said)
         )
 
-    def steps_right(self, question: Question, completion: str) -> bool | None:
+    def steps_right(self, question: Question, said: str) -> bool | None:
         """Whether every calculator mark up to the answer is right, as `steps` says.
 
         None if there is no mark, or if `direct`.
         """
-        return None if self.direct else steps.marks_right(self._rationale(completion))
+        return None if self.direct else steps.marks_right(said)
 
-    def count_steps(self, completion: str) -> int | None:
+    def count_steps(self, said: str) -> int | None:
         """The number of calculator marks up to the answer; None if `direct`."""
-        return None if self.direct else steps.count_marks(self._rationale(completion))
-
-    def _rationale(self, completion: str) -> str:
-        """Up to the end of the answer or, without one, up to the next question."""
-        reading = self._read(completion)
-        if reading:
-            return completion[: reading.end]
-        return grading.this_answer(completion, blank_line_ends=False)
-
-    def _read(self, completion: str) -> grading.Reading | None:
-        reading = grading.read_number(completion)
-        return grading.read_number(completion, mark="") if self.direct and not reading else reading
-
-
-GSM8KTask().name  # noqa: B018  registers the paper's task under `gsm8k`
-GSM8KTask(direct=True).name  # noqa: B018
+        return None if self.direct else steps.count_marks(said)

@@ -16,8 +16,6 @@ import string
 from pathlib import Path
 from typing import Any
 
-import seqio
-
 from star_jax.errors import UserError, check_types, did_you_mean
 from star_jax.records import Question
 from star_jax.tasks import few_shot, grading, jsonl_file, rows, steps
@@ -97,14 +95,11 @@ class JsonlTask(tasks.ReasoningTask):
         stem = re.sub(r"\W", "_", Path(self.path).stem, flags=re.ASCII)
         settings = repr(dataclasses.astuple(self)).encode()
         digest = hashlib.blake2b(settings, digest_size=4).hexdigest()
-        name = f"jsonl_{stem}{'_direct' if self.direct else ''}_{digest}"
-        if name not in seqio.TaskRegistry.names():
-            tasks.register(self, name, self.source(), seqio.ByteVocabulary())
-        return name
+        return f"jsonl_{stem}{'_direct' if self.direct else ''}_{digest}"
 
-    def source(self) -> seqio.DataSource:
-        """The questions of both splits."""
-        return tasks.question_source(lambda split: _splits(self)[split])
+    def load_questions(self, split: str) -> list[Question]:
+        """The questions of a split."""
+        return _splits(self)[split]
 
     def make_question(self, id_: str, text: str) -> Question:
         """Any text, or one with choices: "Which is wet? (a) sand (b) rain"."""
@@ -162,15 +157,11 @@ class JsonlTask(tasks.ReasoningTask):
             text = text.partition(HEADER)[0]
         return _fill(self.template, {"question": text})
 
-    def parse_answer(self, question: Question, completion: str) -> str | None:
+    def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """The answer as the class says for its kind; if `direct`, also the first line."""
-        reading = self._read(question, completion)
-        return reading.answer if reading else None
-
-    def trim(self, question: Question, completion: str) -> str:
-        """Up to the end of the answer; of a text, of its line."""
-        reading = self._read(question, completion)
-        return completion[: reading.end] if reading else completion
+        text = self._this_answer(completion)
+        found = self._read(question, text)
+        return (found.text, found.end) if found else (None, len(text))
 
     def is_correct(self, question: Question, answer: str | None) -> bool:
         """Whether the two are the same number, letter or text, whatever its case and spacing."""
@@ -180,13 +171,13 @@ class JsonlTask(tasks.ReasoningTask):
             return grading.same_number(answer, question.answer)
         return _plain(answer) == _plain(question.answer)
 
-    def steps_right(self, question: Question, completion: str) -> bool | None:
+    def steps_right(self, question: Question, said: str) -> bool | None:
         """Of the kind number: whether every calculator mark is right; None if there is none."""
-        return steps.marks_right(self._rationale(completion)) if self._may_have_marks else None
+        return steps.marks_right(said) if self._may_have_marks else None
 
-    def count_steps(self, completion: str) -> int | None:
+    def count_steps(self, said: str) -> int | None:
         """Of the kind number: the calculator marks, as of GSM8K; None if there is none."""
-        marks = steps.count_marks(self._rationale(completion)) if self._may_have_marks else 0
+        marks = steps.count_marks(said) if self._may_have_marks else 0
         return marks or None  # a file without marks has no steps to count
 
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
@@ -206,10 +197,10 @@ class JsonlTask(tasks.ReasoningTask):
             return ""
         solution = self._value(row, "rationale_field").strip()
         rationale = dataclasses.replace(self, direct=False)
-        if rationale.parse_answer(question, solution) is None:
+        if rationale.find_answer(question, solution)[0] is None:
             mark = "The answer is" if self.answer_kind == "choice" else self.answer_mark
             solution += f"\n{mark} {self.bare_answer(question).strip()}"
-        answer = rationale.parse_answer(question, solution)
+        answer, _ = rationale.find_answer(question, solution)
         if not self.is_correct(question, answer):
             raise rows.BadRow(
                 f"its rationale ends in the answer {answer!r}, its answer is {question.answer!r}"
@@ -220,17 +211,10 @@ class JsonlTask(tasks.ReasoningTask):
     def _may_have_marks(self) -> bool:
         return self.answer_kind == "number" and not self.direct
 
-    def _rationale(self, completion: str) -> str:
-        """Of the kind number: up to the end of the answer, or else up to the next question."""
-        text = self._this_answer(completion)
-        reading = grading.read_number(text, self.answer_mark)
-        return text[: reading.end] if reading else text
-
     def _this_answer(self, completion: str) -> str:
         return grading.this_answer(_before_next(completion, self.template), blank_line_ends=False)
 
-    def _read(self, question: Question, completion: str) -> grading.Reading | None:
-        text = self._this_answer(completion)
+    def _read(self, question: Question, text: str) -> grading.Found | None:
         if self.answer_kind == "choice":
             return grading.read_choice(text, choices_of(question.text))
         if self.answer_kind == "regex":
@@ -293,21 +277,21 @@ def _canonical(answer: str, field: str) -> str:
     return grading.canonical(value)
 
 
-def _read_text(text: str, mark: str) -> grading.Reading | None:
+def _read_text(text: str, mark: str) -> grading.Found | None:
     """What follows the first `mark` on its line; without a mark, the first line not blank."""
     if mark not in text:
         return None
     rest = text.partition(mark)[2] if mark else text.lstrip()
     line = rest.partition("\n")[0].rstrip()
     answer = line.strip(AROUND_AN_ANSWER) or line.strip()
-    return grading.Reading(answer, len(text) - len(rest) + len(line)) if answer else None
+    return grading.Found(answer, len(text) - len(rest) + len(line)) if answer else None
 
 
-def _read_pattern(text: str, pattern: str) -> grading.Reading | None:
+def _read_pattern(text: str, pattern: str) -> grading.Found | None:
     start = max(0, len(text) - LONGEST_SEARCHED)
     match = re.compile(pattern, re.MULTILINE).search(text[start:])
     answer = (match[1] or "").strip() if match else ""
-    return grading.Reading(answer, start + match.end()) if answer else None
+    return grading.Found(answer, start + match.end()) if answer else None
 
 
 def _before_next(completion: str, template: str) -> str:

@@ -1,33 +1,32 @@
-"""What the loop needs to know of a task, and how any task becomes a seqio Task."""
+"""What the loop needs to know of a task: questions, prompts, hints, and how answers are read."""
 
 import abc
-import functools
 import re
-from collections.abc import Callable, Sequence
-
-import seqio
-import tensorflow as tf
+from collections.abc import Sequence
 
 from star_jax.errors import UserError
-from star_jax.records import Prompt, Question
+from star_jax.records import Prompt, Question, Reading
 
 TRAIN, VALIDATION = "train", "validation"
-COLUMNS = {"id": "id", "text": "question", "answer": "answer", "group": "group",
-           "solution": "solution"}  # fields of Question -> features of the data  # fmt: skip
+SPLITS = (TRAIN, VALIDATION)
 HINT_IN_WORDS = re.compile(r"\b(?:the|this|given|your)\s+hint\b(?!\s+of)", re.IGNORECASE)
 
 
 class ReasoningTask(abc.ABC):
-    """Questions with checkable answers; the data come through the seqio Task called `name`."""
+    """Questions with checkable answers. `seqio_tasks.register` makes a seqio Task of one."""
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """Name in `seqio.TaskRegistry`; made anew there if this configuration has none yet."""
+        """The task's name in messages and in seqio; other settings have another name."""
 
     @abc.abstractmethod
-    def source(self) -> seqio.DataSource:
-        """Where the questions come from; read only when they are asked for."""
+    def load_questions(self, split: str) -> Sequence[Question]:
+        """The questions of one of SPLITS; `questions` is what others call.
+
+        Raises:
+          UserError: the data are missing or malformed.
+        """
 
     @abc.abstractmethod
     def make_question(self, id_: str, text: str) -> Question:
@@ -46,19 +45,50 @@ class ReasoningTask(abc.ABC):
         """A right rationale with its answer, or None where the data have no rationales."""
 
     @abc.abstractmethod
-    def parse_answer(self, question: Question, completion: str) -> str | None:
-        """The answer a completion ends in, or None if there is none to be read."""
+    def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
+        """The answer a completion ends in, None if there is none, and where this answer ends.
 
-    @abc.abstractmethod
-    def trim(self, question: Question, completion: str) -> str:
-        """A right completion up to the end of its answer; what was written after it is cut."""
+        The end is in characters; what the model wrote after it is no part of the completion. Where
+        there is no answer it is the end of what was written for this question.
+        """
 
     @abc.abstractmethod
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """The few-shot prompt set P for questions of `group`; hinted examples carry hints.
 
-        Oldest first; each ends with the blank line that parts it from the next.
+        Oldest first; each ends with the blank line before the next.
         """
+
+    def read(self, question: Question, completion: str) -> Reading:
+        """All that a completion says, computed once; the methods below say how."""
+        answer, end = self.find_answer(question, completion)
+        said = completion[:end]
+        return Reading(
+            answer=answer,
+            end=end,
+            correct=self.is_correct(question, answer),
+            steps_right=self.steps_right(question, said),
+            n_steps=self.count_steps(said),
+            hint_leaked=self.leaks_hint(question, said),
+        )
+
+    def is_correct(self, question: Question, answer: str | None) -> bool:
+        """Whether an answer equals the question's."""
+        return answer is not None and answer == question.answer
+
+    def steps_right(self, question: Question, said: str) -> bool | None:
+        """Whether every step up to the end of the answer is right; None where it is unknown."""
+        return None
+
+    def count_steps(self, said: str) -> int | None:
+        """How many steps a rationale has (Figure 6); None where the task cannot count them."""
+        return None
+
+    def leaks_hint(self, question: Question, said: str) -> bool:
+        """Whether a rationale repeats its hint: the hint's line, or words such as "the hint"."""
+        plain = self.question_text(question, hinted=False).splitlines()
+        hint = [x for x in self.question_text(question, hinted=True).splitlines() if x not in plain]
+        return any(x in said for x in hint) or bool(HINT_IN_WORDS.search(said))
 
     def choices(self, question: Question) -> dict[str, str]:
         """Answer -> text, as a completion would begin with it; {} where nothing is to choose."""
@@ -69,137 +99,19 @@ class ReasoningTask(abc.ABC):
         return self.question_text(question, hinted=False)
 
     def prompt(self, question: Question, *, hinted: bool, few_shot: bool) -> Prompt:
-        """Algorithm 1: x, or add_hint(x, y), behind the few-shot examples."""
+        """Algorithm 1: x, or add_hint(x, y), after the few-shot examples."""
         examples = self.few_shot_examples(question.group, hinted) if few_shot else ()
         return Prompt(question.id, self.question_text(question, hinted), examples, hinted)
 
-    def is_correct(self, question: Question, answer: str | None) -> bool:
-        """Whether a parsed answer equals the question's."""
-        return answer is not None and answer == question.answer
-
-    def steps_right(self, question: Question, completion: str) -> bool | None:
-        """Whether every step of a rationale is right; None where the task cannot tell."""
-        return None
-
-    def count_steps(self, completion: str) -> int | None:
-        """How many steps a rationale has (Figure 6); None where the task cannot tell."""
-        return None
-
-    def leaks_hint(self, question: Question, completion: str) -> bool:
-        """Whether a rationale gives its hint away: says its line again, or speaks of "the hint"."""
-        plain = self.question_text(question, hinted=False).splitlines()
-        hint = [x for x in self.question_text(question, hinted=True).splitlines() if x not in plain]
-        return any(x in completion for x in hint) or bool(HINT_IN_WORDS.search(completion))
-
-    def questions(self, split: str) -> list[Question]:
-        """All questions of a split, in the order of the seqio Task's source.
+    def questions(self, split: str) -> Sequence[Question]:
+        """All questions of a split, in a fixed order.
 
         Raises:
           UserError: the split is unknown or empty, or its data are missing or malformed.
         """
-        source = seqio.get_mixture_or_task(self.name).source
-        if split not in source.splits:
-            raise UserError(f"task {self.name} has no split {split!r}; it has {source.splits}")
-        questions = [
-            _question(dict(zip(batch, row, strict=True)))
-            for batch in source.get_dataset(split, shuffle=False).batch(4096).as_numpy_iterator()
-            for row in zip(*batch.values(), strict=True)
-        ]
+        if split not in SPLITS:
+            raise UserError(f"task {self.name} has no split {split!r}; it has {SPLITS}")
+        questions = list(self.load_questions(split))
         if not questions:
             raise UserError(f"task {self.name}: the split {split!r} has no questions")
         return questions
-
-
-def question_source(questions: Callable[[str], Sequence[Question]]) -> seqio.DataSource:
-    """A source of the training and validation splits; `questions` makes one when it is read."""
-
-    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-        return questions_to_dataset(questions(split))
-
-    return seqio.FunctionDataSource(dataset, splits=(TRAIN, VALIDATION))
-
-
-def questions_to_dataset(questions: Sequence[Question]) -> tf.data.Dataset:
-    """A data set of the raw features `id`, `question`, `answer`, `group` and `solution`."""
-    return tf.data.Dataset.from_tensor_slices(
-        {
-            name: tf.constant([getattr(q, field) for q in questions], tf.string)
-            for field, name in COLUMNS.items()
-        }
-    )
-
-
-def register(
-    task: ReasoningTask, name: str, source: seqio.DataSource, vocabulary: seqio.Vocabulary
-) -> None:
-    """Adds `task` to seqio's registry: inputs (question), targets (rationale and answer).
-
-    The variant `<name>_hinted` has the answer as a hint in its inputs. Where the data have no
-    rationale, the targets are the bare answer. Predictions are scored by `accuracy`, through the
-    task's own answer parser. Tasks that share a vocabulary go into one mixture.
-    """
-    feature = seqio.Feature(vocabulary=vocabulary, add_eos=False)
-    with_eos = seqio.Feature(vocabulary=vocabulary, add_eos=True)
-    for variant, hinted in ((name, False), (f"{name}_hinted", True)):
-        if variant in seqio.TaskRegistry.names():
-            continue
-        seqio.TaskRegistry.add(
-            variant,
-            source=source,
-            preprocessors=[
-                functools.partial(_inputs_and_targets, task=task, hinted=hinted),
-                seqio.preprocessors.tokenize,
-                seqio.preprocessors.append_eos,
-            ],
-            output_features={"inputs": feature, "targets": with_eos},
-            postprocess_fn=functools.partial(_read_answer, task=task),
-            metric_fns=[answer_accuracy],
-        )
-
-
-def answer_accuracy(targets: Sequence[str], predictions: Sequence[str | None]) -> dict[str, float]:
-    """Seqio metric: accuracy (%) of parsed answers, and the share (%) that had none."""
-    total = max(1, len(targets))
-    right = sum(t == p for t, p in zip(targets, predictions, strict=True) if p is not None)
-    return {
-        "accuracy": 100.0 * right / total,
-        "unparsable": 100.0 * sum(p is None for p in predictions) / total,
-    }
-
-
-def _read_answer(
-    output: str, *, task: ReasoningTask, example: dict, is_target: bool = False
-) -> str | None:
-    """The answer as text; one that the task takes for right is written as the target is."""
-    question = _question(example)
-    answer = question.answer if is_target else task.parse_answer(question, output)
-    return question.answer if task.is_correct(question, answer) else answer
-
-
-def _inputs_and_targets(
-    dataset: tf.data.Dataset, *, task: ReasoningTask, hinted: bool
-) -> tf.data.Dataset:
-    def texts(*fields: tf.Tensor) -> list[str]:
-        question = _question(dict(zip(COLUMNS.values(), fields, strict=True)))
-        targets = task.gold_completion(question)
-        return [
-            task.question_text(question, hinted),
-            task.bare_answer(question) if targets is None else targets,
-        ]
-
-    def add(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        fields = [example[name] for name in COLUMNS.values()]
-        inputs, targets = tf.py_function(texts, fields, [tf.string, tf.string])
-        return {**example, "inputs": tf.ensure_shape(inputs, []),
-                "targets": tf.ensure_shape(targets, [])}  # fmt: skip
-
-    return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _question(example: dict) -> Question:
-    return Question(**{field: _text(example[name]) for field, name in COLUMNS.items()})
-
-
-def _text(value: bytes | str | tf.Tensor) -> str:
-    value = value.numpy() if isinstance(value, tf.Tensor) else value
-    return value.decode() if isinstance(value, bytes) else str(value)

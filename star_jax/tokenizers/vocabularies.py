@@ -113,21 +113,23 @@ def stop_ids(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
 
 
 def encode_spans(
-    vocabulary: seqio.Vocabulary, spans: Iterable[tuple[str | Sequence[int], bool]]
+    vocabulary: seqio.Vocabulary,
+    spans: Iterable[tuple[str | Sequence[int], bool]],
+    weight: float = 1.0,
 ) -> TokenizedExample:
     """Spans of (text or its ids, has loss) encoded apart and joined, then EOS, with the last loss.
 
     Encoding them apart makes the loss boundary exact, in training as in sampling. What the model
-    wants in front of a document comes first, without loss.
+    wants in front of a document comes first, without loss. `weight` is a factor on the loss.
     """
     tokens = list(document_start(vocabulary))
     weights = [0.0] * len(tokens)
     for text, has_loss in spans:
         ids = vocabulary.encode(text) if isinstance(text, str) else text
         tokens.extend(ids)
-        weights.extend([float(has_loss)] * len(ids))
+        weights.extend([weight * has_loss] * len(ids))
     tokens.append(vocabulary.eos_id)
-    weights.append(float(has_loss))
+    weights.append(weight * has_loss)
     weights[0] = 0.0  # nothing comes before it to predict it from
     return TokenizedExample(np.array(tokens, np.int32), np.array(weights, np.float32))
 

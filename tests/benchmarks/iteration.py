@@ -30,19 +30,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import seqio
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # to be run by its path
-from star_jax.loop.ask import Asking
-from star_jax.loop.evaluate import evaluate_model
-from star_jax.loop.filter import keep_correct
-from star_jax.loop.finetune import finetune_from_base, kept_to_examples
-from star_jax.loop.generate import generate_rationales
-from star_jax.loop.rationalize import rationalize_failures
+from star_jax.loop.examples import examples_of, tokenized
+from star_jax.loop.filters import NoHintLeak, RightAnswer, keep
+from star_jax.loop.finetune import finetune_from_base
+from star_jax.loop.rationales import Rollout, draw_attempts, failures
+from star_jax.loop.stages import EVALUATE, GENERATE, RATIONALIZE
 from star_jax.models import base_weights
 from star_jax.records import Attempt, Question
 from star_jax.run import checkpoints, progress
-from star_jax.tasks.task import ReasoningTask, question_source
+from star_jax.tasks.task import ReasoningTask
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig
 from tests.benchmarks import common, workload
@@ -98,8 +96,8 @@ class ParityTask(ReasoningTask):
     def name(self) -> str:
         return "benchmark_parity"
 
-    def source(self) -> seqio.DataSource:
-        return question_source(self.asked.__getitem__)
+    def load_questions(self, split: str) -> tuple[Question, ...]:
+        return self.asked[split]
 
     def make_question(self, id_: str, text: str) -> Question:
         return Question(id_, text, "0")
@@ -113,12 +111,9 @@ class ParityTask(ReasoningTask):
     def gold_completion(self, question: Question) -> None:
         return None
 
-    def parse_answer(self, question: Question, completion: str) -> str | None:
+    def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         words = completion.split()
-        return str(int(words[-1]) % 2) if words else None
-
-    def trim(self, question: Question, completion: str) -> str:
-        return completion
+        return str(int(words[-1]) % 2) if words else None, len(completion)
 
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         return (spell(self.hinted_prefix if hinted else self.prefix),)
@@ -215,18 +210,19 @@ def outer_iteration(folder: Path, config: Any, task: ParityTask, sizes: Sizes) -
         return result
 
     sampler, trainer = sampler_for(config, sizes), trainer_for(config, sizes)
-    asking = Asking(sampler, task, few_shot=True, seed=0, iteration=1)
+    rollout = Rollout(sampler, task, few_shot=True, seed=0, iteration=1)
     questions = task.asked["train"]
 
     def load_base() -> Any:
         return base_weights.load_base(folder / "hf", config, trainer.abstract_params())
 
     def generate() -> tuple[Any, list[Attempt]]:
-        model = sampler.prepare(load_base())
-        return model, generate_rationales(model, questions, asking)
+        model = sampler.load(load_base())
+        return model, draw_attempts(model, questions, rollout, GENERATE)
 
     def finetune() -> tuple[Any, float]:
-        examples = kept_to_examples(kept, questions, task, sampler.vocabulary)
+        texts = examples_of(kept, questions, task)
+        examples = [tokenized(example, sampler.vocabulary) for example in texts]
         tokens = sum(len(example.tokens) for example in examples)
         per_step = sizes.rows * sizes.row_length * len(examples) / tokens
         n_steps = math.ceil(sizes.epochs * len(examples) / per_step)
@@ -235,12 +231,15 @@ def outer_iteration(folder: Path, config: Any, task: ParityTask, sizes: Sizes) -
         return tuned.params, per_step
 
     model, said = stage("generate", generate)
-    hinted = stage("rationalize", lambda: rationalize_failures(model, questions, said, asking))
-    kept = keep_correct(said, questions, task) + keep_correct(hinted, questions, task)
+    hinted = stage(
+        "rationalize",
+        lambda: draw_attempts(model, failures(questions, said), rollout, RATIONALIZE),
+    )
+    kept, _ = keep([*said, *hinted], (RightAnswer(), NoHintLeak()))
     tuned, per_step = stage("finetune", finetune)
     checked = stage(
         "evaluate",
-        lambda: evaluate_model(sampler.prepare(tuned), task.asked["validation"], asking),
+        lambda: draw_attempts(sampler.load(tuned), task.asked["validation"], rollout, EVALUATE),
     )
     places = {question.id: i for i, question in enumerate(questions)}
     return Outcome(

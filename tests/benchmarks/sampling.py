@@ -190,14 +190,14 @@ def ours_in_batches(
         refill_share=refill_share,
     )
     prompts = workload.prompts_of(work.prefix, work.questions[:n], replicated=replicated)
-    kept = sampler.prepare(work.params)
+    kept = sampler.load(work.params)
 
     def run() -> Pass:
         stats = []
         seconds, ids = common.timed(
             lambda: workload.sample_once(
                 sampler,
-                kept if known else sampler.prepare(work.params),
+                kept if known else sampler.load(work.params),
                 prompts,
                 on_stats=stats.append,
             )
@@ -251,7 +251,7 @@ def beside_fixed_batches(
             max_new_tokens=sizes.refill_cap,
             refill_share=refill_share,
         )
-        model = sampler.prepare(params)
+        model = sampler.load(params)
 
         def run() -> Pass:
             stats = []

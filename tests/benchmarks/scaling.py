@@ -24,9 +24,9 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # to be run by its path
-from star_jax.loop.ask import Asking
 from star_jax.loop.finetune import finetune_from_base
-from star_jax.loop.generate import generate_rationales
+from star_jax.loop.rationales import Rollout, draw_attempts
+from star_jax.loop.stages import GENERATE
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Attempt, Question
@@ -139,16 +139,14 @@ def stages(
     settings = SamplerConfig(batch_size=sizes.slots, max_new_tokens=100)
     sampler = Sampler(config, arithmetic_vocabulary(), settings, one_device())
     sampler = sampler.for_prompts([task.question_text(q, hinted=False) for q in questions])
-    model = sampler.prepare(params)
+    model = sampler.load(params)
     stats: list[Any] = []
-    asking = Asking(
-        sampler, task, few_shot=False, seed=0, iteration=1, on_stats=lambda _, s: stats.append(s)
-    )
+    rollout = Rollout(sampler, task, seed=0, iteration=1, on_stats=stats.append)
 
     def run(n: int, n_stages: int) -> Pass:
         def ask() -> list[Attempt]:
             parts = [questions[i * n : (i + 1) * n] for i in range(n_stages)]
-            return [a for part in parts for a in generate_rationales(model, part, asking)]
+            return [a for part in parts for a in draw_attempts(model, part, rollout, GENERATE)]
 
         stats.clear()
         seconds, attempts = common.timed(ask)
@@ -156,7 +154,7 @@ def stages(
             name: float(np.mean([s.summary()[name] for s in stats]))
             for name in ("device_idle_share", "slot_occupancy")
         }
-        tokens = float(np.mean([attempt.n_tokens for attempt in attempts]))
+        tokens = float(np.mean([len(attempt.token_ids) for attempt in attempts]))
         ended = float(np.mean([attempt.ended for attempt in attempts]))
         return Pass(seconds, [], {**means, "tokens": tokens, "ended": ended})
 

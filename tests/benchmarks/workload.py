@@ -29,8 +29,9 @@ from star_jax.models.exporting import export_model
 from star_jax.models.hf_config import hf_config
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Completion, Prompt
+from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.native import decode
-from star_jax.rollout.native.sampler import Sampler, SamplerConfig, row_key
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.weights import DecodingModel
 from star_jax.tools.convert import hf_tensors
 
@@ -157,7 +158,7 @@ def prompts_of(
 
 def keys_of(prompts: Sequence[Prompt]) -> list[np.ndarray]:
     """A random key for each prompt; greedy sampling does not use it."""
-    return [row_key(0, 0, prompt.question_id) for prompt in prompts]
+    return [prompt_key(0, 0, prompt.question_id) for prompt in prompts]
 
 
 def written(completions: Iterable[Completion]) -> list[list[int]]:
@@ -206,7 +207,7 @@ def greedy_paths(
     sampler: Sampler, params: Any, prefix: Sequence[int], questions: Sequence[Sequence[int]]
 ) -> Paths:
     """Answers every question with EOS ruled out, and reads the logits on the way in one pass."""
-    model, prompts = sampler.prepare(params), prompts_of(prefix, questions)
+    model, prompts = sampler.load(params), prompts_of(prefix, questions)
     ids = written(sampler.sample(model, prompts, keys_of(prompts)))
     n_new = sampler.config.max_new_tokens
     longest = max(map(len, questions)) + n_new

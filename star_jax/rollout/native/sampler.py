@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,13 @@ from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
 from star_jax.models.splash import check_attention
 from star_jax.parallel import partitioning
-from star_jax.records import Completion, Prompt
+from star_jax.records import Completion, Params, Prompt
+from star_jax.rollout.fitting import Group, fit_prompts
 from star_jax.rollout.native.decode import NOBODY, Chunk, Finished, Prefix, Slots, Writer
-from star_jax.rollout.native.fitting import Group, fit_prompts
 from star_jax.rollout.native.logits import PickConfig
 from star_jax.rollout.native.meter import DECODE, PREFILL, Meter, SamplingStats
 from star_jax.rollout.native.programs import Programs, programs_for
+from star_jax.rollout.native.score import score_continuations
 from star_jax.rollout.native.shapes import (
     PREFIX_COLUMNS,
     Shapes,
@@ -50,12 +50,6 @@ class SamplerConfig:
     top_p: float = 1.0  # 1 keeps all tokens
     refill_share: float = 0.125  # of the slots, free before new prompts are let in; 1 for batches
     prefill_tokens: int = 512  # about so many of new prompts are run together, on each shard
-
-
-def row_key(seed: int, iteration: int, question_id: str, sample: int = 0) -> np.ndarray:
-    """The random key (uint32[2]) of one completion, the same in any batch on any machine."""
-    name = f"{seed}/{iteration}/{question_id}/{sample}".encode()
-    return np.frombuffer(hashlib.blake2b(name, digest_size=8).digest(), np.uint32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +88,10 @@ class Sampler:
                 f"slots, above 0 and at most 1"
             )
 
-    def prepare(self, params: Any) -> DecodingModel:
+    def load(self, params: Params) -> DecodingModel:
         """Casts weights in the layout of training and lays them out for decoding, on the devices.
 
-        What it returns is what `sample` wants; keep it from stage to stage.
+        What it returns goes into `generate` and `score`; keep it from stage to stage.
         """
         return DecodingModel(self.programs.place(params))
 
@@ -133,14 +127,14 @@ class Sampler:
         on_progress: Callable[[int], None] = lambda n: None,
         **options: Any,
     ) -> list[Completion | None]:
-        """One completion a prompt, in the order of the prompts; `stream` says the rest."""
+        """One completion for each prompt, in their order; `generate` has the details."""
         results: list[Completion | None] = [None] * len(prompts)
-        for place, completion in self.stream(model, prompts, keys, **options):
+        for place, completion in self.generate(model, prompts, keys, **options):
             results[place] = completion
             on_progress(1)
         return results
 
-    def stream(
+    def generate(
         self,
         model: DecodingModel,
         prompts: Sequence[Prompt],
@@ -156,9 +150,9 @@ class Sampler:
         any gets None.
 
         Args:
-          model: made by `prepare`.
+          model: made by `load`.
           prompts: those with the same examples share the slots and pay for them once.
-          keys: `row_key` of each prompt; unused when greedy.
+          keys: `prompt_key` of each prompt; unused when greedy.
           limits: the most tokens of each prompt's completion, up to max_new_tokens.
           on_stats: called once, at the end, with what it cost.
 
@@ -177,6 +171,26 @@ class Sampler:
             asked = {place for group in groups for place in group.members}
             yield from ((i, None) for i in range(len(prompts)) if i not in asked)
         on_stats(run.stats())
+
+    def score(
+        self,
+        model: DecodingModel,
+        prompts: Sequence[Prompt],
+        continuations: Sequence[Sequence[str]],
+        on_progress: Callable[[int], None] = lambda n: None,
+    ) -> list[list[float] | None]:
+        """Log-probabilities of each prompt's continuations, as `score.score_continuations`.
+
+        Args:
+          model: made by `load`.
+          prompts: what comes before.
+          continuations: texts to score, of each prompt.
+          on_progress: called with the number of prompts just finished.
+
+        Returns:
+          A list for each prompt; None for one that exceeds the context length.
+        """
+        return score_continuations(self, model, prompts, continuations, on_progress)
 
     def prefix(self, model: DecodingModel, ids: tuple[int, ...]) -> Prefix | None:
         """The keys and values of few-shot examples, computed once for these weights."""

@@ -9,12 +9,11 @@ rest of the prompt is run once and shared by all continuations of the prompt.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import seqio
 
 from star_jax.errors import UserError
 from star_jax.models.attention import KeyValues, causal_mask
@@ -22,17 +21,18 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
 from star_jax.parallel import partitioning
 from star_jax.records import Prompt
+from star_jax.rollout.fitting import fit_prompts
 from star_jax.rollout.native import decode
-from star_jax.rollout.native.fitting import fit_prompts
-from star_jax.rollout.native.sampler import Sampler
 from star_jax.rollout.native.weights import DecodingModel
 
+if TYPE_CHECKING:
+    from star_jax.rollout.native.sampler import Sampler
+
 SMALLEST_BUCKET = 16  # tokens; prompts and continuations are padded to this times a power of two
-NORMALIZATIONS = ("bytes", "tokens", "none")
 
 
 def score_continuations(
-    sampler: Sampler,
+    sampler: "Sampler",
     model: DecodingModel,
     prompts: Sequence[Prompt],
     continuations: Sequence[Sequence[str]],
@@ -45,7 +45,7 @@ def score_continuations(
 
     Args:
       sampler: its model, vocabulary, batch size and mesh; how it picks tokens does not matter.
-      model: made by `Sampler.prepare`.
+      model: made by `Sampler.load`.
       prompts: those with the same examples are batched together and pay for them once.
       continuations: of each prompt, in the order of the prompts.
       on_progress: called with the number of prompts that were just finished.
@@ -75,21 +75,8 @@ def score_continuations(
     return scores
 
 
-def normalized(
-    log_probability: float, text: str, vocabulary: seqio.Vocabulary, normalize: str = "bytes"
-) -> float:
-    """A continuation's log-probability for a fair comparison with longer and shorter ones.
-
-    "bytes": the mean a byte of UTF-8, much like acc_norm of lm-evaluation-harness; it does not
-    depend on the vocabulary. "tokens": the mean a token, as GPT-3 was evaluated (Brown et al. 2020,
-    section 2.4). "none": the sum, which favours short texts.
-    """
-    units = {"tokens": len(vocabulary.encode(text)), "bytes": len(text.encode()), "none": 1}
-    return log_probability / units[normalize]
-
-
 def _score_batch(
-    sampler: Sampler,
+    sampler: "Sampler",
     model: DecodingModel,
     prefix: decode.Prefix | None,
     prompts: Sequence[Sequence[int]],
@@ -169,7 +156,7 @@ def _log_probabilities(
     return jnp.sum(jnp.where(counted_BT, of_targets_BT, 0.0), axis=-1)
 
 
-def _padded(sampler: Sampler, rows: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
+def _padded(sampler: "Sampler", rows: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
     """Ids [B, L] of a whole batch, its last rows dummies of one token, and lengths [B]."""
     longest = bucket(max(len(ids) for ids in rows))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from star_jax.errors import UserError
+from star_jax.run.files import write_together
 from star_jax.run.paths import path_of, read_if_there
-from star_jax.run.run_dir import write_together
 from star_jax.tasks.task import VALIDATION, ReasoningTask
 from star_jax.tools.comparison.answers import read_all_answers, read_key
 from star_jax.tools.comparison.items import draw_items, normalized

@@ -6,9 +6,9 @@ from typing import Any
 
 from star_jax.errors import UserError
 from star_jax.parallel.topologies import Topology, find_topologies
+from star_jax.run.files import check_writable, write_atomically
 from star_jax.run.paths import path_of
 from star_jax.run.progress import log
-from star_jax.run.run_dir import check_writable, write_atomically
 from star_jax.tools.precompile.fit import Devices, Settings, precompile, tpu_devices
 from star_jax.tools.precompile.search import found_json, found_text, search
 from star_jax.tools.precompile.text import fit_json, fit_text

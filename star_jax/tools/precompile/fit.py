@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from star_jax.errors import UserError
-from star_jax.loop.star import StarConfig
+from star_jax.loop.config import StarConfig
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import placed_params
 from star_jax.parallel import partitioning

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from star_jax.errors import UserError
-from star_jax.loop.star import StarConfig
+from star_jax.loop.config import StarConfig
 from star_jax.models.config import DecoderConfig
 from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.rollout.native.shapes import Shapes

@@ -1,0 +1,122 @@
+"""Algorithm 1, lines 3-4: the model writes a rationale and an answer for each question.
+
+    (r, y^)   = M_{n-1}(x)                for every x              stage GENERATE
+    (r', y'^) = M_{n-1}(add_hint(x, y))   for the failures         stage RATIONALIZE
+
+Questions in, attempts out: sampled by the engine, read by the task.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from star_jax.records import Attempt, Completion, Prompt, Question, Reading
+from star_jax.rollout.engine import Engine, Loaded, Stats, prompt_key
+from star_jax.run.progress import progress
+from star_jax.tasks.task import ReasoningTask
+
+Reward = Callable[[Question, str, Reading], float]  # of a question, its completion and reading
+
+
+def right_or_wrong(question: Question, completion: str, reading: Reading) -> float:
+    """The reward of STaR: 1 for a right answer, else 0."""
+    return float(reading.correct)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How attempts are drawn, whatever the stage."""
+
+    engine: Engine
+    task: ReasoningTask
+    seed: int
+    iteration: int  # outer iteration; draws differ from one to the next
+    few_shot: bool = False  # put the few-shot examples P before each question
+    reward: Reward = right_or_wrong
+    on_stats: Callable[[Stats], None] = lambda stats: None
+
+
+class Prompting(Protocol):
+    """How a stage prompts the model; `stages.Stage` is one."""
+
+    name: str
+    source: str
+    hinted: bool
+    first_sample: int
+    temperature: float | None
+
+
+def draw_attempts(
+    model: Loaded, questions: Sequence[Question], rollout: Rollout, stage: Prompting
+) -> list[Attempt]:
+    """One attempt for each question, in the order of the questions.
+
+    Args:
+      model: loaded by the engine.
+      questions: to be answered.
+      rollout: engine, task and seed.
+      stage: with hints or without, and at which temperature.
+    """
+    task, hint = rollout.task, " hinted" if stage.hinted else ""
+    engine = rollout.engine
+    if stage.temperature is not None:
+        engine = engine.at_temperature(stage.temperature)
+    prompts = [task.prompt(q, hinted=stage.hinted, few_shot=rollout.few_shot) for q in questions]
+    keys = [
+        prompt_key(rollout.seed, rollout.iteration, f"{q.id}{hint}", stage.first_sample)
+        for q in questions
+    ]
+    attempts: dict[int, Attempt] = {}
+    with progress(stage.name, len(prompts), "questions") as advance:
+        stream = engine.generate(model, prompts, keys, on_stats=rollout.on_stats)
+        for i, completion in stream:  # read while the devices sample the next ones
+            attempts[i] = read_attempt(rollout, questions[i], prompts[i], completion, stage)
+            advance(1)
+    return [attempts[i] for i in range(len(questions))]
+
+
+def read_attempt(
+    rollout: Rollout,
+    question: Question,
+    prompt: Prompt,
+    completion: Completion | None,
+    stage: Prompting,
+) -> Attempt:
+    """A completion as an attempt, read once.
+
+    Args:
+      rollout: its task reads, its reward rewards.
+      question: that was to be answered.
+      prompt: that the model saw.
+      completion: that it wrote; None if the prompt exceeds the context length.
+      stage: that drew it.
+    """
+    task, written = rollout.task, completion or Completion("", (), False, 0.0)
+    if completion is None:
+        reading = Reading(answer=None, end=0, correct=False)
+    else:
+        reading = task.read(question, written.text)
+    gold = task.gold_completion(question)
+    return Attempt(
+        question_id=question.id,
+        sample=stage.first_sample,
+        turn=0,
+        group=question.group,
+        source=stage.source,
+        hinted=prompt.hinted,
+        prompt=prompt.text,
+        completion=written.text,
+        token_ids=written.token_ids,
+        ended=written.ended,
+        log_probability=written.log_probability,
+        reading=reading,
+        reward=rollout.reward(question, written.text, reading),
+        dropped=completion is None,
+        reference_steps=None if gold is None else task.read(question, gold).n_steps,
+    )
+
+
+def failures(questions: Sequence[Question], attempts: Sequence[Attempt]) -> list[Question]:
+    """The questions that no attempt answers correctly, in their order."""
+    solved = {attempt.question_id for attempt in attempts if attempt.correct}
+    return [question for question in questions if question.id not in solved]

@@ -1,0 +1,1 @@
+"""For those who write tasks, filters and loops: an engine without a model."""
