@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_jax import configurables  # noqa: F401  registers DecoderConfig with gin
+from star_jax.cli import configurables  # noqa: F401  registers DecoderConfig with gin
 from star_jax.errors import UserError
 from star_jax.models.attention import Store, causal_mask
 from star_jax.models.config import DecoderConfig, RopeScaling

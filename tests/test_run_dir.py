@@ -111,7 +111,7 @@ def test_a_tampered_file_is_told(tmp_path, tamper):
 
 
 def test_unicode_and_line_separators_survive(tmp_path):
-    odd = [KeptExample("a", "x\u2028y\x85z\n", "naïve \U0001f600\r\n", GENERATED)]
+    odd = [KeptExample("a", 0, 0, GENERATED, "x\u2028y\x85z\n", "naïve \U0001f600\r\n")]
     stage = StageDir(tmp_path)
     stage.records("train", KeptExample, lambda: odd)
     assert stage.records("train", KeptExample, never).value == odd

@@ -6,8 +6,8 @@ import gin
 import pytest
 
 from star_jax.cli import configurables, gin_errors, gin_sources
-from star_jax.loop import baselines
 from star_jax.loop.config import StarConfig
+from star_jax.loop.pretrain import Phase
 from star_jax.main import RUN_MODES, main
 from star_jax.models.config import DecoderConfig
 from tests import tiny
@@ -142,7 +142,7 @@ def test_pretrain_tiny_makes_all_that_pretrain_needs():
         gin_sources.read_sources(["runs/pretrain_tiny.gin"], [("MODEL_DIR", "'/nowhere'")])
     )
     made = arguments_of("pretrain", ("model", "phases", "trainer", "vocabulary"))
-    assert all(isinstance(phase, baselines.Phase) for phase in made["phases"])
+    assert all(isinstance(phase, Phase) for phase in made["phases"])
     for phase in made["phases"]:
         longest = max(len(doc.tokens) for doc in phase.corpus.documents(made["vocabulary"]))
         assert longest <= made["trainer"].row_length <= made["model"].context_length
