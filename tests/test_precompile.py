@@ -21,17 +21,12 @@ from star_jax.parallel.topologies import TOPOLOGIES, find_topologies, find_topol
 from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.rollout.native.shapes import shapes_for
 from star_jax.tools.precompile import command as precompile_command
-from star_jax.tools.precompile import fit as rooms
+from star_jax.tools.precompile import compiler
+from star_jax.tools.precompile import fit as programs
 from star_jax.tools.precompile import search as precompile_search
-from star_jax.tools.precompile.fit import Settings, is_out_of_memory, precompile, used_of
-from star_jax.tools.precompile.prediction import (
-    Assumptions,
-    ProgramSeconds,
-    Run,
-    outer_iteration,
-    shows_examples,
-    whole_run,
-)
+from star_jax.tools.precompile.compiler import is_out_of_memory, used_of
+from star_jax.tools.precompile.fit import precompile
+from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds
 from star_jax.tools.precompile.roofline import (
     Peaks,
     Split,
@@ -44,6 +39,7 @@ from star_jax.tools.precompile.roofline import (
     state_bytes,
     training_step,
 )
+from star_jax.tools.precompile.settings import Assumptions, Settings
 from star_jax.tools.precompile.text import duration, fit_json, fit_text
 from star_jax.training import train_step as steps
 from star_jax.training.schedules import GeometricSteps
@@ -307,7 +303,13 @@ def test_the_slowest_of_three_decides():
 # Prediction.
 
 
-def run_of(assumed=None, **loop):
+EACH = ProgramSeconds(
+    training_step=1.0, decode_step=0.01, refill=0.1, prefix=2.0, released_question=3.0
+)
+
+
+def prediction_of(assumed=None, **changes):
+    """Of STaR in two iterations; `changes` are of the loop, or of the settings."""
     assumed = assumed or Assumptions(
         n_questions=1000, n_eval=100, question_tokens=64, longest_question=64, new_tokens=50,
         hinted_share=0.4, kept_share=0.8, busy_slots=1.0, packed_share=1.0,
@@ -315,21 +317,21 @@ def run_of(assumed=None, **loop):
     shapes = shapes_for(
         64, 64, n_shards=1, batch_size=100, max_new_tokens=96, refill_share=0.1, prefill_tokens=640
     )
-    return Run(
-        SamplerConfig(batch_size=100, max_new_tokens=96), TrainerConfig(), GeometricSteps(),
-        StarConfig(iterations=2, **loop), assumed, shapes,
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    loop = {name: value for name, value in changes.items() if name not in fields}
+    settings = Settings(
+        TINY, SamplerConfig(batch_size=100, max_new_tokens=96), TrainerConfig(), OptimizerConfig(),
+        GeometricSteps(), StarConfig(iterations=2, **loop), MeshConfig(), assumed,
     )  # fmt: skip
-
-
-EACH = ProgramSeconds(
-    training_step=1.0, decode_step=0.01, refill=0.1, prefix=2.0, released_question=3.0
-)
+    own = {name: value for name, value in changes.items() if name in fields}
+    return Prediction(dataclasses.replace(settings, **own), shapes, EACH)
 
 
 def test_an_outer_iteration_by_hand():
-    stages = {stage.name: stage for stage in outer_iteration(run_of(), EACH)}
+    prediction = prediction_of()
+    stages = {stage.name: stage for stage in prediction.outer_iteration()}
     assert list(stages) == ["generate", "rationalize", "finetune", "evaluate"]
-    per_chunk = run_of().shapes.chunk_tokens // 64
+    per_chunk = prediction.shapes.chunk_tokens // 64
     # 1,000 questions of 50 tokens in 100 slots: 500 steps.
     assert stages["generate"].seconds == pytest.approx(2 + 0.1 * -(-1000 // per_chunk) + 5.0)
     assert stages["rationalize"].seconds == pytest.approx(2 + 0.1 * -(-400 // per_chunk) + 2.0)
@@ -339,42 +341,41 @@ def test_an_outer_iteration_by_hand():
 
 
 def test_a_run_is_its_iterations_and_the_bases_evaluation():
-    first, second = (outer_iteration(run_of(), EACH, n) for n in (1, 2))
+    base, first, second = (prediction_of().outer_iteration(n) for n in (0, 1, 2))
     assert [stage.seconds for stage in second if stage.name == "finetune"] == [48]
-    base = outer_iteration(run_of(), EACH, 0)
-    ours, theirs = whole_run(run_of(), EACH)
+    ours, theirs = prediction_of().whole_run()
     stages = [*base, *first, *second]
     assert ours == pytest.approx(sum(stage.seconds for stage in stages))
     assert theirs == pytest.approx(sum(stage.released_seconds for stage in stages))
 
 
-def test_without_rationalization_nobody_is_asked_again():
-    names = [stage.name for stage in outer_iteration(run_of(rationalize=False), EACH)]
+def test_without_rationalization_failures_are_not_sampled_again():
+    names = [stage.name for stage in prediction_of(rationalize=False).outer_iteration()]
     assert names == ["generate", "finetune", "evaluate"]
 
 
-def test_instead_of_rationalizing_the_failures_may_be_asked_again():
-    again = run_of(rationalize=False, resample_temperature=0.7)
-    stages = {stage.name: stage.seconds for stage in outer_iteration(again, EACH)}
+def test_failures_may_be_resampled_instead_of_rationalized():
+    resampling = prediction_of(rationalize=False, resample_temperature=0.7)
+    stages = {stage.name: stage.seconds for stage in resampling.outer_iteration()}
     assert list(stages) == ["generate", "resample", "finetune", "evaluate"]
-    rationalizing = {stage.name: stage.seconds for stage in outer_iteration(run_of(), EACH)}
+    rationalizing = {stage.name: stage.seconds for stage in prediction_of().outer_iteration()}
     assert stages["resample"] == rationalizing["rationalize"]
 
 
 def test_a_baseline_that_trains_does_so_once_between_two_evaluations():
-    run = dataclasses.replace(run_of(), loop=None, schedule=TrainingLength(steps=70))
-    (evaluate,) = outer_iteration(run, EACH, 0)
-    finetune, again = outer_iteration(run, EACH)
+    prediction = prediction_of(loop=None, schedule=TrainingLength(steps=70))
+    (evaluate,) = prediction.outer_iteration(0)
+    finetune, again = prediction.outer_iteration()
     assert (finetune.name, finetune.seconds, again) == ("finetune", 70.0, evaluate)
-    assert whole_run(run, EACH)[0] == pytest.approx(70 + 2 * evaluate.seconds)
-    assert not shows_examples(run.loop, run.trainer)
+    assert prediction.whole_run()[0] == pytest.approx(70 + 2 * evaluate.seconds)
+    assert prediction.settings.prefix_tokens == 0
 
 
 def test_the_few_shot_baseline_is_one_evaluation():
-    run = dataclasses.replace(run_of(), loop=None, schedule=None, trainer=None)
-    (evaluate,) = outer_iteration(run, EACH, 0)
-    assert whole_run(run, EACH)[0] == pytest.approx(evaluate.seconds)
-    assert shows_examples(run.loop, run.trainer)
+    prediction = prediction_of(loop=None, schedule=None, trainer=None)
+    (evaluate,) = prediction.outer_iteration(0)
+    assert prediction.whole_run()[0] == pytest.approx(evaluate.seconds)
+    assert prediction.settings.prefix_tokens == 1280
 
 
 @pytest.mark.parametrize(
@@ -430,7 +431,7 @@ def fails(message):
 @pytest.fixture
 def too_large(monkeypatch):
     """The training step does not fit."""
-    monkeypatch.setattr(rooms, "training_lowering", lambda settings, mesh: fails(OOM))
+    monkeypatch.setattr(programs, "training_lowering", lambda settings, mesh: fails(OOM))
 
 
 def test_out_of_memory_is_read_off_the_compilers_message():
@@ -452,7 +453,7 @@ def test_every_program_of_a_run_is_compiled_and_told():
     ]  # fmt: skip
     assert fit.fits
     assert all(v.needed > 0 and v.work.flops > 0 and v.roofline.seconds > 0 for v in fit.verdicts)
-    text = fit_text(fit, settings)
+    text = fit_text(fit)
     for words in ("v3-8 (v3:2x2)", "8 devices of 15.48 GiB", "fsdp=8", "training step", "yes",
                   "evaluation", "61.5 TFLOP/s", "outer iteration 1", "the released code",
                   "the whole run", "assumed:", "50% of its peaks", "9,741 questions"):  # fmt: skip
@@ -463,21 +464,21 @@ def test_without_few_shot_examples_there_is_no_prefix():
     loop = StarConfig(few_shot="never")
     fit = precompile(settings_of(loop=loop), find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == ["training step", "refill", "decode step"]
-    assert fit.seconds().prefix == 0
+    assert fit.prediction.each.prefix == 0
 
 
 def test_a_baselines_programs_are_those_that_it_runs():
     finetune = settings_of(loop=None, schedule=TrainingLength(epochs=1.0))
     fit = precompile(finetune, find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == ["training step", "refill", "decode step"]
-    text = fit_text(fit, finetune)
+    text = fit_text(fit)
     assert "1 training and the base's evaluation" in text and "examples to train on" in text
     assert "outer iteration" not in text
     few_shot = settings_of(loop=None, schedule=None, trainer=None, optimizer=None)
     fit = precompile(few_shot, find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == ["prefix", "refill", "decode step"]
     assert [stage["name"] for stage in fit_json(fit)["outer_iteration"]] == ["evaluate"]
-    text = fit_text(fit, few_shot)
+    text = fit_text(fit)
     assert "0 trainings and the base's evaluation" in text and "to train on" not in text
     with pytest.raises(UserError, match="--search looks for a mesh to train on"):
         precompile_search.search(few_shot, find_topology("v3-8"), here)
@@ -491,16 +492,18 @@ def test_what_does_not_fit_says_by_how_much_and_what_would_help(too_large):
     assert [v.fits for v in rest] == [None] * 3  # nobody waits for what does not matter any more
     assert all(v.roofline.seconds > 0 for v in rest)
     assert refused.missing == pytest.approx(7.49 * 2**30)
-    text = fit_text(fit, settings)
+    text = fit_text(fit)
     assert "needs 23.24 GiB of 15.75 GiB, 7.49 GiB too much" in text
     assert "--topology=v5litepod-16 (v5e:4x4)" in text
     assert "--search" in text
     state = dataclasses.replace(fit, state_bytes=16 * 2**30)
-    assert "state alone take 16.00 GiB" in fit_text(state, settings)
+    assert "state alone take 16.00 GiB" in fit_text(state)
 
 
 def test_any_other_failure_of_the_compiler_is_no_verdict(monkeypatch):
-    monkeypatch.setattr(rooms, "training_lowering", lambda settings, mesh: fails("INTERNAL: bug"))
+    monkeypatch.setattr(
+        programs, "training_lowering", lambda settings, mesh: fails("INTERNAL: bug")
+    )
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         precompile(settings_of(), find_topology("v3-8"), here)
 
@@ -540,7 +543,7 @@ def test_a_mesh_that_does_not_suit_one_of_many_topologies_is_told(capsys, tmp_pa
 
 def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
     asked = []
-    honest = precompile_search.training_lowering
+    honest = programs.training_lowering
 
     def only_by_tensor(settings, mesh):
         honest(settings, mesh)
@@ -548,7 +551,7 @@ def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
         fits = settings.mesh.tensor > 1
         return honest(settings, mesh) if fits else fails(OOM)
 
-    monkeypatch.setattr(precompile_search, "training_lowering", only_by_tensor)
+    monkeypatch.setattr(programs, "training_lowering", only_by_tensor)
     settings = settings_of(mesh=MeshConfig())
     found = precompile_search.search(settings, find_topology("v3-8"), here)
     assert found.settings.mesh.tensor > 1
@@ -561,7 +564,7 @@ def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
 
 
 def test_the_search_says_when_nothing_fits(monkeypatch, capsys):
-    monkeypatch.setattr(precompile_search, "training_lowering", lambda s, mesh: fails(OOM))
+    monkeypatch.setattr(programs, "training_lowering", lambda s, mesh: fails(OOM))
     code = precompile_command.run(settings_of(), ["v3-8"], searching=True, devices=here)
     assert code == 1
     out = capsys.readouterr().out
@@ -578,12 +581,12 @@ def test_the_search_finds_the_most_slots(monkeypatch):
             needed = (4 + settings.sampler.batch_size) * 2**30
             fits = needed <= 15.48 * 2**30
             times = roofline(work, peaks)
-            return rooms.Verdict(name, fits, needed, 15.48 * 2**30, 0.0, work, times)
+            return compiler.Verdict(name, fits, needed, 15.48 * 2**30, 0.0, work, times)
 
         monkeypatch.setattr(precompile_search, "verdict", verdict_of)
         return dict.fromkeys(("refill", "decode step"))
 
-    monkeypatch.setattr(precompile_search, "sampling", says)
+    monkeypatch.setattr(programs, "sampling", says)
     mesh = make_mesh(MeshConfig(data=1, tensor=8))
     tried = []
     settings = settings_of(mesh=MeshConfig(data=1, tensor=8))
@@ -717,6 +720,6 @@ def test_its_flags_belong_to_precompile(capsys):
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(rooms.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"star_jax\[precompile\]"):
-        rooms.tpu_devices(find_topology("v3-8"))
+        compiler.tpu_devices(find_topology("v3-8"))

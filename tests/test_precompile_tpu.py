@@ -11,20 +11,20 @@ from star_jax.main import main
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.parallel.topologies import GENERATIONS, TOPOLOGIES, find_topology
 from star_jax.tools.precompile import command as precompile_command
+from star_jax.tools.precompile.compiler import GIB, tpu_devices, verdict
 from star_jax.tools.precompile.fit import (
     DECODE,
-    GIB,
     PREFIX,
     REFILL,
     TRAINING,
     peaks_of,
     precompile,
     sampling,
-    tpu_devices,
     training_lowering,
-    verdict,
     work_of,
 )
+from star_jax.tools.precompile.roofline import Work
+from star_jax.tools.precompile.settings import Assumptions
 from star_jax.tools.precompile.text import fit_text
 from tests.test_gin_files import FULL
 
@@ -126,7 +126,7 @@ def test_other_families_train_and_sample_on(monkeypatch, model, name, mesh):
 def test_the_papers_run_fits_the_papers_machine(monkeypatch):
     settings = settings_of(monkeypatch, PAPER)
     fit = precompile(settings, find_topology("v3-8"))
-    text = fit_text(fit, settings)
+    text = fit_text(fit)
     print(f"\n{text}")
     assert fit.fits
     assert max(one.compile_seconds for one in fit.verdicts) <= LIMIT_SECONDS
@@ -163,14 +163,11 @@ def test_what_the_compiler_has_for_a_program_is_what_we_say(generation):
         (2**19, 2**17), "float32", sharding=jax.sharding.SingleDeviceSharding(device)
     )
     found = verdict(
-        "huge", lambda: jax.jit(lambda x: x @ x.T).lower(huge), topology, *_nothing(topology)
+        "huge",
+        lambda: jax.jit(lambda x: x @ x.T).lower(huge),
+        topology,
+        Work(),
+        peaks_of(topology, Assumptions()),
     )
     assert not found.fits
     assert found.available / GIB == pytest.approx(generation.hbm_gib, abs=0.01)
-
-
-def _nothing(topology):
-    from star_jax.tools.precompile.prediction import Assumptions
-    from star_jax.tools.precompile.roofline import Work
-
-    return Work(), peaks_of(topology, Assumptions())
