@@ -28,16 +28,12 @@ from star_jax.tools.precompile.compiler import is_out_of_memory, used_of
 from star_jax.tools.precompile.fit import precompile
 from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds
 from star_jax.tools.precompile.roofline import (
+    DeviceModel,
     Peaks,
     Split,
     Work,
-    decode_step,
-    prefill,
     roofline,
-    slot_bytes,
     split_of,
-    state_bytes,
-    training_step,
 )
 from star_jax.tools.precompile.settings import Assumptions, Settings
 from star_jax.tools.precompile.text import duration, fit_json, fit_text
@@ -173,7 +169,7 @@ def test_training_flops_are_those_of_the_traced_products(model, remat):
     model = dataclasses.replace(model, remat=remat)
     step, state = step_of(model, 1)
     counted, n_bytes = products_in(step, state, batch_of(2, 128))
-    ours = training_step(model, Split(), 2, 128)
+    ours = DeviceModel(model, Split()).training_step(2, 128)
     adam = 20 * n_params(model)
     assert ours.flops - adam == pytest.approx(counted, rel=0.001)
     adam_bytes = 7 * 4 * n_params(model)
@@ -184,13 +180,15 @@ def test_training_flops_are_those_of_the_traced_products(model, remat):
 def test_training_flops_are_those_of_the_compilers_count_where_nothing_is_scanned():
     step, state = step_of(SMALL, 1)
     counted = jax.jit(step).lower(state, batch_of(4, 128)).cost_analysis()
-    assert training_step(SMALL, Split(), 4, 128).flops == pytest.approx(counted["flops"], rel=0.05)
+    assert DeviceModel(SMALL, Split()).training_step(4, 128).flops == pytest.approx(
+        counted["flops"], rel=0.05
+    )
 
 
 def test_a_scan_does_not_change_our_count_though_it_does_the_compilers():
     scanned = dataclasses.replace(SMALL, scan_layers=True, n_layers=8)
     unrolled = dataclasses.replace(scanned, scan_layers=False)
-    ours = [training_step(model, Split(), 2, 64) for model in (scanned, unrolled)]
+    ours = [DeviceModel(model, Split()).training_step(2, 64) for model in (scanned, unrolled)]
     assert ours[0] == ours[1]
 
 
@@ -214,7 +212,7 @@ def test_a_decoding_step_is_counted_as_it_is_traced(model):
 
     tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
     counted, n_bytes = products_in(one_token, abstract_params(model), kv, shared, tokens)
-    ours = decode_step(model, Split(), rows, prefix, columns)
+    ours = DeviceModel(model, Split()).decode_step(rows, prefix, columns)
     assert ours.flops == counted
     assert ours.hbm_bytes == pytest.approx(n_bytes, rel=0.02)
 
@@ -231,7 +229,7 @@ def test_a_prefill_is_counted_as_it_is_traced():
 
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
     counted, _ = products_in(run, abstract_params(model), tokens)
-    assert prefill(model, Split(), length, 0, n_read=3).flops == counted
+    assert DeviceModel(model, Split()).prefill(length, 0, n_read=3).flops == counted
 
 
 def test_gptj_by_hand():
@@ -240,22 +238,22 @@ def test_gptj_by_hand():
     # A block: 4 x 4096 x 4096 + 2 x 4096 x 16384 weights; 28 of them; a head of 4096 x 50400.
     weights = 28 * (4 * 4096**2 + 2 * 4096 * 16384)
     head = 4096 * 50400
-    step = decode_step(gptj, Split(heads=8, kv_heads=8, mlp=8, vocab=8), 256, 0, 224)
+    step = DeviceModel(gptj, Split(heads=8, kv_heads=8, mlp=8, vocab=8)).decode_step(256, 0, 224)
     attention = 28 * 4 * 256 * 16 * 225 * 256
     assert step.flops == pytest.approx((2 * 256 * (weights + head) + attention) / 8)
     cache = 28 * 2 * 256 * 16 * 224 * 256 * 2 / 8
-    assert slot_bytes(gptj, Split(heads=8, kv_heads=8), 224) * 256 == cache
+    assert DeviceModel(gptj, Split(heads=8, kv_heads=8)).slot_bytes(224) * 256 == cache
     assert step.hbm_bytes > (weights + head) * 2 / 8 + cache
     # A sum over 8 devices sends 2 x 7/8 of the array: once a block, and for the embedding.
     assert step.link_bytes == pytest.approx(29 * 2 * 7 / 8 * 256 * 4096 * 2)
     assert step.messages == 29
-    assert state_bytes(gptj, Split(embed=8)) == (weights + 2 * head) * 12 / 8
+    assert DeviceModel(gptj, Split(embed=8)).state_bytes == (weights + 2 * head) * 12 / 8
 
 
 def test_splitting_shares_the_work_and_sends_what_it_must():
-    one = training_step(SMALL, Split(), 8, 128)
-    fsdp = training_step(SMALL, Split(batch=8, embed=8), 8, 128)
-    tensor = training_step(SMALL, Split(heads=4, kv_heads=4, mlp=4, vocab=4), 8, 128)
+    one = DeviceModel(SMALL, Split()).training_step(8, 128)
+    fsdp = DeviceModel(SMALL, Split(batch=8, embed=8)).training_step(8, 128)
+    tensor = DeviceModel(SMALL, Split(heads=4, kv_heads=4, mlp=4, vocab=4)).training_step(8, 128)
     assert fsdp.flops == pytest.approx(one.flops / 8)
     assert tensor.flops == pytest.approx(one.flops / 4, rel=0.02)
     weights = 2 * (4 * 256**2 + 2 * 256 * 1024) + 256 * 512
@@ -263,13 +261,13 @@ def test_splitting_shares_the_work_and_sends_what_it_must():
     assert fsdp.link_bytes == pytest.approx(3 * 7 / 8 * weights * 4)
     rows = 8 * 128 * 256 * 4
     assert tensor.link_bytes == pytest.approx(2 * (2 + 1) * 2 * 3 / 4 * rows)
-    data = training_step(SMALL, Split(batch=8, replicas=8), 8, 128)
+    data = DeviceModel(SMALL, Split(batch=8, replicas=8)).training_step(8, 128)
     assert data.link_bytes == pytest.approx(2 * 7 / 8 * weights * 4)
 
 
 def test_accumulation_gathers_the_weights_anew_and_computes_the_same():
     split = Split(batch=2, embed=2)
-    whole, parts = (training_step(SMALL, split, 8, 128, n) for n in (1, 4))
+    whole, parts = (DeviceModel(SMALL, split).training_step(8, 128, n) for n in (1, 4))
     assert parts.flops == pytest.approx(whole.flops)
     assert parts.link_bytes == pytest.approx(4 * whole.link_bytes)
     assert parts.hbm_bytes > whole.hbm_bytes
@@ -277,7 +275,7 @@ def test_accumulation_gathers_the_weights_anew_and_computes_the_same():
 
 def test_splash_attention_leaves_out_the_masked_half_and_keeps_scores_on_the_chip():
     splash = dataclasses.replace(SMALL, attention="splash")
-    plain, ours = (training_step(model, Split(), 2, 512) for model in (SMALL, splash))
+    plain, ours = (DeviceModel(model, Split()).training_step(2, 512) for model in (SMALL, splash))
     pairs = 2 * 2 * 4 * 512 * 512
     assert plain.flops - ours.flops == 4 * (4 * pairs * 64) / 2
     assert plain.hbm_bytes - ours.hbm_bytes == 4 * pairs * 8
@@ -574,7 +572,7 @@ def test_the_search_says_when_nothing_fits(monkeypatch, capsys):
 
 def test_the_search_finds_the_most_slots(monkeypatch):
     """A slot takes 1 GiB, all else 4: 11 of 15.48 GiB are left, and slots come by eight."""
-    monkeypatch.setattr(precompile_search, "slot_bytes", lambda *args: 2**30)
+    monkeypatch.setattr(DeviceModel, "slot_bytes", lambda *args: 2**30)
 
     def says(settings, mesh):
         def verdict_of(name, lower, topology, work, peaks):

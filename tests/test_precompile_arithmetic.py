@@ -20,17 +20,13 @@ from star_jax.tools.precompile.compiler import Verdict
 from star_jax.tools.precompile.fit import Fit, peaks_of, work_of
 from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds, released_question
 from star_jax.tools.precompile.roofline import (
+    DeviceModel,
     Peaks,
     Roofline,
     Split,
     Work,
-    decode_step,
-    prefill,
     roofline,
-    slot_bytes,
     split_of,
-    state_bytes,
-    training_step,
 )
 from star_jax.tools.precompile.settings import Assumptions, Settings
 from star_jax.training.schedules import EpochSteps
@@ -88,7 +84,7 @@ def is_work(found, flops, hbm_bytes, link_bytes, messages):
 
 
 def test_a_decode_step_by_hand():
-    found = decode_step(MODEL, SPLIT, 46, 29, 41)  # 23 slots on a device
+    found = DeviceModel(MODEL, SPLIT).decode_step(46, 29, 41)  # 23 slots on a device
     block = products(23, BLOCK, EDGES)
     own, shared = attention(23, 1, 41 + 1, copies=23), attention(23, 1, 29, copies=1)
     head = products(23, HEAD, 37 + 19)
@@ -99,7 +95,7 @@ def test_a_decode_step_by_hand():
 
 
 def test_a_prefill_by_hand():
-    found = prefill(MODEL, SPLIT, 31, 29, 5)
+    found = DeviceModel(MODEL, SPLIT).prefill(31, 29, 5)
     block = products(31, BLOCK, EDGES)
     own, shared = attention(1, 31, 31, copies=1), attention(1, 31, 29, copies=1)
     head = products(5, HEAD, 37 + 19)
@@ -110,7 +106,7 @@ def test_a_prefill_by_hand():
 
 
 def test_a_training_step_by_hand():
-    found = training_step(MODEL, SPLIT, batch_size=24, row_length=60, accumulation=3)
+    found = DeviceModel(MODEL, SPLIT).training_step(batch_size=24, row_length=60, accumulation=3)
     rows, tokens = 4, 80  # of a part on a device: 24 / 2 / 3, and 60 / 3 tokens of each
     block, scores = products(tokens, BLOCK, EDGES), attention(rows, 20, 60, copies=rows)
     again = products(tokens, BLOCK - WIDENING, EDGES - 37 - 17)  # all but the MLP's last product
@@ -135,10 +131,12 @@ def test_a_training_step_by_hand():
 
 
 def test_memory_of_state_and_slots_by_hand():
-    assert state_bytes(MODEL, SPLIT) == pytest.approx((3 * BLOCK + 2 * HEAD) / 5 * 3 * F32)
+    assert DeviceModel(MODEL, SPLIT).state_bytes == pytest.approx(
+        (3 * BLOCK + 2 * HEAD) / 5 * 3 * F32
+    )
     tied = dataclasses.replace(MODEL, head="tied")
-    assert state_bytes(tied, SPLIT) == pytest.approx((3 * BLOCK + HEAD) / 5 * 3 * F32)
-    assert slot_bytes(MODEL, SPLIT, 41) == 2 * 1 * 10 * 41 * 3 * BF16 / 2
+    assert DeviceModel(tied, SPLIT).state_bytes == pytest.approx((3 * BLOCK + HEAD) / 5 * 3 * F32)
+    assert DeviceModel(MODEL, SPLIT).slot_bytes(41) == 2 * 1 * 10 * 41 * 3 * BF16 / 2
 
 
 MESH = AbstractMesh((2, 3, 5, 7), ("data", "fsdp", "sequence", "tensor"))
@@ -179,10 +177,12 @@ def test_each_programs_work_is_that_of_its_own_sizes():
     training, decoding = split_of(MESH, TRAINING_RULES), split_of(MESH, DECODING_RULES)
     assert (shapes.n_shards, shapes.n_slots, shapes.window) == (6, 8, 64)
     assert works == {
-        "training step": training_step(MODEL, training, 5, 89, 3),
-        "prefix": prefill(MODEL, decoding, 256, 0, 1),  # 200 tokens, padded
-        "refill": prefill(MODEL, decoding, shapes.chunk_tokens, 256, shapes.chunk_prompts),
-        "decode step": decode_step(MODEL, decoding, 48, 256, 64 + 97),
+        "training step": DeviceModel(MODEL, training).training_step(5, 89, 3),
+        "prefix": DeviceModel(MODEL, decoding).prefill(256, 0, 1),  # 200 tokens, padded
+        "refill": DeviceModel(MODEL, decoding).prefill(
+            shapes.chunk_tokens, 256, shapes.chunk_prompts
+        ),
+        "decode step": DeviceModel(MODEL, decoding).decode_step(48, 256, 64 + 97),
     }
 
 
@@ -197,8 +197,8 @@ PEAKS = Peaks(flops=1e9, hbm_bytes=1e8, link_bytes=1e7, message_seconds=1e-4)
 
 def test_the_released_code_samples_one_question_at_a_time():
     split = Split(heads=7, kv_heads=7, mlp=7, vocab=7)
-    prompt = roofline(prefill(MODEL, split, 1536, 0, 1), PEAKS).seconds
-    step = roofline(decode_step(MODEL, split, 1, 0, 1536 + 97), PEAKS).seconds
+    prompt = roofline(DeviceModel(MODEL, split).prefill(1536, 0, 1), PEAKS).seconds
+    step = roofline(DeviceModel(MODEL, split).decode_step(1, 0, 1536 + 97), PEAKS).seconds
     assert released_question(MODEL, 7, 97, PEAKS) == pytest.approx(prompt + 97 * step)
 
 

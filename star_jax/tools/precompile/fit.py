@@ -21,10 +21,9 @@ from star_jax.rollout.native.logits import PickConfig
 from star_jax.rollout.native.programs import Programs
 from star_jax.rollout.native.shapes import PREFIX_COLUMNS, Shapes, up_to
 from star_jax.run.progress import log
-from star_jax.tools.precompile import roofline
 from star_jax.tools.precompile.compiler import Devices, Lower, Verdict, tpu_devices, verdict
 from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds, released_question
-from star_jax.tools.precompile.roofline import Peaks, Work, split_of
+from star_jax.tools.precompile.roofline import Peaks, Work
 from star_jax.tools.precompile.settings import Assumptions, Settings
 from star_jax.training.trainer import Trainer
 
@@ -81,7 +80,7 @@ def precompile(settings: Settings, topology: Topology, devices: Devices = tpu_de
         settings.shapes(mesh),
         peaks,
         tuple(verdicts),
-        roofline.state_bytes(settings.model, split_of(mesh, settings.mesh.training_rules)),
+        settings.trained_model(mesh).state_bytes,
         released_question(
             settings.model, topology.n_devices, settings.sampler.max_new_tokens, peaks
         ),
@@ -143,21 +142,17 @@ def sampling(settings: Settings, mesh: Mesh) -> dict[str, Lower]:
 
 def work_of(settings: Settings, mesh: Mesh) -> dict[str, Work]:
     """Name -> the work of one device for one run of the program; none for training without one."""
-    model, sampler, shapes = settings.model, settings.sampler, settings.shapes(mesh)
-    decoding = split_of(mesh, settings.mesh.decoding_rules)
+    shapes, decoded = settings.shapes(mesh), settings.decoded_model(mesh)
     prefix = up_to(settings.prefix_tokens, PREFIX_COLUMNS)
     columns = shapes.window + shapes.max_new_tokens
     works = {
-        PREFIX: roofline.prefill(model, decoding, prefix, 0, 1),
-        REFILL: roofline.prefill(
-            model, decoding, shapes.chunk_tokens, prefix, shapes.chunk_prompts
-        ),
-        DECODE: roofline.decode_step(model, decoding, sampler.batch_size, prefix, columns),
+        PREFIX: decoded.prefill(prefix, 0, 1),
+        REFILL: decoded.prefill(shapes.chunk_tokens, prefix, shapes.chunk_prompts),
+        DECODE: decoded.decode_step(settings.sampler.batch_size, prefix, columns),
     }
     if trainer := settings.trainer:
-        training = split_of(mesh, settings.mesh.training_rules)
-        works[TRAINING] = roofline.training_step(
-            model, training, trainer.batch_size, trainer.row_length, trainer.accumulation_steps
+        works[TRAINING] = settings.trained_model(mesh).training_step(
+            trainer.batch_size, trainer.row_length, trainer.accumulation_steps
         )
     return works
 

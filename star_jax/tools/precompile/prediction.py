@@ -5,7 +5,7 @@ import math
 
 from star_jax.models.config import DecoderConfig
 from star_jax.rollout.native.shapes import Shapes
-from star_jax.tools.precompile.roofline import Peaks, Split, decode_step, prefill, roofline
+from star_jax.tools.precompile.roofline import DeviceModel, Peaks, Split, roofline
 from star_jax.tools.precompile.settings import Settings
 
 RELEASED_PROMPT = 1536  # tokens that the released code pads each whole prompt to
@@ -104,8 +104,9 @@ def released_question(
       peaks: the speed of one device.
     """
     split = Split(heads=n_devices, kv_heads=n_devices, mlp=n_devices, vocab=n_devices)
-    prompt = prefill(model, split, RELEASED_PROMPT, 0, n_read=1)
-    step = decode_step(model, split, 1, 0, RELEASED_PROMPT + max_new_tokens)
+    on_device = DeviceModel(model, split)
+    prompt = on_device.prefill(RELEASED_PROMPT, 0, n_read=1)
+    step = on_device.decode_step(1, 0, RELEASED_PROMPT + max_new_tokens)
     return roofline(prompt, peaks).seconds + max_new_tokens * roofline(step, peaks).seconds
 
 

@@ -103,138 +103,145 @@ def split_of(mesh: Mesh, rules: Rules) -> Split:
     return Split(**parts, replicas=replicas)
 
 
-def state_bytes(model: DecoderConfig, split: Split) -> float:
-    """The least memory of a device, in bytes, for weights and Adam's moments."""
-    return _device_params(model, split) * STATE_COPIES * jnp.dtype(model.param_dtype).itemsize
+@dataclasses.dataclass(frozen=True)
+class DeviceModel:
+    """A decoder as one device has it, and the work of one device."""
 
+    model: DecoderConfig
+    split: Split
 
-def slot_bytes(model: DecoderConfig, split: Split, columns: int) -> float:
-    """The memory of a device, in bytes, for one slot's KV cache of `columns` columns."""
-    per_layer = 2 * model.kv_heads / split.kv_heads * model.head_dim * columns
-    return per_layer * model.n_layers * _itemsize(model) / split.batch
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an activation."""
+        return jnp.dtype(self.model.dtype).itemsize
 
+    @property
+    def matrices(self) -> list[tuple[float, float]]:
+        """(inputs, outputs) of each weight matrix of a block, as one device multiplies by it."""
+        model, width, hidden = self.model, self.model.d_model, self.model.d_ff / self.split.mlp
+        queries = model.n_heads * model.head_dim / self.split.heads
+        keys = model.kv_heads * model.head_dim / self.split.kv_heads
+        widening = [(width, hidden)] * (2 if model.mlp == "swiglu" else 1)
+        attention = [(width, queries), (width, keys), (width, keys), (queries, width)]
+        return [*attention, *widening, (hidden, width)]
 
-def training_step(
-    model: DecoderConfig, split: Split, batch_size: int, row_length: int, accumulation: int = 1
-) -> Work:
-    """One optimizer step: forward, backward, what is computed again for it, and Adam.
+    @property
+    def head(self) -> tuple[float, float]:
+        """(inputs, outputs) of the output head."""
+        return self.model.d_model, self.model.vocab_size / self.split.vocab
 
-    Args:
-      model: the decoder; its `remat` decides what is computed again.
-      split: of the training rules.
-      batch_size: packed rows per step, over all devices.
-      row_length: tokens per row.
-      accumulation: parts that a batch is processed in.
-    """
-    rows = batch_size / split.batch / accumulation
-    tokens = rows * row_length / split.length
-    attention = _attention(model, split, rows, row_length / split.length, row_length)
-    block = _products(model, _matrices(model, split), tokens) + attention
-    head = _products(model, [_head(model, split)], tokens)
-    # The gradient of a product is two products over the same arrays; then what remat dropped. A
-    # block's last sum into the residual stream is not computed again: the MLP's, and attention's
-    # where the MLP does not read it.
-    query, key, value, out, *widening, _ = _matrices(model, split)
-    needed = [query, key, value, *widening, *([out] if model.block == "sequential" else [])]
-    dropped = _products(model, needed, tokens) + attention
-    again = {"none": Work(), "dots": attention, "full": dropped}[model.remat]
-    passes = (block * 3 + again) * model.n_layers + head * 3
-    parts = (passes + _training_traffic(model, split, tokens)) * accumulation
-    return parts + _adam(model, split, accumulation)
+    @property
+    def n_params(self) -> float:
+        """Weights on the device; biases and norms are not counted."""
+        heads = [self.head] * (1 if self.model.head == "tied" else 2)
+        matrices = self.matrices * self.model.n_layers + heads
+        return sum(inputs * outputs for inputs, outputs in matrices) / self.split.embed
 
+    @property
+    def state_bytes(self) -> float:
+        """The least memory, in bytes, for weights and Adam's moments."""
+        return self.n_params * STATE_COPIES * jnp.dtype(self.model.param_dtype).itemsize
 
-def prefill(
-    model: DecoderConfig, split: Split, tokens: float, prefix_tokens: int, n_read: int
-) -> Work:
-    """New tokens in one row per device, after a shared prefix.
+    def slot_bytes(self, columns: int) -> float:
+        """The memory, in bytes, for one slot's KV cache of `columns` columns."""
+        per_layer = 2 * self.model.kv_heads / self.split.kv_heads * self.model.head_dim * columns
+        return per_layer * self.model.n_layers * self.itemsize / self.split.batch
 
-    Args:
-      model: the decoder.
-      split: of the decoding rules.
-      tokens: new tokens per device.
-      prefix_tokens: length of the shared prefix, whose keys and values are in the cache.
-      n_read: new tokens whose logits are computed.
-    """
-    block = (
-        _products(model, _matrices(model, split), tokens)
-        + _attention(model, split, 1, tokens, tokens)
-        + _attention(model, split, 1, tokens, prefix_tokens, shared=True)
-    )
-    head = _products(model, [_head(model, split)], n_read)
-    return block * model.n_layers + head + _forward_traffic(model, split, tokens)
+    def training_step(self, batch_size: int, row_length: int, accumulation: int = 1) -> Work:
+        """One optimizer step on a batch of packed rows, processed in `accumulation` parts."""
+        model, split = self.model, self.split
+        rows = batch_size / split.batch / accumulation
+        tokens = rows * row_length / split.length
+        attention = self._attention(rows, row_length / split.length, row_length)
+        block = self._products(self.matrices, tokens) + attention
+        head = self._products([self.head], tokens)
+        # The gradient of a product is two products over the same arrays; then what remat dropped
+        # is computed again, except a block's last sum into the residual stream: the MLP's, and
+        # attention's where the MLP does not read it.
+        query, key, value, out, *widening, _ = self.matrices
+        needed = [query, key, value, *widening, *([out] if model.block == "sequential" else [])]
+        dropped = self._products(needed, tokens) + attention
+        again = {"none": Work(), "dots": attention, "full": dropped}[model.remat]
+        passes = (block * 3 + again) * model.n_layers + head * 3
+        return (passes + self._training_traffic(tokens)) * accumulation + self._adam(accumulation)
 
+    def prefill(self, tokens: float, prefix_tokens: int, n_read: int) -> Work:
+        """`tokens` new tokens in one row after a shared prefix, and the logits of `n_read`."""
+        block = (
+            self._products(self.matrices, tokens)
+            + self._attention(1, tokens, tokens)
+            + self._attention(1, tokens, prefix_tokens, shared=True)
+        )
+        head = self._products([self.head], n_read)
+        return block * self.model.n_layers + head + self._forward_traffic(tokens)
 
-def decode_step(
-    model: DecoderConfig, split: Split, n_slots: float, prefix_tokens: int, columns: int
-) -> Work:
-    """One new token in each slot.
+    def decode_step(self, n_slots: float, prefix_tokens: int, columns: int) -> Work:
+        """One new token in each of all devices' `n_slots` slots, with `columns` in its KV cache."""
+        rows = n_slots / self.split.batch
+        block = (
+            self._products(self.matrices, rows)
+            + self._attention(rows, 1, columns + 1)
+            + self._attention(rows, 1, prefix_tokens, shared=True)
+        )
+        head = self._products([self.head], rows)
+        return block * self.model.n_layers + head + self._forward_traffic(rows)
 
-    Args:
-      model: the decoder.
-      split: of the decoding rules.
-      n_slots: slots over all devices.
-      prefix_tokens: length of the shared prefix.
-      columns: of each slot's own cache.
-    """
-    rows = n_slots / split.batch
-    block = (
-        _products(model, _matrices(model, split), rows)
-        + _attention(model, split, rows, 1, columns + 1)
-        + _attention(model, split, rows, 1, prefix_tokens, shared=True)
-    )
-    head = _products(model, [_head(model, split)], rows)
-    return block * model.n_layers + head + _forward_traffic(model, split, rows)
+    def _products(self, matrices: list[tuple[float, float]], tokens: float) -> Work:
+        """`tokens` rows times each matrix."""
+        flops = sum(2 * tokens * inputs * outputs for inputs, outputs in matrices)
+        elements = sum(tokens * (i + o) + i * o for i, o in matrices)
+        return Work(flops, elements * self.itemsize)
 
+    def _attention(self, rows: float, queries: float, keys: float, shared: bool = False) -> Work:
+        """Attention of `queries` new tokens per row over `keys`, per row or `shared` by all rows.
 
-def _itemsize(model: DecoderConfig) -> int:
-    return jnp.dtype(model.dtype).itemsize
+        Masked pairs are computed like any other; splash attention skips the masked half.
+        """
+        if not keys:
+            return Work()
+        model, size, heads = self.model, self.itemsize, self.model.n_heads / self.split.heads
+        pairs, queried = rows * heads * queries * keys, rows * heads * queries * model.head_dim
+        kv_heads = model.kv_heads / self.split.kv_heads
+        stored = 2 * (1 if shared else rows) * kv_heads * keys * model.head_dim
+        on_chip = model.attention == "splash" and queries > 1 and not shared
+        scores = 0 if on_chip else pairs * (SCORE_BYTES + size)  # written, and read as weights
+        return Work(
+            flops=4 * pairs * model.head_dim * (0.5 if on_chip else 1),
+            hbm_bytes=(queried + stored) * size + queried * SCORE_BYTES + scores,
+        )
 
+    def _forward_traffic(self, tokens: float) -> Work:
+        """What one forward pass receives from other devices."""
+        model, split, size = self.model, self.split, self.itemsize
+        gathers = sum((_gather(split.embed, i * o * size) for i, o in self.matrices), Work())
+        sums = _all_reduce(max(split.heads, split.mlp), tokens * model.d_model * size)
+        n_sums = 1 if model.block == "parallel" else 2
+        # Ring attention or a gather: either way a device receives the whole row's keys and values.
+        row = tokens * split.length
+        kv = 2 * model.kv_heads / split.kv_heads * model.head_dim * row * size
+        block = sums * n_sums + gathers + _gather(split.length, kv)
+        embedding = _all_reduce(split.vocab, tokens * model.d_model * size)
+        inputs, outputs = self.head
+        head = _gather(split.embed, inputs * outputs * size)
+        return block * model.n_layers + embedding + head
 
-def _matrices(model: DecoderConfig, split: Split) -> list[tuple[float, float]]:
-    """(inputs, outputs) of each weight matrix of a block, as one device has it in a product."""
-    width, hidden = model.d_model, model.d_ff / split.mlp
-    queries = model.n_heads * model.head_dim / split.heads
-    keys = model.kv_heads * model.head_dim / split.kv_heads
-    widening = [(width, hidden)] * (2 if model.mlp == "swiglu" else 1)
-    attention = [(width, queries), (width, keys), (width, keys), (queries, width)]
-    return [*attention, *widening, (hidden, width)]
+    def _training_traffic(self, tokens: float) -> Work:
+        """What one part of a batch receives: weights are gathered twice, gradients summed once."""
+        split, size = self.split, self.itemsize
+        traffic = self._forward_traffic(tokens) * 2  # backward: sums of the inputs' gradients
+        for inputs, outputs in [*self.matrices * self.model.n_layers, self.head]:
+            traffic += _gather(split.embed, inputs * outputs * size)
+            traffic += _all_reduce(split.replicas, inputs * outputs / split.embed * size)
+        if split.embed > 1:  # gathered weights are written before a product reads them
+            traffic += Work(hbm_bytes=2 * self.n_params * split.embed * size)
+        return traffic
 
-
-def _head(model: DecoderConfig, split: Split) -> tuple[float, float]:
-    return model.d_model, model.vocab_size / split.vocab
-
-
-def _products(model: DecoderConfig, matrices: list[tuple[float, float]], tokens: float) -> Work:
-    """`tokens` rows times each matrix."""
-    flops = sum(2 * tokens * inputs * outputs for inputs, outputs in matrices)
-    elements = sum(tokens * (i + o) + i * o for i, o in matrices)
-    return Work(flops, elements * _itemsize(model))
-
-
-def _attention(
-    model: DecoderConfig,
-    split: Split,
-    rows: float,
-    queries: float,
-    keys: float,
-    shared: bool = False,
-) -> Work:
-    """Attention of `queries` new tokens per row over `keys`, per row or `shared` by all rows.
-
-    Masked pairs are computed like any other; splash attention skips the masked half.
-    """
-    if not keys:
-        return Work()
-    size, heads = _itemsize(model), model.n_heads / split.heads
-    pairs = rows * heads * queries * keys
-    stored = 2 * (1 if shared else rows) * model.kv_heads / split.kv_heads * keys * model.head_dim
-    queried = rows * heads * queries * model.head_dim
-    on_chip = model.attention == "splash" and queries > 1 and not shared
-    scores = 0 if on_chip else pairs * (SCORE_BYTES + size)  # written, and read as weights
-    return Work(
-        flops=4 * pairs * model.head_dim * (0.5 if on_chip else 1),
-        hbm_bytes=(queried + stored) * size + queried * SCORE_BYTES + scores,
-    )
+    def _adam(self, accumulation: int) -> Work:
+        """Reads gradient, weights and moments, writes all but the gradient; sums partial ones."""
+        size = jnp.dtype(self.model.param_dtype).itemsize
+        added = 3 * accumulation if accumulation > 1 else 0  # sum and part read, sum written
+        accesses = 2 * STATE_COPIES + 1 + added
+        return Work(flops=20 * self.n_params, hbm_bytes=self.n_params * size * accesses)
 
 
 def _all_reduce(parts: int, size: float) -> Work:
@@ -245,47 +252,3 @@ def _all_reduce(parts: int, size: float) -> Work:
 def _gather(parts: int, size: float) -> Work:
     """An all-gather of `size` bytes from `parts` devices, or a reduce-scatter to them."""
     return Work(link_bytes=(parts - 1) / parts * size, messages=float(parts > 1))
-
-
-def _forward_traffic(model: DecoderConfig, split: Split, tokens: float) -> Work:
-    """What one forward pass receives."""
-    size = _itemsize(model)
-    sums = _all_reduce(max(split.heads, split.mlp), tokens * model.d_model * size)
-    gathers = Work()
-    for inputs, outputs in _matrices(model, split):
-        gathers += _gather(split.embed, inputs * outputs * size)
-    # Ring attention or a gather: either way a device receives the whole row's keys and values.
-    kv = 2 * model.kv_heads / split.kv_heads * model.head_dim * tokens * split.length * size
-    n_sums = 1 if model.block == "parallel" else 2
-    block = sums * n_sums + gathers + _gather(split.length, kv)
-    vocab = _all_reduce(split.vocab, tokens * model.d_model * size)  # of the looked-up embedding
-    inputs, outputs = _head(model, split)
-    return block * model.n_layers + vocab + _gather(split.embed, inputs * outputs * size)
-
-
-def _training_traffic(model: DecoderConfig, split: Split, tokens: float) -> Work:
-    """What one part of a batch receives: weights are gathered twice, gradients summed once."""
-    size, forward = _itemsize(model), _forward_traffic(model, split, tokens)
-    gradients = Work()
-    for inputs, outputs in [*_matrices(model, split) * model.n_layers, _head(model, split)]:
-        gradients += _gather(split.embed, inputs * outputs * size)
-        gradients += _all_reduce(split.replicas, inputs * outputs / split.embed * size)
-    # Gathered weights are written before a product reads them.
-    gathered = Work(hbm_bytes=2 * _device_params(model, split) * split.embed * size)
-    backward = forward  # sums of the inputs' gradients, and the weights gathered once more
-    return forward + backward + gradients + (gathered if split.embed > 1 else Work())
-
-
-def _adam(model: DecoderConfig, split: Split, accumulation: int) -> Work:
-    """Reads gradient, weights and moments, writes all but the gradient; sums partial gradients."""
-    size = jnp.dtype(model.param_dtype).itemsize
-    added = 3 * accumulation if accumulation > 1 else 0  # sum and part read, sum written
-    params = _device_params(model, split)
-    return Work(flops=20 * params, hbm_bytes=params * size * (2 * STATE_COPIES + 1 + added))
-
-
-def _device_params(model: DecoderConfig, split: Split) -> float:
-    """Weights on one device; biases and norms are not counted."""
-    weights = sum(i * o for i, o in _matrices(model, split)) * model.n_layers
-    i, o = _head(model, split)
-    return (weights + i * o * (1 if model.head == "tied" else 2)) / split.embed

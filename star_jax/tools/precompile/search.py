@@ -20,7 +20,7 @@ from star_jax.run.progress import log
 from star_jax.tools.precompile import fit as programs
 from star_jax.tools.precompile.compiler import GIB, Devices, Lower, Verdict, tpu_devices, verdict
 from star_jax.tools.precompile.fit import DECODE, REFILL, TRAINING
-from star_jax.tools.precompile.roofline import roofline, slot_bytes, split_of, state_bytes
+from star_jax.tools.precompile.roofline import roofline
 from star_jax.tools.precompile.settings import Settings
 
 ACCUMULATIONS = (1, 2, 4, 8)
@@ -146,8 +146,7 @@ def _fastest_first(
             programs.training_lowering(candidate, mesh)
         except UserError:
             continue
-        state = state_bytes(candidate.model, split_of(mesh, candidate.mesh.training_rules))
-        if state < topology.generation.hbm_gib * GIB:
+        if candidate.trained_model(mesh).state_bytes < topology.generation.hbm_gib * GIB:
             batch_size = candidate.training.batch_size
             seconds = roofline(programs.work_of(candidate, mesh)[TRAINING], peaks).seconds
             ranked.append(((batch_size != ours, seconds / batch_size), candidate, mesh))
@@ -180,8 +179,8 @@ def _most_slots(
     The first result shows how much memory everything but the slots needs.
     """
     unit = partitioning.n_shards(mesh, settings.mesh.decoding_rules) * 8
-    shapes, split = settings.shapes(mesh), split_of(mesh, settings.mesh.decoding_rules)
-    slot = slot_bytes(settings.model, split, shapes.window + shapes.max_new_tokens)
+    columns = settings.shapes(mesh).window + settings.sampler.max_new_tokens
+    slot = settings.decoded_model(mesh).slot_bytes(columns)
     best: tuple[Settings, Verdict] | None = None
     n_slots, smallest_refused = unit, math.inf
     for _ in range(MOST_TRIES):

@@ -11,6 +11,7 @@ from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import MeshConfig
 from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.rollout.native.shapes import Shapes, shapes_for
+from star_jax.tools.precompile.roofline import DeviceModel, split_of
 from star_jax.training.schedules import StepSchedule
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import TrainerConfig
@@ -86,6 +87,14 @@ class Settings:
     def iterations(self) -> int:
         """Number of trainings; a baseline has one or none."""
         return self.loop.iterations if self.loop else int(self.trainer is not None)
+
+    def trained_model(self, mesh: Mesh) -> DeviceModel:
+        """The model as one device of the mesh trains it."""
+        return DeviceModel(self.model, split_of(mesh, self.mesh.training_rules))
+
+    def decoded_model(self, mesh: Mesh) -> DeviceModel:
+        """The model as one device of the mesh samples from it."""
+        return DeviceModel(self.model, split_of(mesh, self.mesh.decoding_rules))
 
     def shapes(self, mesh: Mesh) -> Shapes:
         """The static sizes of sampling."""
