@@ -103,11 +103,11 @@ def test_names_are_taken_as_people_write_them():
 
 @pytest.mark.parametrize("name", ["", "v3", "v3:2x3", "v5e", "h100-8", "v5e-12"])
 def test_a_wrong_topology_lists_the_right_ones(name):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         find_topology(name)
     for known in ("v3-8 (v3:2x2)", "v4-8 (v4:2x2x1)", "v5litepod-16 (v5e:4x4)", "v6e-8 (v6e:2x4)"):
-        assert known in told.value.message
-    assert "\n" not in told.value.message
+        assert known in raised.value.message
+    assert "\n" not in raised.value.message
 
 
 def test_a_larger_slice_is_of_the_same_generation():
@@ -273,7 +273,7 @@ def test_accumulation_gathers_the_weights_anew_and_computes_the_same():
     assert parts.hbm_bytes > whole.hbm_bytes
 
 
-def test_splash_attention_leaves_out_the_masked_half_and_keeps_scores_on_the_chip():
+def test_splash_attention_skips_the_masked_half_and_keeps_scores_on_the_chip():
     splash = dataclasses.replace(SMALL, attention="splash")
     plain, ours = (DeviceModel(model, Split()).training_step(2, 512) for model in (SMALL, splash))
     pairs = 2 * 2 * 4 * 512 * 512
@@ -396,7 +396,7 @@ def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
 
 
-# The compiler's word. CPU devices stand for the TPU's.
+# What the compiler reports. CPU devices replace the TPU's.
 
 
 def settings_of(**changes):
@@ -443,7 +443,7 @@ def test_out_of_memory_is_read_off_the_compilers_message():
     assert not is_out_of_memory("INTERNAL: something else")
 
 
-def test_every_program_of_a_run_is_compiled_and_told():
+def test_every_program_of_a_run_is_compiled_and_reported():
     settings = settings_of()
     fit = precompile(settings, find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == [
@@ -487,7 +487,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would_help(too_large):
     fit = precompile(settings, find_topology("v5litepod-8"), here)
     assert not fit.fits
     refused, *rest = fit.verdicts
-    assert [v.fits for v in rest] == [None] * 3  # nobody waits for what does not matter any more
+    assert [v.fits for v in rest] == [None] * 3  # not compiled: the answer is known
     assert all(v.roofline.seconds > 0 for v in rest)
     assert refused.missing == pytest.approx(7.49 * 2**30)
     text = fit_text(fit)
@@ -517,13 +517,13 @@ def test_any_other_failure_of_the_compiler_is_no_verdict(monkeypatch):
     ],
 )  # fmt: skip
 def test_what_the_run_would_refuse_is_refused_before_anything_is_compiled(changes, words):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         precompile(settings_of(**changes), find_topology("v3-8"), here)
     for word in words:
-        assert word in told.value.message
+        assert word in raised.value.message
 
 
-def test_a_mesh_that_does_not_suit_one_of_many_topologies_is_told(capsys, tmp_path):
+def test_a_mesh_that_does_not_fit_one_of_many_topologies_is_reported(capsys, tmp_path):
     file = tmp_path / "fits.json"
     names = ["v3-8", "v5p-8"]
     assert precompile_command.run(settings_of(), names, str(file), devices=here) == 1

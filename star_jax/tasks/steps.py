@@ -14,6 +14,7 @@ time is linear in its length.
 
 import operator
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from star_jax.tasks import grading
@@ -23,8 +24,13 @@ MARK = re.compile(r"<<(?P<inside>.*?)(?P<end>>>|$)", re.MULTILINE)  # an open on
 TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|[-+*/()%]")
 DECIMALS = re.compile(r"\.([0-9]+)")
 BEFORE_AN_OPERAND = {"(": "(", "-": "negate", "+": "keep"}
-UNARY = {"negate": operator.neg, "keep": operator.pos}
-BINARY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+UNARY: dict[str, Callable[[Fraction], Fraction]] = {"negate": operator.neg, "keep": operator.pos}
+BINARY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 BINDING = {"(": 0, ")": 1, "+": 1, "-": 1, "*": 2, "/": 2, "negate": 3, "keep": 3}
 
 

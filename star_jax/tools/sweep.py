@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from star_jax.errors import UserError, check_types
 from star_jax.tools.gin_text import gin_text
@@ -52,7 +53,7 @@ class Sweep:
     bindings: Mapping[str, object] = dataclasses.field(default_factory=dict)  # of all points
     grid: Mapping[str, Sequence[object]] = dataclasses.field(default_factory=dict)
     # Each has bindings, and may have a run_mode, gin_files and a name of its own.
-    points: Sequence[Mapping[str, object]] = ()
+    points: Sequence[Mapping[str, Any]] = ()
     prepare: Prepare | Sequence[Prepare] = ()
     output_dir: str = ""  # "" for runs/sweeps/<name of the sweep's file>
 
@@ -188,7 +189,12 @@ def _points(sweep: Sweep) -> list[_Point]:
     ]
     points = []
     for i, point in enumerate(sweep.points or [{}]):
-        given = {"name": "", "run_mode": sweep.run_mode, "gin_files": sweep.gin_files, **point}
+        given: dict[str, Any] = {
+            "name": "",
+            "run_mode": sweep.run_mode,
+            "gin_files": sweep.gin_files,
+            **point,
+        }
         title, run_mode, gin_files = (given.pop(key) for key in OF_A_POINT)
         listed = _texts(given, f"Sweep.points[{i}]")
         points += [

@@ -20,7 +20,9 @@ FETCH = "python launch/fetch.py commonsense_qa"
 
 # Not registered: TFDS rejects a second class of the same name, so importing this module could fail
 # because of what else was imported. Use the class itself.
-class CommonsenseQA(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class CommonsenseQA(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """The random split of CommonsenseQA (Talmor et al. 2019), in the order of its files.
 
     Splits train (9,741 questions) and validation (1,221, the published dev file); the test

@@ -74,7 +74,7 @@ class ToyCorpus:
         def document(kind: str, size: int, n_choices: int, some: np.ndarray) -> Spans:
             if kind == "facts":
                 return lines([facts[i] for i in some])
-            if kind == "reading":
+            if kind == "reading" and world.reading:
                 return lines(world.reading(rng, n_choices))
             return worked_document(rng, world, kind, size)
 

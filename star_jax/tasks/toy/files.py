@@ -38,7 +38,8 @@ def _things(part: str) -> list[Worked]:
 
 
 def _stories(part: str) -> list[Worked]:
-    rng, found = np.random.default_rng([2, PARTS.index(part)]), {}
+    rng = np.random.default_rng([2, PARTS.index(part)])
+    found: dict[str, Worked] = {}
     while len(found) < N_STORIES[part]:
         worked = stories.draw(rng, part)
         found.setdefault(worked.row["question"], worked)
@@ -51,7 +52,8 @@ def _shown_things() -> list[Worked]:
 
 
 def _shown_stories() -> list[Worked]:
-    rng, found = np.random.default_rng(3), {}
+    rng = np.random.default_rng(3)
+    found: dict[int, Worked] = {}
     while not found.keys() >= set(SHOWN_STEPS):
         worked = stories.draw(rng, CORPUS)
         found.setdefault(worked.completion.count("<<"), worked)

@@ -112,6 +112,7 @@ def verdict(
 def needed_bytes(compiled: jax.stages.Compiled) -> float:
     """The memory of a device that a program needs: arguments, temporaries and results."""
     memory = compiled.memory_analysis()
+    assert memory
     return float(
         memory.argument_size_in_bytes
         + memory.temp_size_in_bytes

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from star_jax.models.decoder import placed_params
@@ -114,29 +113,17 @@ def sampling(settings: Settings, mesh: Mesh) -> dict[str, Lower]:
     # excluded does.
     pick = PickConfig(sampler.temperature, sampler.top_k, sampler.top_p, model.vocab_size - 1)
     programs = Programs(Writer(model, pick, (0,)), mesh, rules)
-    shapes, prefix_tokens = settings.shapes(mesh), settings.prefix_tokens
-    placed = placed_params(model, mesh, rules)
+    placed_params(model, mesh, rules)  # raises for what does not divide
 
     @functools.cache
-    def refill_and_decode() -> Mapping[str, jax.stages.Lowered]:
+    def lowered() -> Mapping[str, jax.stages.Lowered]:
         # Without examples: as if they had one token, slightly more than is needed.
-        return programs.lower(shapes, max(1, prefix_tokens))
-
-    def prefix() -> jax.stages.Lowered:
-        whole = partitioning.replicated(mesh)
-        params = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, model.dtype, sharding=leaf.sharding),
-            placed,
-        )
-        columns = (up_to(prefix_tokens, PREFIX_COLUMNS),)
-        tokens = jax.ShapeDtypeStruct(columns, jnp.int32, sharding=whole)
-        length = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-        return programs.prefill_prefix.lower(params, tokens, length)
+        return programs.lower(settings.shapes(mesh), max(1, settings.prefix_tokens))
 
     return {
-        **({PREFIX: prefix} if prefix_tokens else {}),
-        REFILL: lambda: refill_and_decode()["refill"],
-        DECODE: lambda: refill_and_decode()["decode"],
+        **({PREFIX: lambda: lowered()["prefix"]} if settings.prefix_tokens else {}),
+        REFILL: lambda: lowered()["refill"],
+        DECODE: lambda: lowered()["decode"],
     }
 
 
