@@ -61,13 +61,10 @@ class ArithmeticCorpus:
           UserError: the shares are negative or all zero.
         """
         rng = np.random.default_rng([self.seed, 3])
-        shares = _shares(self.facts, self.plain, self.layout, self.hinted, self.copied)
+        shares = (self.facts, self.plain, self.layout, self.hinted, self.copied)
         names = ["fact", "plain", "layout", "hinted", "copied"]
-        kinds = rng.choice(names, self.n_documents, p=shares)
-        sums = {
-            kind: iter(_sums(rng, int(np.sum(kinds == kind)), getattr(self, f"{kind}_digits")))
-            for kind in names[1:]
-        }
+        kinds = rng.choice(names, self.n_documents, p=normalized(shares, self))
+        sums = {kind: iter(self._sums(rng, kind, int(np.sum(kinds == kind)))) for kind in names[1:]}
         spans = [
             fact_document(rng, self.facts_per_document, self.fact_context)
             if kind == "fact"
@@ -75,6 +72,17 @@ class ArithmeticCorpus:
             for kind in kinds.tolist()
         ]
         return [encode_spans(vocabulary, document) for document in spans]
+
+    def _sums(self, rng: np.random.Generator, kind: str, n: int) -> list[tuple[int, int]]:
+        """`n` training problems in random order, with the digit counts of `kind`."""
+        counts = rng.multinomial(n, normalized(getattr(self, f"{kind}_digits"), self))
+        pairs = [
+            pair
+            for n_digits, count in enumerate(counts.tolist(), start=1)
+            if count
+            for pair in draw_problems(rng, n_digits, count)
+        ]
+        return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
 def sum_document(rng: np.random.Generator, kind: str, a: int, b: int) -> list[tuple[str, bool]]:
@@ -137,19 +145,14 @@ def _digits(rng: np.random.Generator, n: int) -> list[str]:
     return [str(d) for d in rng.integers(0, 10, n)]
 
 
-def _sums(rng: np.random.Generator, n: int, shares: tuple[float, ...]) -> list[tuple[int, int]]:
-    """`n` training problems in random order, digit counts 1, 2, ... by `shares`."""
-    counts = rng.multinomial(n, _shares(*shares))
-    pairs = [
-        pair
-        for n_digits, count in enumerate(counts.tolist(), start=1)
-        if count
-        for pair in draw_problems(rng, n_digits, count)
-    ]
-    return [pairs[i] for i in rng.permutation(len(pairs))]
+def normalized(shares: tuple[float, ...], corpus: object) -> np.ndarray:
+    """Shares in any unit as shares of 1.
 
-
-def _shares(*weights: float) -> np.ndarray:
-    if min(weights) < 0 or sum(weights) == 0:
-        raise UserError(f"ArithmeticCorpus: shares {weights} must be 0 or more, one positive")
-    return np.array(weights, float) / sum(weights)
+    Raises:
+      UserError: one is negative, or none is positive; it names the class of `corpus`.
+    """
+    if not shares or min(shares) < 0 or sum(shares) == 0:
+        raise UserError(
+            f"{type(corpus).__name__}: shares {shares} must be 0 or more, one of them positive"
+        )
+    return np.array(shares, float) / sum(shares)

@@ -16,6 +16,7 @@ import seqio
 
 from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
+from star_jax.tasks.corpus import normalized
 from star_jax.tasks.toy import stories, things
 from star_jax.tasks.toy.worlds import CORPUS, Fact, World
 from star_jax.tokenizers.vocabularies import WordVocabulary, encode_spans
@@ -46,8 +47,7 @@ class ToyCorpus:
         """Raises UserError for an unknown world and wrong shares."""
         world = world_of(self.world)
         for shares in (self._shares(), self.in_context, self.lists):
-            if not shares or min(shares) < 0 or sum(shares) == 0:
-                raise UserError(f"ToyCorpus: shares {shares} must be 0 or more, one positive")
+            normalized(shares, self)
         if len(self.lists) > things.N_CHOICES - 1:
             raise UserError(
                 f"ToyCorpus.lists = {self.lists}: lists have 2 to {things.N_CHOICES} choices; give "
@@ -66,10 +66,10 @@ class ToyCorpus:
         rng, world = np.random.default_rng([self.seed, 7]), world_of(self.world)
         facts, n = world.facts(), self.n_documents
         often = rng.permutation(1 / np.arange(1, len(facts) + 1) ** self.fact_skew)
-        kinds = rng.choice(KINDS, n, p=_normalized(self._shares())).tolist()
-        sizes = 1 + rng.choice(len(self.in_context), n, p=_normalized(self.in_context))
-        lists = 2 + rng.choice(len(self.lists), n, p=_normalized(self.lists))
-        shown = rng.choice(len(facts), (n, self.facts_per_document), p=_normalized(often))
+        kinds = rng.choice(KINDS, n, p=normalized(self._shares(), self)).tolist()
+        sizes = 1 + rng.choice(len(self.in_context), n, p=normalized(self.in_context, self))
+        lists = 2 + rng.choice(len(self.lists), n, p=normalized(self.lists, self))
+        shown = rng.choice(len(facts), (n, self.facts_per_document), p=often / np.sum(often))
 
         def document(kind: str, size: int, n_choices: int, some: np.ndarray) -> Spans:
             if kind == "facts":
@@ -125,7 +125,3 @@ def worked_document(rng: np.random.Generator, world: World, kind: str, n: int) -
 def toy_vocabulary(world: str) -> WordVocabulary:
     """One id for each word of a world's questions, hints, rationales and answers, sorted."""
     return WordVocabulary.of_texts(world_of(world).texts())
-
-
-def _normalized(shares: tuple[float, ...] | np.ndarray) -> np.ndarray:
-    return np.array(shares, float) / np.sum(shares)
