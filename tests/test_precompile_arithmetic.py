@@ -192,6 +192,12 @@ def test_the_peaks_of_a_device_by_hand():
     assert dataclasses.astuple(peaks) == pytest.approx((61.5e12, 450e9, 82e9, 7e-6))
 
 
+def test_each_collective_operation_has_its_latency():
+    peaks = Peaks(flops=2.0, hbm_bytes=3.0, link_bytes=7.0, message_seconds=0.11)
+    times = roofline(Work(flops=13.0, hbm_bytes=17.0, link_bytes=19.0, messages=5), peaks)
+    assert dataclasses.astuple(times) == pytest.approx((13 / 2, 17 / 3, 19 / 7 + 5 * 0.11))
+
+
 PEAKS = Peaks(flops=1e9, hbm_bytes=1e8, link_bytes=1e7, message_seconds=1e-4)
 
 
