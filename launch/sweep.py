@@ -24,7 +24,8 @@ try:
     import sweep_state
 
     from star_jax.errors import UserError
-    from star_jax.tools.sweep import Run, expand, gin_text
+    from star_jax.tools.gin_text import gin_text
+    from star_jax.tools.sweep import SweepRun, expand
 except ModuleNotFoundError as missing:
     if (missing.name or "star_jax").partition(".")[0] == "star_jax":
         raise
@@ -98,7 +99,7 @@ def say(message: str) -> None:
 
 
 def jobs_of(
-    runs: Sequence[Run],
+    runs: Sequence[SweepRun],
     configs: Mapping[str, str],
     directory: Path,
     tpu: bool,

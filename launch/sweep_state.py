@@ -18,7 +18,7 @@ from sweep_runs import write_whole
 from star_jax.cli import gin_errors, gin_sources
 from star_jax.errors import UserError, did_you_mean
 from star_jax.main import RUN_MODES, chatter_left_out, quiet_libraries
-from star_jax.tools.sweep import Prepare, Run, Sweep, differences
+from star_jax.tools.sweep import Prepare, Sweep, SweepRun, differences
 
 # Not in star_jax.cli.configurables: a run has no sweep to bind, and a sweep need not import JAX.
 for _record in (Sweep, Prepare):
@@ -54,7 +54,7 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
         gin.clear_config()  # the runs have their own
 
 
-def check_run_modes(runs: Sequence[Run]) -> None:
+def check_run_modes(runs: Sequence[SweepRun]) -> None:
     """Raises UserError for a run mode that there is not."""
     for run in runs:
         if run.run_mode not in RUN_MODES:
@@ -62,7 +62,7 @@ def check_run_modes(runs: Sequence[Run]) -> None:
             raise UserError(f"{run.name}: unknown run mode '{run.run_mode}'{hint}")
 
 
-def read_sources(run: Run) -> gin_sources.Sources:
+def read_sources(run: SweepRun) -> gin_sources.Sources:
     """Reads a run's files and bindings.
 
     Raises:
@@ -72,7 +72,7 @@ def read_sources(run: Run) -> gin_sources.Sources:
         return gin_sources.read_sources(run.gin_files, run.bindings)
 
 
-def load_configurations(runs: Sequence[Run]) -> dict[str, str]:
+def load_configurations(runs: Sequence[SweepRun]) -> dict[str, str]:
     """Gives each run's configuration to gin; returns what gin makes of it, by the run's name.
 
     Raises:
@@ -90,7 +90,7 @@ def load_configurations(runs: Sequence[Run]) -> dict[str, str]:
     return configurations
 
 
-def checked_configurations(runs: Sequence[Run]) -> dict[str, str]:
+def checked_configurations(runs: Sequence[SweepRun]) -> dict[str, str]:
     """`load_configurations` in a process of its own: what it imports takes near a gigabyte.
 
     Raises:
@@ -117,7 +117,7 @@ def checked_configurations(runs: Sequence[Run]) -> dict[str, str]:
 def _answer() -> None:
     """The other end of `checked_configurations`: runs come in, configurations go out."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
-    runs = [Run(**run) for run in json.load(sys.stdin)]
+    runs = [SweepRun(**run) for run in json.load(sys.stdin)]
     try:
         told = {"configurations": load_configurations(runs)}
     except UserError as error:
@@ -126,7 +126,7 @@ def _answer() -> None:
 
 
 @contextlib.contextmanager
-def _told_of(run: Run) -> Iterator[None]:
+def _told_of(run: SweepRun) -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -134,7 +134,9 @@ def _told_of(run: Run) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claimed(directory: Path, file: str, runs: Sequence[Run], configs: Mapping) -> Iterator[None]:
+def claimed(
+    directory: Path, file: str, runs: Sequence[SweepRun], configs: Mapping
+) -> Iterator[None]:
     """Makes the directory this sweep's, and this process the only sweep in it.
 
     Raises:

@@ -225,7 +225,7 @@ def test_questions_come_from_the_published_files(files):
         ("[]", "line 2: has no field 'question.stem'"),
         ("7", "line 2: has no field 'question.stem'"),
         (json.dumps({**ROW, "question": {}}), "line 2: has no field 'question.stem'"),
-        (json.dumps(row(stem=" ")), "line 2: field 'question.stem' is \" \", which is no text"),
+        (json.dumps(row(stem=" ")), "line 2: field 'question.stem' is \" \", which is not a text"),
         (json.dumps(row(stem=7)), "line 2: field 'question.stem' is 7"),
         (json.dumps(row(choices=[])), "line 2: has no list of at least two"),
         (json.dumps(row(choices=["x", "y"])), "line 2: has no field 'label'"),
@@ -235,7 +235,7 @@ def test_questions_come_from_the_published_files(files):
             json.dumps({k: v for k, v in ROW.items() if k != "answerKey"}),
             "line 2: has no field 'answerKey'",
         ),
-        (json.dumps(row("id_1")), "line 2: its id 'id_1' was there before"),
+        (json.dumps(row("id_1")), "line 2: its id 'id_1' is not unique"),
         (
             json.dumps(row(choices=[{"label": "B", "text": "x"}] * 2)),
             r"line 2: .* labelled \['b', 'b'\]",

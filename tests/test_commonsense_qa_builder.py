@@ -12,7 +12,6 @@ import seqio
 from star_jax.errors import UserError
 from star_jax.tasks.builders.commonsense_qa import (
     CommonsenseQA,
-    commonsense_qa_builder,
     flatten,
     prepare_commonsense_qa,
 )
@@ -77,7 +76,7 @@ def test_what_is_prepared_is_used_again(small, tmp_path, capfd):
         (tmp_path / name).unlink()
     again = prepare_commonsense_qa(str(tmp_path / "tfds"), str(tmp_path / "gone"))
     assert len(examples(again, "validation")) == 3
-    assert len(examples(commonsense_qa_builder(str(tmp_path / "tfds")), "validation")) == 3
+    assert len(examples(CommonsenseQA(data_dir=str(tmp_path / "tfds")), "validation")) == 3
 
 
 def test_seqio_reads_what_is_prepared_by_name_and_folder(small, tmp_path):
@@ -111,11 +110,11 @@ def test_the_checksums_are_those_of_launch_fetch(monkeypatch):
 def test_altered_files_are_refused(tmp_path):
     for name in FILES.values():
         write_lines(tmp_path / name, [record(1)])
-    with pytest.raises(UserError, match="wrong checksum; fetch it anew") as raised:
+    with pytest.raises(UserError, match="wrong checksum; fetch it again") as raised:
         prepare_commonsense_qa(str(tmp_path / "tfds"), str(tmp_path))
     assert "\n" not in raised.value.message
     assert str(tmp_path) in raised.value.message
-    assert not commonsense_qa_builder(str(tmp_path / "tfds")).data_path.exists()
+    assert not CommonsenseQA(data_dir=str(tmp_path / "tfds")).data_path.exists()
 
 
 def test_missing_files_are_named_before_anything_is_written(tmp_path):

@@ -189,9 +189,9 @@ def test_files_in_the_papers_format_are_taken(tmp_path, change):
 )
 def test_hinted_files_that_disagree_are_refused_by_file_and_number(tmp_path, hinted, message):
     task = task_with(tmp_path, PLAIN, hinted)
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as raised:
         task.few_shot_examples("", hinted=False)
-    assert "\n" not in told.value.message
+    assert "\n" not in raised.value.message
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_exemplars_that_are_none_are_refused_by_file_and_number(tmp_path, plain,
         task_with(tmp_path, plain).few_shot_examples("", hinted=False)
 
 
-def test_an_exemplar_file_that_cannot_be_read_is_told(tmp_path):
+def test_an_exemplar_file_that_cannot_be_read_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the exemplar file .*nowhere"):
         CommonsenseQATask(exemplar_file=str(tmp_path / "nowhere")).few_shot_examples("", False)
     (tmp_path / "latin.txt").write_bytes(b"Q: \xe9\nA: (a)")

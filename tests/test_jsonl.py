@@ -272,7 +272,7 @@ def test_a_malformed_line_stops_the_run_with_its_number_and_reason(
 ):
     answers = {"answer": "7", "kind": "x", "why": ""}
     path = write(tmp_path, [*rows_of(9, **answers), "", line])
-    with pytest.raises(UserError, match=r"1 of 10 lines make no question.*line 11: ") as error:
+    with pytest.raises(UserError, match=r"1 of 10 lines are not questions.*line 11: ") as error:
         JsonlTask(path, held_out=3, **settings).questions(TRAIN)
     assert reason in error.value.message
     assert "\n" not in error.value.message
@@ -305,17 +305,17 @@ def test_tolerated_lines_are_told_one_by_one(tmp_path, monkeypatch):
     path = write(tmp_path, ["{", *rows_of(30), *["{"] * 29])
     assert len(all_questions(JsonlTask(path, tolerated_share=0.5))) == 30
     (text,) = told
-    assert text.startswith(f"{path}: 30 of 60 lines are left out:\n  line 1: not JSON")
+    assert text.startswith(f"{path}: 30 of 60 lines are dropped:\n  line 1: not JSON")
     assert text.count("\n  line ") == 20
     assert text.endswith("  and 10 more")
-    with pytest.raises(UserError, match=r"0\.49 lets 29 pass: line 1: .*and 27 more$"):
+    with pytest.raises(UserError, match=r"0\.49 allows 29: line 1: .*and 27 more$"):
         JsonlTask(path, tolerated_share=0.49).questions(TRAIN)
 
 
 def test_an_id_that_was_there_before_is_malformed(tmp_path):
     rows = [{**row, "key": i // 2 * 2} for i, row in enumerate(rows_of(10))]
     path = write(tmp_path, rows)
-    with pytest.raises(UserError, match="line 2: its id '0' was there before"):
+    with pytest.raises(UserError, match="line 2: its id '0' is not unique"):
         JsonlTask(path, id_field="key").questions(TRAIN)
     found = all_questions(JsonlTask(path, held_out=2, id_field="key", tolerated_share=0.5))
     assert sorted(q.id for q in found) == ["0", "2", "4", "6", "8"]

@@ -21,29 +21,21 @@ from star_jax.parallel.topologies import TOPOLOGIES, find_topologies, find_topol
 from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.rollout.native.shapes import shapes_for
 from star_jax.tools.precompile import command as precompile_command
-from star_jax.tools.precompile import fit as rooms
+from star_jax.tools.precompile import compiler
+from star_jax.tools.precompile import fit as programs
 from star_jax.tools.precompile import search as precompile_search
-from star_jax.tools.precompile.fit import Settings, is_out_of_memory, precompile, used_of
-from star_jax.tools.precompile.prediction import (
-    Assumptions,
-    ProgramSeconds,
-    Run,
-    outer_iteration,
-    shows_examples,
-    whole_run,
-)
+from star_jax.tools.precompile.compiler import is_out_of_memory, used_of
+from star_jax.tools.precompile.fit import precompile
+from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds
 from star_jax.tools.precompile.roofline import (
+    DeviceModel,
     Peaks,
     Split,
     Work,
-    decode_step,
-    prefill,
     roofline,
-    slot_bytes,
     split_of,
-    state_bytes,
-    training_step,
 )
+from star_jax.tools.precompile.settings import Assumptions, Settings
 from star_jax.tools.precompile.text import duration, fit_json, fit_text
 from star_jax.training import train_step as steps
 from star_jax.training.schedules import GeometricSteps
@@ -111,11 +103,11 @@ def test_names_are_taken_as_people_write_them():
 
 @pytest.mark.parametrize("name", ["", "v3", "v3:2x3", "v5e", "h100-8", "v5e-12"])
 def test_a_wrong_topology_lists_the_right_ones(name):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         find_topology(name)
     for known in ("v3-8 (v3:2x2)", "v4-8 (v4:2x2x1)", "v5litepod-16 (v5e:4x4)", "v6e-8 (v6e:2x4)"):
-        assert known in told.value.message
-    assert "\n" not in told.value.message
+        assert known in raised.value.message
+    assert "\n" not in raised.value.message
 
 
 def test_a_larger_slice_is_of_the_same_generation():
@@ -177,7 +169,7 @@ def test_training_flops_are_those_of_the_traced_products(model, remat):
     model = dataclasses.replace(model, remat=remat)
     step, state = step_of(model, 1)
     counted, n_bytes = products_in(step, state, batch_of(2, 128))
-    ours = training_step(model, Split(), 2, 128)
+    ours = DeviceModel(model, Split()).training_step(2, 128)
     adam = 20 * n_params(model)
     assert ours.flops - adam == pytest.approx(counted, rel=0.001)
     adam_bytes = 7 * 4 * n_params(model)
@@ -188,13 +180,15 @@ def test_training_flops_are_those_of_the_traced_products(model, remat):
 def test_training_flops_are_those_of_the_compilers_count_where_nothing_is_scanned():
     step, state = step_of(SMALL, 1)
     counted = jax.jit(step).lower(state, batch_of(4, 128)).cost_analysis()
-    assert training_step(SMALL, Split(), 4, 128).flops == pytest.approx(counted["flops"], rel=0.05)
+    assert DeviceModel(SMALL, Split()).training_step(4, 128).flops == pytest.approx(
+        counted["flops"], rel=0.05
+    )
 
 
 def test_a_scan_does_not_change_our_count_though_it_does_the_compilers():
     scanned = dataclasses.replace(SMALL, scan_layers=True, n_layers=8)
     unrolled = dataclasses.replace(scanned, scan_layers=False)
-    ours = [training_step(model, Split(), 2, 64) for model in (scanned, unrolled)]
+    ours = [DeviceModel(model, Split()).training_step(2, 64) for model in (scanned, unrolled)]
     assert ours[0] == ours[1]
 
 
@@ -218,7 +212,7 @@ def test_a_decoding_step_is_counted_as_it_is_traced(model):
 
     tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
     counted, n_bytes = products_in(one_token, abstract_params(model), kv, shared, tokens)
-    ours = decode_step(model, Split(), rows, prefix, columns)
+    ours = DeviceModel(model, Split()).decode_step(rows, prefix, columns)
     assert ours.flops == counted
     assert ours.hbm_bytes == pytest.approx(n_bytes, rel=0.02)
 
@@ -235,7 +229,7 @@ def test_a_prefill_is_counted_as_it_is_traced():
 
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
     counted, _ = products_in(run, abstract_params(model), tokens)
-    assert prefill(model, Split(), length, 0, n_read=3).flops == counted
+    assert DeviceModel(model, Split()).prefill(length, 0, n_read=3).flops == counted
 
 
 def test_gptj_by_hand():
@@ -244,22 +238,22 @@ def test_gptj_by_hand():
     # A block: 4 x 4096 x 4096 + 2 x 4096 x 16384 weights; 28 of them; a head of 4096 x 50400.
     weights = 28 * (4 * 4096**2 + 2 * 4096 * 16384)
     head = 4096 * 50400
-    step = decode_step(gptj, Split(heads=8, kv_heads=8, mlp=8, vocab=8), 256, 0, 224)
+    step = DeviceModel(gptj, Split(heads=8, kv_heads=8, mlp=8, vocab=8)).decode_step(256, 0, 224)
     attention = 28 * 4 * 256 * 16 * 225 * 256
     assert step.flops == pytest.approx((2 * 256 * (weights + head) + attention) / 8)
     cache = 28 * 2 * 256 * 16 * 224 * 256 * 2 / 8
-    assert slot_bytes(gptj, Split(heads=8, kv_heads=8), 224) * 256 == cache
+    assert DeviceModel(gptj, Split(heads=8, kv_heads=8)).slot_bytes(224) * 256 == cache
     assert step.hbm_bytes > (weights + head) * 2 / 8 + cache
     # A sum over 8 devices sends 2 x 7/8 of the array: once a block, and for the embedding.
     assert step.link_bytes == pytest.approx(29 * 2 * 7 / 8 * 256 * 4096 * 2)
     assert step.messages == 29
-    assert state_bytes(gptj, Split(embed=8)) == (weights + 2 * head) * 12 / 8
+    assert DeviceModel(gptj, Split(embed=8)).state_bytes == (weights + 2 * head) * 12 / 8
 
 
 def test_splitting_shares_the_work_and_sends_what_it_must():
-    one = training_step(SMALL, Split(), 8, 128)
-    fsdp = training_step(SMALL, Split(batch=8, embed=8), 8, 128)
-    tensor = training_step(SMALL, Split(heads=4, kv_heads=4, mlp=4, vocab=4), 8, 128)
+    one = DeviceModel(SMALL, Split()).training_step(8, 128)
+    fsdp = DeviceModel(SMALL, Split(batch=8, embed=8)).training_step(8, 128)
+    tensor = DeviceModel(SMALL, Split(heads=4, kv_heads=4, mlp=4, vocab=4)).training_step(8, 128)
     assert fsdp.flops == pytest.approx(one.flops / 8)
     assert tensor.flops == pytest.approx(one.flops / 4, rel=0.02)
     weights = 2 * (4 * 256**2 + 2 * 256 * 1024) + 256 * 512
@@ -267,21 +261,21 @@ def test_splitting_shares_the_work_and_sends_what_it_must():
     assert fsdp.link_bytes == pytest.approx(3 * 7 / 8 * weights * 4)
     rows = 8 * 128 * 256 * 4
     assert tensor.link_bytes == pytest.approx(2 * (2 + 1) * 2 * 3 / 4 * rows)
-    data = training_step(SMALL, Split(batch=8, replicas=8), 8, 128)
+    data = DeviceModel(SMALL, Split(batch=8, replicas=8)).training_step(8, 128)
     assert data.link_bytes == pytest.approx(2 * 7 / 8 * weights * 4)
 
 
 def test_accumulation_gathers_the_weights_anew_and_computes_the_same():
     split = Split(batch=2, embed=2)
-    whole, parts = (training_step(SMALL, split, 8, 128, n) for n in (1, 4))
+    whole, parts = (DeviceModel(SMALL, split).training_step(8, 128, n) for n in (1, 4))
     assert parts.flops == pytest.approx(whole.flops)
     assert parts.link_bytes == pytest.approx(4 * whole.link_bytes)
     assert parts.hbm_bytes > whole.hbm_bytes
 
 
-def test_splash_attention_leaves_out_the_masked_half_and_keeps_scores_on_the_chip():
+def test_splash_attention_skips_the_masked_half_and_keeps_scores_on_the_chip():
     splash = dataclasses.replace(SMALL, attention="splash")
-    plain, ours = (training_step(model, Split(), 2, 512) for model in (SMALL, splash))
+    plain, ours = (DeviceModel(model, Split()).training_step(2, 512) for model in (SMALL, splash))
     pairs = 2 * 2 * 4 * 512 * 512
     assert plain.flops - ours.flops == 4 * (4 * pairs * 64) / 2
     assert plain.hbm_bytes - ours.hbm_bytes == 4 * pairs * 8
@@ -307,7 +301,13 @@ def test_the_slowest_of_three_decides():
 # Prediction.
 
 
-def run_of(assumed=None, **loop):
+EACH = ProgramSeconds(
+    training_step=1.0, decode_step=0.01, refill=0.1, prefix=2.0, released_question=3.0
+)
+
+
+def prediction_of(assumed=None, **changes):
+    """Of STaR in two iterations; `changes` are of the loop, or of the settings."""
     assumed = assumed or Assumptions(
         n_questions=1000, n_eval=100, question_tokens=64, longest_question=64, new_tokens=50,
         hinted_share=0.4, kept_share=0.8, busy_slots=1.0, packed_share=1.0,
@@ -315,21 +315,21 @@ def run_of(assumed=None, **loop):
     shapes = shapes_for(
         64, 64, n_shards=1, batch_size=100, max_new_tokens=96, refill_share=0.1, prefill_tokens=640
     )
-    return Run(
-        SamplerConfig(batch_size=100, max_new_tokens=96), TrainerConfig(), GeometricSteps(),
-        StarConfig(iterations=2, **loop), assumed, shapes,
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    loop = {name: value for name, value in changes.items() if name not in fields}
+    settings = Settings(
+        TINY, SamplerConfig(batch_size=100, max_new_tokens=96), TrainerConfig(), OptimizerConfig(),
+        GeometricSteps(), StarConfig(iterations=2, **loop), MeshConfig(), assumed,
     )  # fmt: skip
-
-
-EACH = ProgramSeconds(
-    training_step=1.0, decode_step=0.01, refill=0.1, prefix=2.0, released_question=3.0
-)
+    own = {name: value for name, value in changes.items() if name in fields}
+    return Prediction(dataclasses.replace(settings, **own), shapes, EACH)
 
 
 def test_an_outer_iteration_by_hand():
-    stages = {stage.name: stage for stage in outer_iteration(run_of(), EACH)}
+    prediction = prediction_of()
+    stages = {stage.name: stage for stage in prediction.outer_iteration()}
     assert list(stages) == ["generate", "rationalize", "finetune", "evaluate"]
-    per_chunk = run_of().shapes.chunk_tokens // 64
+    per_chunk = prediction.shapes.chunk_tokens // 64
     # 1,000 questions of 50 tokens in 100 slots: 500 steps.
     assert stages["generate"].seconds == pytest.approx(2 + 0.1 * -(-1000 // per_chunk) + 5.0)
     assert stages["rationalize"].seconds == pytest.approx(2 + 0.1 * -(-400 // per_chunk) + 2.0)
@@ -339,42 +339,41 @@ def test_an_outer_iteration_by_hand():
 
 
 def test_a_run_is_its_iterations_and_the_bases_evaluation():
-    first, second = (outer_iteration(run_of(), EACH, n) for n in (1, 2))
+    base, first, second = (prediction_of().outer_iteration(n) for n in (0, 1, 2))
     assert [stage.seconds for stage in second if stage.name == "finetune"] == [48]
-    base = outer_iteration(run_of(), EACH, 0)
-    ours, theirs = whole_run(run_of(), EACH)
+    ours, theirs = prediction_of().whole_run()
     stages = [*base, *first, *second]
     assert ours == pytest.approx(sum(stage.seconds for stage in stages))
     assert theirs == pytest.approx(sum(stage.released_seconds for stage in stages))
 
 
-def test_without_rationalization_nobody_is_asked_again():
-    names = [stage.name for stage in outer_iteration(run_of(rationalize=False), EACH)]
+def test_without_rationalization_failures_are_not_sampled_again():
+    names = [stage.name for stage in prediction_of(rationalize=False).outer_iteration()]
     assert names == ["generate", "finetune", "evaluate"]
 
 
-def test_instead_of_rationalizing_the_failures_may_be_asked_again():
-    again = run_of(rationalize=False, resample_temperature=0.7)
-    stages = {stage.name: stage.seconds for stage in outer_iteration(again, EACH)}
+def test_failures_may_be_resampled_instead_of_rationalized():
+    resampling = prediction_of(rationalize=False, resample_temperature=0.7)
+    stages = {stage.name: stage.seconds for stage in resampling.outer_iteration()}
     assert list(stages) == ["generate", "resample", "finetune", "evaluate"]
-    rationalizing = {stage.name: stage.seconds for stage in outer_iteration(run_of(), EACH)}
+    rationalizing = {stage.name: stage.seconds for stage in prediction_of().outer_iteration()}
     assert stages["resample"] == rationalizing["rationalize"]
 
 
 def test_a_baseline_that_trains_does_so_once_between_two_evaluations():
-    run = dataclasses.replace(run_of(), loop=None, schedule=TrainingLength(steps=70))
-    (evaluate,) = outer_iteration(run, EACH, 0)
-    finetune, again = outer_iteration(run, EACH)
+    prediction = prediction_of(loop=None, schedule=TrainingLength(steps=70))
+    (evaluate,) = prediction.outer_iteration(0)
+    finetune, again = prediction.outer_iteration()
     assert (finetune.name, finetune.seconds, again) == ("finetune", 70.0, evaluate)
-    assert whole_run(run, EACH)[0] == pytest.approx(70 + 2 * evaluate.seconds)
-    assert not shows_examples(run.loop, run.trainer)
+    assert prediction.whole_run()[0] == pytest.approx(70 + 2 * evaluate.seconds)
+    assert prediction.settings.prefix_tokens == 0
 
 
 def test_the_few_shot_baseline_is_one_evaluation():
-    run = dataclasses.replace(run_of(), loop=None, schedule=None, trainer=None)
-    (evaluate,) = outer_iteration(run, EACH, 0)
-    assert whole_run(run, EACH)[0] == pytest.approx(evaluate.seconds)
-    assert shows_examples(run.loop, run.trainer)
+    prediction = prediction_of(loop=None, schedule=None, trainer=None)
+    (evaluate,) = prediction.outer_iteration(0)
+    assert prediction.whole_run()[0] == pytest.approx(evaluate.seconds)
+    assert prediction.settings.prefix_tokens == 1280
 
 
 @pytest.mark.parametrize(
@@ -397,7 +396,7 @@ def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
 
 
-# The compiler's word. CPU devices stand for the TPU's.
+# What the compiler reports. CPU devices replace the TPU's.
 
 
 def settings_of(**changes):
@@ -430,7 +429,7 @@ def fails(message):
 @pytest.fixture
 def too_large(monkeypatch):
     """The training step does not fit."""
-    monkeypatch.setattr(rooms, "training_lowering", lambda settings, mesh: fails(OOM))
+    monkeypatch.setattr(programs, "training_lowering", lambda settings, mesh: fails(OOM))
 
 
 def test_out_of_memory_is_read_off_the_compilers_message():
@@ -444,7 +443,7 @@ def test_out_of_memory_is_read_off_the_compilers_message():
     assert not is_out_of_memory("INTERNAL: something else")
 
 
-def test_every_program_of_a_run_is_compiled_and_told():
+def test_every_program_of_a_run_is_compiled_and_reported():
     settings = settings_of()
     fit = precompile(settings, find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == [
@@ -452,7 +451,7 @@ def test_every_program_of_a_run_is_compiled_and_told():
     ]  # fmt: skip
     assert fit.fits
     assert all(v.needed > 0 and v.work.flops > 0 and v.roofline.seconds > 0 for v in fit.verdicts)
-    text = fit_text(fit, settings)
+    text = fit_text(fit)
     for words in ("v3-8 (v3:2x2)", "8 devices of 15.48 GiB", "fsdp=8", "training step", "yes",
                   "evaluation", "61.5 TFLOP/s", "outer iteration 1", "the released code",
                   "the whole run", "assumed:", "50% of its peaks", "9,741 questions"):  # fmt: skip
@@ -463,21 +462,21 @@ def test_without_few_shot_examples_there_is_no_prefix():
     loop = StarConfig(few_shot="never")
     fit = precompile(settings_of(loop=loop), find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == ["training step", "refill", "decode step"]
-    assert fit.seconds().prefix == 0
+    assert fit.prediction.each.prefix == 0
 
 
 def test_a_baselines_programs_are_those_that_it_runs():
     finetune = settings_of(loop=None, schedule=TrainingLength(epochs=1.0))
     fit = precompile(finetune, find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == ["training step", "refill", "decode step"]
-    text = fit_text(fit, finetune)
+    text = fit_text(fit)
     assert "1 training and the base's evaluation" in text and "examples to train on" in text
     assert "outer iteration" not in text
     few_shot = settings_of(loop=None, schedule=None, trainer=None, optimizer=None)
     fit = precompile(few_shot, find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == ["prefix", "refill", "decode step"]
     assert [stage["name"] for stage in fit_json(fit)["outer_iteration"]] == ["evaluate"]
-    text = fit_text(fit, few_shot)
+    text = fit_text(fit)
     assert "0 trainings and the base's evaluation" in text and "to train on" not in text
     with pytest.raises(UserError, match="--search looks for a mesh to train on"):
         precompile_search.search(few_shot, find_topology("v3-8"), here)
@@ -488,19 +487,21 @@ def test_what_does_not_fit_says_by_how_much_and_what_would_help(too_large):
     fit = precompile(settings, find_topology("v5litepod-8"), here)
     assert not fit.fits
     refused, *rest = fit.verdicts
-    assert [v.fits for v in rest] == [None] * 3  # nobody waits for what does not matter any more
+    assert [v.fits for v in rest] == [None] * 3  # not compiled: the answer is known
     assert all(v.roofline.seconds > 0 for v in rest)
     assert refused.missing == pytest.approx(7.49 * 2**30)
-    text = fit_text(fit, settings)
+    text = fit_text(fit)
     assert "needs 23.24 GiB of 15.75 GiB, 7.49 GiB too much" in text
     assert "--topology=v5litepod-16 (v5e:4x4)" in text
     assert "--search" in text
     state = dataclasses.replace(fit, state_bytes=16 * 2**30)
-    assert "state alone take 16.00 GiB" in fit_text(state, settings)
+    assert "state alone take 16.00 GiB" in fit_text(state)
 
 
 def test_any_other_failure_of_the_compiler_is_no_verdict(monkeypatch):
-    monkeypatch.setattr(rooms, "training_lowering", lambda settings, mesh: fails("INTERNAL: bug"))
+    monkeypatch.setattr(
+        programs, "training_lowering", lambda settings, mesh: fails("INTERNAL: bug")
+    )
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         precompile(settings_of(), find_topology("v3-8"), here)
 
@@ -516,13 +517,13 @@ def test_any_other_failure_of_the_compiler_is_no_verdict(monkeypatch):
     ],
 )  # fmt: skip
 def test_what_the_run_would_refuse_is_refused_before_anything_is_compiled(changes, words):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         precompile(settings_of(**changes), find_topology("v3-8"), here)
     for word in words:
-        assert word in told.value.message
+        assert word in raised.value.message
 
 
-def test_a_mesh_that_does_not_suit_one_of_many_topologies_is_told(capsys, tmp_path):
+def test_a_mesh_that_does_not_fit_one_of_many_topologies_is_reported(capsys, tmp_path):
     file = tmp_path / "fits.json"
     names = ["v3-8", "v5p-8"]
     assert precompile_command.run(settings_of(), names, str(file), devices=here) == 1
@@ -540,7 +541,7 @@ def test_a_mesh_that_does_not_suit_one_of_many_topologies_is_told(capsys, tmp_pa
 
 def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
     asked = []
-    honest = precompile_search.training_lowering
+    honest = programs.training_lowering
 
     def only_by_tensor(settings, mesh):
         honest(settings, mesh)
@@ -548,7 +549,7 @@ def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
         fits = settings.mesh.tensor > 1
         return honest(settings, mesh) if fits else fails(OOM)
 
-    monkeypatch.setattr(precompile_search, "training_lowering", only_by_tensor)
+    monkeypatch.setattr(programs, "training_lowering", only_by_tensor)
     settings = settings_of(mesh=MeshConfig())
     found = precompile_search.search(settings, find_topology("v3-8"), here)
     assert found.settings.mesh.tensor > 1
@@ -561,7 +562,7 @@ def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
 
 
 def test_the_search_says_when_nothing_fits(monkeypatch, capsys):
-    monkeypatch.setattr(precompile_search, "training_lowering", lambda s, mesh: fails(OOM))
+    monkeypatch.setattr(programs, "training_lowering", lambda s, mesh: fails(OOM))
     code = precompile_command.run(settings_of(), ["v3-8"], searching=True, devices=here)
     assert code == 1
     out = capsys.readouterr().out
@@ -571,19 +572,19 @@ def test_the_search_says_when_nothing_fits(monkeypatch, capsys):
 
 def test_the_search_finds_the_most_slots(monkeypatch):
     """A slot takes 1 GiB, all else 4: 11 of 15.48 GiB are left, and slots come by eight."""
-    monkeypatch.setattr(precompile_search, "slot_bytes", lambda *args: 2**30)
+    monkeypatch.setattr(DeviceModel, "slot_bytes", lambda *args: 2**30)
 
     def says(settings, mesh):
         def verdict_of(name, lower, topology, work, peaks):
             needed = (4 + settings.sampler.batch_size) * 2**30
             fits = needed <= 15.48 * 2**30
             times = roofline(work, peaks)
-            return rooms.Verdict(name, fits, needed, 15.48 * 2**30, 0.0, work, times)
+            return compiler.Verdict(name, fits, needed, 15.48 * 2**30, 0.0, work, times)
 
         monkeypatch.setattr(precompile_search, "verdict", verdict_of)
         return dict.fromkeys(("refill", "decode step"))
 
-    monkeypatch.setattr(precompile_search, "sampling", says)
+    monkeypatch.setattr(programs, "sampling", says)
     mesh = make_mesh(MeshConfig(data=1, tensor=8))
     tried = []
     settings = settings_of(mesh=MeshConfig(data=1, tensor=8))
@@ -717,6 +718,6 @@ def test_its_flags_belong_to_precompile(capsys):
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(rooms.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"star_jax\[precompile\]"):
-        rooms.tpu_devices(find_topology("v3-8"))
+        compiler.tpu_devices(find_topology("v3-8"))

@@ -11,20 +11,20 @@ from star_jax.main import main
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.parallel.topologies import GENERATIONS, TOPOLOGIES, find_topology
 from star_jax.tools.precompile import command as precompile_command
+from star_jax.tools.precompile.compiler import GIB, tpu_devices, verdict
 from star_jax.tools.precompile.fit import (
     DECODE,
-    GIB,
     PREFIX,
     REFILL,
     TRAINING,
     peaks_of,
     precompile,
     sampling,
-    tpu_devices,
     training_lowering,
-    verdict,
     work_of,
 )
+from star_jax.tools.precompile.roofline import Work
+from star_jax.tools.precompile.settings import Assumptions
 from star_jax.tools.precompile.text import fit_text
 from tests.test_gin_files import FULL
 
@@ -52,8 +52,8 @@ def settings_of(monkeypatch, *files, **flags):
     return found[0]
 
 
-def asked(settings, name, *programs):
-    """The compiler's verdicts on some of a run's programs."""
+def verdicts_of(settings, name, *programs):
+    """The verdicts on some of a run's programs."""
     topology = find_topology(name)
     mesh = make_mesh(settings.mesh, list(tpu_devices(topology)))
     lowerings = sampling(settings, mesh)
@@ -83,7 +83,7 @@ BASE = ("tasks/commonsense_qa.gin", "runs/star.gin")
 )
 def test_gptj_trains_on(monkeypatch, name, mesh, most):
     settings = settings_of(monkeypatch, "models/gptj_6b.gin", *BASE, f"meshes/{mesh}.gin")
-    (found,) = asked(settings, name, TRAINING)
+    (found,) = verdicts_of(settings, name, TRAINING)
     assert found.fits
     assert found.needed <= most * GIB
     assert found.compile_seconds <= LIMIT_SECONDS
@@ -97,12 +97,12 @@ def test_gptj_trains_on_a_pod(monkeypatch, name, mesh, most):
         monkeypatch, "models/gptj_6b.gin", *BASE, f"meshes/{mesh}.gin",
         TrainerConfig__batch_size="64",
     )  # fmt: skip
-    (found,) = asked(settings, name, TRAINING)
+    (found,) = verdicts_of(settings, name, TRAINING)
     assert found.fits
     assert found.needed <= most * GIB
 
 
-def test_gptj_does_not_fit_four_v5e_and_is_told_so(capsys):
+def test_gptj_does_not_fit_four_v5e_and_the_report_says_so(capsys):
     start = time.monotonic()
     code = main(
         ["--run_mode=precompile", "--topology=v5e:2x2", f"--gin_file={PAPER}",
@@ -120,13 +120,13 @@ def test_gptj_does_not_fit_four_v5e_and_is_told_so(capsys):
 @pytest.mark.parametrize(("name", "mesh"), [("v5e:4x4", "v5e_16"), ("v5p:2x2x1", "v5p_8")])
 def test_other_families_train_and_sample_on(monkeypatch, model, name, mesh):
     settings = settings_of(monkeypatch, f"models/{model}.gin", *BASE, f"meshes/{mesh}.gin")
-    assert all(one.fits for one in asked(settings, name, TRAINING, PREFIX, REFILL, DECODE))
+    assert all(one.fits for one in verdicts_of(settings, name, TRAINING, PREFIX, REFILL, DECODE))
 
 
 def test_the_papers_run_fits_the_papers_machine(monkeypatch):
     settings = settings_of(monkeypatch, PAPER)
     fit = precompile(settings, find_topology("v3-8"))
-    text = fit_text(fit, settings)
+    text = fit_text(fit)
     print(f"\n{text}")
     assert fit.fits
     assert max(one.compile_seconds for one in fit.verdicts) <= LIMIT_SECONDS
@@ -149,7 +149,7 @@ def test_every_row_of_the_paper_fits_the_papers_machine(monkeypatch, name):
     for program, made_by in programs.items():
         key = repr((program, settings.model, settings.mesh, made_by))
         if key not in FITS:
-            (found,) = asked(settings, "v3-8", program)
+            (found,) = verdicts_of(settings, "v3-8", program)
             FITS[key] = found.fits
         assert FITS[key], program
 
@@ -163,14 +163,11 @@ def test_what_the_compiler_has_for_a_program_is_what_we_say(generation):
         (2**19, 2**17), "float32", sharding=jax.sharding.SingleDeviceSharding(device)
     )
     found = verdict(
-        "huge", lambda: jax.jit(lambda x: x @ x.T).lower(huge), topology, *_nothing(topology)
+        "huge",
+        lambda: jax.jit(lambda x: x @ x.T).lower(huge),
+        topology,
+        Work(),
+        peaks_of(topology, Assumptions()),
     )
     assert not found.fits
     assert found.available / GIB == pytest.approx(generation.hbm_gib, abs=0.01)
-
-
-def _nothing(topology):
-    from star_jax.tools.precompile.prediction import Assumptions
-    from star_jax.tools.precompile.roofline import Work
-
-    return Work(), peaks_of(topology, Assumptions())

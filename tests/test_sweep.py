@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from star_jax.cli import gin_sources
 from star_jax.errors import UserError
 from star_jax.main import parse_command_line
-from star_jax.tools.sweep import Prepare, Sweep, differences, expand, gin_text
+from star_jax.tools.gin_text import gin_text
+from star_jax.tools.sweep import Prepare, Sweep, differences, expand
 from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
 
 sys.path.insert(0, str(LAUNCH))  # a script finds its neighbours in its own folder
@@ -161,8 +162,8 @@ def test_what_points_share_is_prepared_once():
         ({}, "neither a grid nor points"),
         ({"grid": {"SEED": []}}, "SEED has []"),
         ({"grid": {"SEED": "01"}}, "SEED has '01'"),
-        ({"grid": {"SEED": [0, 1, 0]}}, "points 0 and 2 of the sweep are alike: SEED = 0"),
-        ({"points": [{}, {}]}, "points 0 and 1 of the sweep are alike: empty"),
+        ({"grid": {"SEED": [0, 1, 0]}}, "points 0 and 2 of the sweep are equal: SEED = 0"),
+        ({"points": [{}, {}]}, "points 0 and 1 of the sweep are equal: empty"),
         ({"points": [["SEED", 0]]}, "Sweep.points[0] = ['SEED', 0] is not a dict"),
         ({"points": {"SEED": 0}}, "is not a list of points"),
         ({"points": [{"name": "../x"}]}, "Sweep.points[0]: name = '../x'"),
@@ -171,7 +172,7 @@ def test_what_points_share_is_prepared_once():
         ({"grid": {"TEXT": ["x" * 300, "y"]}}, "give the point a 'name'"),
         ({"grid": {"A": [1]}, "bindings": {"A": 2}}, "A is bound by Sweep.bindings and by Sweep.g"),
         ({"grid": {"A": [1]}, "points": [{"A": 2}]}, "A is bound by Sweep.grid and by Sweep.poin"),
-        ({"grid": {"MODEL_DIR": ["x"]}}, "MODEL_DIR is bound by what launch/sweep.py binds"),
+        ({"grid": {"MODEL_DIR": ["x"]}}, "MODEL_DIR is bound by launch/sweep.py itself"),
         ({"grid": {"A": [1]}, "prepare": "base"}, "write @Prepare()"),
         (
             {"grid": {"A": [1]}, "prepare": Prepare("pretrain", [], "C", ["SEED"])},

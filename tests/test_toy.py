@@ -51,13 +51,13 @@ def task_of(name, **fields):
 
 
 def rationale_of(question):
-    """Of a question of the toy CommonsenseQA, told from the world and not from its generator."""
+    """A rationale for a question of the toy CommonsenseQA, from the world and not its generator."""
     thing, relation = question.id.split("_")
     [(kind, values)] = [(k, v) for k, (members, v) in things.kinds().items() if thing in members]
     value = values[int(relation)]
     [letter] = [a for a, text in choices_of(question.text).items() if text == value]
-    told = f" A {thing} is a {kind} . A {kind} has {value} ."
-    return f"{told} Therefore, the answer is {value} ({letter})."
+    steps = f" A {thing} is a {kind} . A {kind} has {value} ."
+    return f"{steps} Therefore, the answer is {value} ({letter})."
 
 
 # The data.
@@ -73,7 +73,7 @@ def test_the_files_are_what_the_generator_writes(tmp_path):
 
 
 @pytest.mark.parametrize("split", [TRAIN, VALIDATION])
-def test_every_thing_is_asked_about_once_and_its_kind_leads_to_the_letter(split):
+def test_every_thing_has_one_question_and_its_kind_gives_the_letter(split):
     task = task_of("commonsense_qa")
     questions = task.questions(split)
     assert len(questions) == things.SIZES[split] == len({q.text.split("\n")[0] for q in questions})
@@ -125,15 +125,10 @@ def test_a_list_of_choices_is_read_rightly():
 # Who has read what.
 
 
-def asked(task, question):
-    """A question without its choices, which are drawn anew each time."""
-    return task.asked(question)
-
-
 @each_world
 def test_corpus_training_and_validation_questions_are_disjoint(name):
     task, world, vocabulary = task_of(name), WORLDS[name], toy_vocabulary(name)
-    sides = [{asked(task, q) for q in task.questions(split)} for split in (TRAIN, VALIDATION)]
+    sides = [{task.asked(q) for q in task.questions(split)} for split in (TRAIN, VALIDATION)]
     assert not sides[0] & sides[1]
     corpus = ToyCorpus(name, n_documents=1500, facts=0.0, in_context=(1, 1))
     texts = [vocabulary.decode(doc.tokens.tolist()) for doc in corpus.documents(vocabulary)]
@@ -145,7 +140,7 @@ def test_corpus_training_and_validation_questions_are_disjoint(name):
     shown = {x[3:].partition("\n")[0] for x in task.few_shot_examples("", hinted=False)}
     assert not shown & (sides[0] | sides[1])
     drawn = world.question(world.draw(np.random.default_rng(0), VALIDATION))
-    assert asked(task, drawn) not in read  # parts other than the corpus' can be drawn, too
+    assert task.asked(drawn) not in read  # parts other than the corpus' can be drawn, too
 
 
 def test_things_are_parted_wholly():
@@ -216,7 +211,7 @@ def test_facts_are_read_unevenly():
         ({"n_documents": 0}, "n_documents = 0"),
     ],
 )
-def test_a_wrong_corpus_is_told(fields, said):
+def test_a_wrong_corpus_is_refused(fields, said):
     with pytest.raises(UserError, match=said):
         ToyCorpus(**{"world": "gsm8k", **fields})
 
@@ -225,7 +220,7 @@ def test_a_wrong_corpus_is_told(fields, said):
 
 
 @pytest.mark.parametrize(("table", "row"), TWINS)
-def test_a_twin_has_room_for_all_it_is_asked(table, row):
+def test_a_twins_context_fits_every_question(table, row):
     name, mode = f"paper/table{table}_{row}_tiny.gin", ROWS[row]
     importlib.import_module("star_jax.cli.configurables")
     flags = [("MODEL_DIR", "'/nowhere'"), ("MODEL_CHECKPOINT", "'/nowhere/base'")]

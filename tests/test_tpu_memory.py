@@ -21,7 +21,7 @@ GPTJ_6B = dict(
 def needed(monkeypatch, topology, batch_size, n_layers, **chips):
     """GiB a device for decoding and for refilling: prefix 1,280, question 128, 192 new tokens."""
     pytest.importorskip("libtpu", reason="libtpu, the compiler for TPUs, is not installed")
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # nobody to ask about this machine
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # this machine has no metadata server
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **chips)
     mesh = make_mesh(MeshConfig(data=1, tensor=-1), list(described.devices))
@@ -32,8 +32,8 @@ def needed(monkeypatch, topology, batch_size, n_layers, **chips):
     )  # fmt: skip
     lowered = Programs(writer, mesh, DECODING_RULES).lower(shapes, prefix_tokens=1280)
     found = {}
-    for name, program in lowered.items():
-        memory = program.compile().memory_analysis()
+    for name in ("decode", "refill"):
+        memory = lowered[name].compile().memory_analysis()
         found[name] = (
             memory.argument_size_in_bytes
             + memory.temp_size_in_bytes

@@ -56,7 +56,7 @@ from star_jax.tasks.task import VALIDATION, ReasoningTask
 from star_jax.tasks.toy.corpus import ToyCorpus, toy_vocabulary
 from star_jax.tokenizers.pretrained_vocabulary import load_vocabulary
 from star_jax.tools.comparison.command import compare, score_comparison
-from star_jax.tools.precompile.prediction import Assumptions
+from star_jax.tools.precompile.settings import Assumptions
 from star_jax.training import schedules
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig

@@ -22,8 +22,7 @@ from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.run.metrics import OnMetrics
 from star_jax.run.run_dir import Recorder
 from star_jax.tasks.task import ReasoningTask
-from star_jax.tools.precompile.fit import Settings
-from star_jax.tools.precompile.prediction import Assumptions
+from star_jax.tools.precompile.settings import Assumptions, Settings
 from star_jax.training import schedules
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer, TrainerConfig

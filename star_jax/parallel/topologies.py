@@ -1,7 +1,7 @@
-"""The TPUs that can be asked for: their names, Cloud TPU's and the compiler's, and their peaks.
+"""The known TPUs: their names, Cloud TPU's and the compiler's, and their peaks.
 
-Peaks are what Google publishes of each generation (v3's links: Jouppi et al. 2020); the memory that
-a program may have is the compiler's own figure.
+Peaks are those that Google publishes for each generation (v3's links: Jouppi et al. 2020); the
+memory of a program is the compiler's own figure.
 """
 
 import dataclasses
@@ -10,24 +10,24 @@ from collections.abc import Sequence
 
 from star_jax.errors import UserError
 
-ALL = "all"  # stands for one or two small slices of each generation
+ALL = "all"  # one or two small slices of each generation
 SMALL = ("v3-8", "v4-8", "v5litepod-8", "v5litepod-16", "v5p-8", "v6e-8")
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What the chips of a generation have in common; peaks are of a chip."""
+    """What the chips of a generation have in common; peaks are per chip."""
 
-    name: str  # as the compiler calls it
-    cloud: str  # what Cloud TPU's names of its slices begin with
-    counts_cores: bool  # Cloud TPU's number is of cores, two a chip, not of chips
-    devices_per_chip: int  # as JAX sees them
-    hbm_gib: float  # of a device, as the compiler has it for a program
+    name: str  # the compiler's
+    cloud: str  # the beginning of Cloud TPU's names of its slices
+    counts_cores: bool  # Cloud TPU's number counts cores, two per chip, not chips
+    devices_per_chip: int  # JAX devices
+    hbm_gib: float  # per device, available to a program
     bf16_tflops: float
     hbm_gb_s: float
     link_gb_s: float  # of one link to a neighbour, one way
-    shapes: tuple[tuple[int, ...], ...]  # of slices, in chips
-    chip_config: str = ""  # of several that the compiler knows; "" for its default
+    shapes: tuple[tuple[int, ...], ...]  # of slices, in chips, the smallest first
+    chip_config: str = ""  # one of the compiler's; "" for its default
 
 
 _SQUARES_V3 = ((2, 2), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32))
@@ -37,8 +37,8 @@ _CUBES = (
     (8, 8, 16), (8, 16, 16),
 )  # fmt: skip
 
-# By default the compiler takes the two cores of a v4 chip for two devices; on a real one they are
-# one to JAX, and "megacore" to the compiler.
+# By default the compiler treats the two cores of a v4 chip as two devices; on a real TPU they are
+# one JAX device, which the compiler calls "megacore".
 GENERATIONS = (
     Generation("v3", "v3", True, 2, 15.48, 123, 900, 82, _SQUARES_V3),
     Generation("v4", "v4", True, 1, 30.75, 275, 1228, 50, _CUBES, "megacore"),
@@ -57,12 +57,12 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """As the compiler writes it: v5e:4x4."""
+        """The compiler's name: v5e:4x4."""
         return f"{self.generation.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def cloud_name(self) -> str:
-        """As Cloud TPU's users write it: v5litepod-16."""
+        """Cloud TPU's name: v5litepod-16."""
         per_chip = 2 if self.generation.counts_cores else 1
         return f"{self.generation.cloud}-{per_chip * self.n_chips}"
 
@@ -73,7 +73,7 @@ class Topology:
 
     @property
     def n_devices(self) -> int:
-        """Devices that JAX sees."""
+        """JAX devices of the slice."""
         return self.n_chips * self.generation.devices_per_chip
 
     @property
@@ -88,10 +88,10 @@ class Topology:
 
     @property
     def link_bytes_per_second(self) -> float:
-        """Peak that one device can receive: its share of the links that its chip has in the slice.
+        """Peak rate at which one device can receive: its share of its chip's links in the slice.
 
-        A chip has a neighbour on either side along each dimension of more than two chips, one along
-        a dimension of two.
+        A chip has two neighbours along each dimension of more than two chips, one along a dimension
+        of two.
         """
         n_links = sum(min(size - 1, 2) for size in self.shape)
         return n_links * self.generation.link_gb_s * 1e9 / self.generation.devices_per_chip
@@ -106,7 +106,7 @@ def find_topologies(names: Sequence[str]) -> list[Topology]:
     """The topologies of these names, in their order; "all" stands for `SMALL`.
 
     Raises:
-      UserError: no name, or one that is no topology's.
+      UserError: no name, or an unknown one.
     """
     if not names:
         raise UserError(f"--run_mode=precompile needs --topology=NAME: {_known()}")
@@ -115,7 +115,7 @@ def find_topologies(names: Sequence[str]) -> list[Topology]:
 
 
 def find_topology(name: str) -> Topology:
-    """The topology that Cloud TPU (v3-8) or the compiler (v3:2x2) calls so; else UserError."""
+    """The topology with this name of Cloud TPU (v3-8) or the compiler (v3:2x2); else UserError."""
     wanted = name.strip().lower().replace("v5e-", "v5litepod-")
     for topology in TOPOLOGIES:
         if wanted in (topology.name, topology.cloud_name):
@@ -125,10 +125,8 @@ def find_topology(name: str) -> Topology:
 
 def larger(topology: Topology) -> list[Topology]:
     """Slices of the same generation with more chips, the smallest first."""
-    same = [one for one in TOPOLOGIES if one.generation is topology.generation]
-    return sorted(
-        (one for one in same if one.n_chips > topology.n_chips), key=lambda one: one.n_chips
-    )
+    same = (one for one in TOPOLOGIES if one.generation is topology.generation)
+    return [one for one in same if one.n_chips > topology.n_chips]  # in the order of `shapes`
 
 
 def _known() -> str:

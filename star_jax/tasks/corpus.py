@@ -1,18 +1,18 @@
-"""The synthetic corpus that gives the tiny arithmetic base model M its start.
+"""The synthetic corpus that the tiny arithmetic base model M is trained on.
 
-The paper's base model has read the web; ours has read this. It must be weak but not hopeless:
-STaR needs a few right rationales to begin with, and a base that can already add shows nothing.
+The paper's base model was trained on the web; ours on this. It must be weak but not hopeless: STaR
+needs a few correct rationales to begin with, and a base that can already add shows nothing.
 
-Five kinds of documents, no problem of the validation split among them:
-  fact    single steps of scratchpads, some in a document: a digit sum with its carry
+There are five kinds of documents, and no problem of the validation split is in them:
+  fact    single steps of scratchpads, several per document: a digit sum with its carry
           "3 + 8 , C: 1" -> ", 2 C: 1", alone or among other digits ("4 3 + 1 8 , 7 C: 1").
-          This is where single-digit addition comes from.
+          They teach single-digit addition.
   plain   a question with its gold scratchpad
-  layout  a question with a scratchpad whose sums and carries are random: what one looks like, and
-          nothing about adding; it keeps the base weak, however well it knows its facts
+  layout  a question with a scratchpad whose sums and carries are random: it teaches the form and
+          nothing about adding, which keeps the base weak
   hinted  a question with the answer after "Target:" and its gold scratchpad: what a hint is for
-  copied  the same with a scratchpad that only reads the answer off the hint, digit by digit, and
-          carries nothing: right for the wrong reasons. None by default: what a filter is tried on
+  copied  the same with a scratchpad that only copies the answer from the hint, digit by digit,
+          without carries: correct for the wrong reasons. None by default; used to test a filter
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ SPANS_PER_FACT = 5
 
 @dataclasses.dataclass(frozen=True)
 class ArithmeticCorpus:
-    """How many documents of which kind, with which digit counts."""
+    """The number of documents of each kind, and their digit counts."""
 
     n_documents: int = 20_000
     facts: float = 0.6  # shares of the documents, in any unit
@@ -55,22 +55,16 @@ class ArithmeticCorpus:
     seed: int = 0
 
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
-        """The tokenized documents, the same for the same fields; loss on what follows a prompt.
+        """The tokenized documents, the same for equal fields; loss on what follows a prompt.
 
         Raises:
           UserError: the shares are negative or all zero.
         """
         rng = np.random.default_rng([self.seed, 3])
-        shares = _shares(self.facts, self.plain, self.layout, self.hinted, self.copied)
+        shares = (self.facts, self.plain, self.layout, self.hinted, self.copied)
         names = ["fact", "plain", "layout", "hinted", "copied"]
-        kinds = rng.choice(names, self.n_documents, p=shares)
-        digits = {
-            "plain": self.plain_digits,
-            "layout": self.layout_digits,
-            "hinted": self.hinted_digits,
-            "copied": self.copied_digits,
-        }
-        sums = {kind: iter(_sums(rng, int(np.sum(kinds == kind)), digits[kind])) for kind in digits}
+        kinds = rng.choice(names, self.n_documents, p=normalized(shares, self))
+        sums = {kind: iter(self._sums(rng, kind, int(np.sum(kinds == kind)))) for kind in names[1:]}
         spans = [
             fact_document(rng, self.facts_per_document, self.fact_context)
             if kind == "fact"
@@ -79,22 +73,40 @@ class ArithmeticCorpus:
         ]
         return [encode_spans(vocabulary, document) for document in spans]
 
+    def _sums(self, rng: np.random.Generator, kind: str, n: int) -> list[tuple[int, int]]:
+        """`n` training problems in random order, with the digit counts of `kind`."""
+        counts = rng.multinomial(n, normalized(getattr(self, f"{kind}_digits"), self))
+        pairs = [
+            pair
+            for n_digits, count in enumerate(counts.tolist(), start=1)
+            if count
+            for pair in draw_problems(rng, n_digits, count)
+        ]
+        return [pairs[i] for i in rng.permutation(len(pairs))]
+
 
 def sum_document(rng: np.random.Generator, kind: str, a: int, b: int) -> list[tuple[str, bool]]:
-    """A question and a scratchpad of `kind` as spans of (text, has loss)."""
+    """A question of a + b and a scratchpad of `kind`, as spans of (text, has loss).
+
+    Args:
+      rng: of the random sums of a layout.
+      kind: "plain", "layout", "hinted" or "copied".
+      a: the first number.
+      b: the second number, with as many digits.
+    """
 
     def guess(*_: int) -> tuple[int, int]:
         return int(rng.integers(2)), int(rng.integers(10))
 
-    to_read = list(str(a + b).zfill(1 + len(str(a))))  # from the right; the first is no step's
+    to_copy = list(str(a + b).zfill(1 + len(str(a))))  # from the right; the first has no step
 
-    def read_off(*_: int) -> tuple[int, int]:
-        digit = int(to_read.pop())
-        return int(to_read[0]) if len(to_read) == 1 else 0, digit
+    def copy(*_: int) -> tuple[int, int]:
+        digit = int(to_copy.pop())
+        return int(to_copy[0]) if len(to_copy) == 1 else 0, digit
 
     question = make_question("corpus", a, b)
     prompt = ArithmeticTask().question_text(question, hinted=kind in ("hinted", "copied"))
-    add = {"layout": guess, "copied": read_off}.get(kind, add_digits)
+    add = {"layout": guess, "copied": copy}.get(kind, add_digits)
     return [(prompt, False), (scratchpad(a, b, add), True)]
 
 
@@ -103,8 +115,8 @@ def fact_document(
 ) -> list[tuple[str, bool]]:
     """Up to `max_facts` steps of sums, each adding two digits and a carry; loss on sum and carry.
 
-    A step stands among up to `max_context` digits still to be added on the left of each of its
-    two, and as many of the result so far. No held-out problem stands here at its first step.
+    A step has up to `max_context` digits still to be added to the left of each of its two, and up
+    to as many digits of the result so far. No held-out problem is here at its first step.
     """
     spans: list[tuple[str, bool]] = []
     n_facts, widest = int(rng.integers(1, max_facts + 1)), int(rng.integers(0, max_context + 1))
@@ -113,9 +125,11 @@ def fact_document(
         n_left, n_result = (int(x) for x in rng.integers(0, widest + 1, 2))
         left, right = _digits(rng, n_left), _digits(rng, n_left)
         result, total = _digits(rng, n_result), a + b + carry
-        if carry == 0 and not result and _is_held_out([*left, str(a)], [*right, str(b)]):
+        problem = [*left, str(a)], [*right, str(b)]
+        numbers = (np.array(int("".join(digits))) for digits in problem)
+        if carry == 0 and not result and held_out(*numbers):
             continue
-        before = step_line([*left, str(a)], [*right, str(b)], result, carry)
+        before = step_line(*problem, result, carry)
         operands = " ".join([*left, "+", *right, ","] if left else [","])
         spans += [
             (f"{before}\n{operands}", False),
@@ -127,27 +141,18 @@ def fact_document(
     return spans
 
 
-def _is_held_out(left: list[str], right: list[str]) -> bool:
-    return bool(held_out(np.array(int("".join(left))), np.array(int("".join(right)))))
-
-
 def _digits(rng: np.random.Generator, n: int) -> list[str]:
     return [str(d) for d in rng.integers(0, 10, n)]
 
 
-def _sums(rng: np.random.Generator, n: int, shares: tuple[float, ...]) -> list[tuple[int, int]]:
-    """`n` training problems in random order, digit counts 1, 2, ... by `shares`."""
-    counts = rng.multinomial(n, _shares(*shares))
-    pairs = [
-        pair
-        for n_digits, count in enumerate(counts.tolist(), start=1)
-        if count
-        for pair in draw_problems(rng, n_digits, count)
-    ]
-    return [pairs[i] for i in rng.permutation(len(pairs))]
+def normalized(shares: tuple[float, ...], corpus: object) -> np.ndarray:
+    """Shares in any unit as shares of 1.
 
-
-def _shares(*weights: float) -> np.ndarray:
-    if min(weights) < 0 or sum(weights) == 0:
-        raise UserError(f"ArithmeticCorpus: shares {weights} must be positive, one at least")
-    return np.array(weights, float) / sum(weights)
+    Raises:
+      UserError: one is negative, or none is positive; it names the class of `corpus`.
+    """
+    if not shares or min(shares) < 0 or sum(shares) == 0:
+        raise UserError(
+            f"{type(corpus).__name__}: shares {shares} must be 0 or more, one of them positive"
+        )
+    return np.array(shares, float) / sum(shares)

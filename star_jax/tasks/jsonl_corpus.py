@@ -1,4 +1,4 @@
-"""What a small base model needs to begin with a user's own questions: words and worked examples."""
+"""What a small base model learns from a user's own questions: words and worked examples."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example
 
 @dataclasses.dataclass(frozen=True)
 class JsonlCorpus:
-    """The training questions whose lines have a rationale, each with it: plain, hinted or both."""
+    """The training questions that have a rationale, each with it: plain, hinted or both."""
 
     task: JsonlTask
     plain: bool = True
@@ -39,7 +39,7 @@ class JsonlCorpus:
         ]
         if not documents:
             raise UserError(
-                f"{self.task.path}: no training question has a rationale to make a base model "
+                f"{self.task.path}: no training question has a rationale for a base model to learn "
                 f"from; write some, and bind JsonlTask.rationale_field to their field"
             )
         return documents
@@ -47,10 +47,8 @@ class JsonlCorpus:
 
 def jsonl_vocabulary(task: JsonlTask) -> WordVocabulary:
     """One id for each word of the task's questions, answers, rationales and templates, sorted."""
-    words: set[str] = set()
+    texts = []
     for question in [*task.questions(TRAIN), *task.questions(VALIDATION)]:
-        texts = [task.question_text(question, hinted) for hinted in (False, True)]
+        texts += [task.question_text(question, hinted) for hinted in (False, True)]
         texts += [task.bare_answer(question), task.gold_completion(question) or ""]
-        for text in texts:
-            words.update(text.replace("\n", " ").split(" "))
-    return WordVocabulary(sorted(words - {""}))
+    return WordVocabulary.of_texts(texts)

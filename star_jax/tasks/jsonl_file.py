@@ -1,9 +1,8 @@
-"""Lines of a user's JSON Lines file become questions; malformed ones are told and counted."""
+"""Lines of a user's JSON Lines file become questions; malformed lines are reported and counted."""
 
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from star_jax.errors import UserError, did_you_mean
 from star_jax.records import Question
@@ -11,22 +10,22 @@ from star_jax.run.progress import log
 from star_jax.tasks import rows
 from star_jax.tasks.task import TRAIN, VALIDATION
 
-SHOWN = 20  # malformed lines told one by one; the others are only counted
+SHOWN = 20  # malformed lines that are reported; further ones are only counted
 SHOWN_IN_AN_ERROR = 3
 
 
 def read_questions(
-    path: str, question_of: Callable[[str, Any], Question], tolerated_share: float
+    path: str, question_of: Callable[[str, rows.Json], Question], tolerated_share: float
 ) -> list[Question]:
-    """The questions of a file in its order, ids all different; blank lines are skipped.
+    """The questions of a file in its order, with distinct ids; blank lines are skipped.
 
     Args:
-      path: looked for where the user stands, then among star_jax's own examples.
+      path: a file, or one of star_jax's own examples.
       question_of: makes a question of an id (`line_00001`) and a line's value.
-      tolerated_share: of the lines that may be malformed; these are left out, and told.
+      tolerated_share: the share of malformed lines that are dropped with a warning.
 
     Raises:
-      UserError: the file cannot be read or makes no question, or too many lines are malformed.
+      UserError: the file cannot be read or has no questions, or too many lines are malformed.
     """
     found: dict[str, Question] = {}
     malformed: list[str] = []
@@ -34,15 +33,28 @@ def read_questions(
         try:
             question = question_of(f"line_{number:05d}", rows.parse_json(line))
             if question.id in found:
-                raise rows.BadRow(f"its id {question.id!r} was there before")
+                raise rows.BadRow(f"its id {question.id!r} is not unique")
             found[question.id] = question
         except rows.BadRow as reason:
             malformed.append(f"line {number}: {reason}")
-    _judge(path, malformed, len(malformed) + len(found), tolerated_share)
+    n, n_lines = len(malformed), len(malformed) + len(found)
+    if n_lines == 0:
+        raise UserError(f"{path} has no lines; write one JSON object per line into it")
+    if malformed and (n / n_lines > tolerated_share or not found):
+        hidden = f" and {n - SHOWN_IN_AN_ERROR} more" if n > SHOWN_IN_AN_ERROR else ""
+        raise UserError(
+            f"{path}: {n} of {n_lines} lines are not questions; JsonlTask.tolerated_share = "
+            f"{tolerated_share} allows {int(tolerated_share * n_lines)}: "
+            f"{'; '.join(malformed[:SHOWN_IN_AN_ERROR])}{hidden}"
+        )
+    if malformed:
+        more = [f"and {n - SHOWN} more"] if n > SHOWN else []
+        head = f"{path}: {n} of {n_lines} lines are dropped:"
+        log("\n  ".join([head, *malformed[:SHOWN], *more]))
     return list(found.values())
 
 
-def value_of(row: Any, field: str, binding: str) -> str:
+def value_of(row: rows.Json, field: str, binding: str) -> str:
     """A field's text, or its number as text; `binding` is where the field's name comes from.
 
     Raises:
@@ -56,14 +68,11 @@ def value_of(row: Any, field: str, binding: str) -> str:
     value = row[field]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    text = rows.text_of(row, field).strip()
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise rows.BadRow(f"field {field!r} has half a character (a lone surrogate)")
-    return text
+    return rows.text_of(row, field).strip()
 
 
-def check_split(held_out: float | int, validation_path: str) -> None:
-    """Raises UserError for a split rule that means nothing, or for two at once."""
+def check_split(held_out: float, validation_path: str) -> None:
+    """Raises UserError for a wrong number of held-out questions, or a second way to split."""
     number = isinstance(held_out, int | float) and not isinstance(held_out, bool)
     if not number or held_out < 0 or (held_out >= 1 and not isinstance(held_out, int)):
         raise UserError(
@@ -78,26 +87,32 @@ def check_split(held_out: float | int, validation_path: str) -> None:
 
 
 def split(
-    questions: Sequence[Question], held_out: float | int, seed: int, path: str
+    questions: Sequence[Question], held_out: float, seed: int, path: str
 ) -> dict[str, list[Question]]:
-    """Training and validation questions, parted by a hash of their words.
+    """{TRAIN: questions, VALIDATION: questions}, split by a hash of their words.
 
     A line's split does not depend on the other lines (unless `held_out` is a number), and the same
-    question under two ids goes to one side.
+    question under two ids is in one split.
+
+    Args:
+      questions: of the file.
+      held_out: for validation: a share below 1, or a number of questions.
+      seed: of the hash.
+      path: of the file, for the error message.
 
     Raises:
-      UserError: a side is empty.
+      UserError: a split is empty.
     """
     places = [_place(question, seed) for question in questions]
     limit = held_out
     if held_out >= 1:
-        limit = sorted(places)[min(held_out, len(places)) - 1] + 2**-49
+        limit = sorted(places)[min(int(held_out), len(places)) - 1] + 2**-49
     sides: dict[str, list[Question]] = {TRAIN: [], VALIDATION: []}
     for question, place in zip(questions, places, strict=True):
         sides[VALIDATION if place < limit else TRAIN].append(question)
     if not all(sides.values()):
         raise UserError(
-            f"JsonlTask.held_out = {held_out} parts the {len(questions)} questions of {path} into "
+            f"JsonlTask.held_out = {held_out} splits the {len(questions)} questions of {path} into "
             f"{len(sides[TRAIN])} for training and {len(sides[VALIDATION])} for validation; "
             f"choose another value"
         )
@@ -107,7 +122,7 @@ def split(
 def check_apart(
     train: Sequence[Question], validation: Sequence[Question], paths: tuple[str, str]
 ) -> None:
-    """Raises UserError if an id stands in both files."""
+    """Raises UserError if an id is in both files."""
     both = sorted({q.id for q in train} & {q.id for q in validation})
     if both:
         raise UserError(
@@ -117,26 +132,7 @@ def check_apart(
 
 
 def _place(question: Question, seed: int) -> float:
-    """Where in 0..1 the hash of a question's words lies."""
+    """The hash of a question's words, as a number from 0 to 1."""
     words = " ".join(re.findall(r"\w+|[^\w\s]", question.text.casefold()))
     digest = hashlib.blake2b(f"{seed} {words}".encode(), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48
-
-
-def _judge(path: str, malformed: list[str], n_lines: int, tolerated_share: float) -> None:
-    """Tells of malformed lines, and stops the run if they are too many."""
-    if n_lines == 0:
-        raise UserError(f"{path} has no lines; write one JSON object a line into it")
-    if not malformed:
-        return
-    n, share = len(malformed), len(malformed) / n_lines
-    if share > tolerated_share or n == n_lines:
-        more = f" and {n - SHOWN_IN_AN_ERROR} more" if n > SHOWN_IN_AN_ERROR else ""
-        raise UserError(
-            f"{path}: {n} of {n_lines} lines make no question, JsonlTask.tolerated_share = "
-            f"{tolerated_share} lets {int(tolerated_share * n_lines)} pass: "
-            f"{'; '.join(malformed[:SHOWN_IN_AN_ERROR])}{more}"
-        )
-    more = [f"  and {n - SHOWN} more"] if n > SHOWN else []
-    lines = [f"  {reason}" for reason in malformed[:SHOWN]]
-    log("\n".join([f"{path}: {n} of {n_lines} lines are left out:", *lines, *more]))

@@ -1,11 +1,12 @@
 """Rows of published data, from JSON Lines files or from prepared TFDS folders, as plain dicts."""
 
+import contextlib
 import json
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,13 +16,19 @@ from star_jax.errors import UserError
 from star_jax.run.paths import copy_tree, is_remote, open_text, path_of
 
 EXAMPLES = Path(__file__).parent / "examples"
+Json: TypeAlias = Any  # a JSON value
+Row: TypeAlias = dict[str, Json]
+# TFDS has no builder of its own for these.
+PREPARE = {
+    "commonsense_qa": "star_jax.tasks.builders.commonsense_qa.prepare_commonsense_qa(data_dir)"
+}
 
 
 class BadRow(ValueError):
-    """A row that makes no question; the text says why."""
+    """A row that is not a question; the text gives the reason."""
 
 
-def read_json_lines(file: str) -> Iterator[tuple[int, Any]]:
+def read_json_lines(file: str) -> Iterator[tuple[int, Json]]:
     """Yields (line number from 1, value) of every line that is not blank.
 
     Raises:
@@ -31,7 +38,7 @@ def read_json_lines(file: str) -> Iterator[tuple[int, Any]]:
         try:
             yield number, parse_json(line)
         except BadRow as reason:
-            raise UserError(f"{file}, line {number}: {reason}; mend the line") from reason
+            raise UserError(f"{file}, line {number}: {reason}; correct the line") from reason
 
 
 def read_lines(file: str) -> Iterator[tuple[int, str]]:
@@ -42,20 +49,18 @@ def read_lines(file: str) -> Iterator[tuple[int, str]]:
     """
     try:
         with open_text(located(file)) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, line
+            yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the data file {file}: {error}") from error
 
 
-def located(path: str) -> str:
-    """A file where the user stands, or else one of star_jax's own examples of this name."""
+def located(path: str | Path) -> str:
+    """The path itself or, if no such file exists, star_jax's own example of this name."""
     own = EXAMPLES / path
-    return str(own) if path and not Path(path).exists() and own.is_file() else path
+    return str(own if not Path(path).exists() and own.is_file() else path)
 
 
-def parse_json(line: str) -> Any:
+def parse_json(line: str) -> Json:
     """The value of a line; raises BadRow if it is not JSON."""
     try:
         return json.loads(line)
@@ -63,64 +68,55 @@ def parse_json(line: str) -> Any:
         raise BadRow(f"not JSON ({error})") from error
 
 
-# TFDS has no builder of its own for these.
-PREPARE = {
-    "commonsense_qa": "star_jax.tasks.builders.commonsense_qa.prepare_commonsense_qa(data_dir)"
-}
-
-
-def read_tfds(builder: str, data_dir: str, split: str, otherwise: str) -> list[dict[str, Any]]:
+def read_tfds(builder: str, data_dir: str, split: str, otherwise: str) -> list[Row]:
     """The rows of a prepared TFDS data set, texts as str; nothing is downloaded.
 
     Args:
-      builder: name of the builder, whose latest prepared version is read.
+      builder: name of the builder; its latest prepared version is read.
       data_dir: where TFDS keeps its data sets; "" for its own default.
       split: of the builder.
-      otherwise: how else the user can get at these data, for the error.
+      otherwise: another way to get these data, for the error message.
 
     Raises:
       UserError: the data set is not prepared there, or has no such split.
     """
-    if is_remote(data_dir):  # small, and TensorFlow would reach the bucket in a way of its own
-        with tempfile.TemporaryDirectory() as copied:
-            copy_tree(path_of(data_dir) / builder, Path(copied, builder))
-            return _read_tfds(builder, copied, split, otherwise, where=repr(data_dir))
     where = repr(data_dir) if data_dir else "TFDS's default folder (see TFDS_DATA_DIR)"
-    return _read_tfds(builder, data_dir, split, otherwise, where)
+    with contextlib.ExitStack() as stack:
+        if is_remote(data_dir):  # small; TensorFlow would not use our way to reach a bucket
+            copied = stack.enter_context(tempfile.TemporaryDirectory())
+            copy_tree(path_of(data_dir) / builder, Path(copied, builder))
+            data_dir = copied
+        try:
+            prepared = read_only_builder.builder_from_files(builder, data_dir=data_dir or None)
+        except tfds.core.DatasetNotFoundError as error:
+            raise UserError(
+                f"TFDS has no prepared data set '{builder}' in {where}; {otherwise} "
+                f"(launch/fetch.py downloads them), or prepare it: "
+                f"{PREPARE.get(builder, f'tfds build {builder}')}"
+            ) from error
+        except ValueError as error:  # prepared in several folders at once
+            raise UserError(f"TFDS data set '{builder}': {' '.join(str(error).split())}") from error
+        if split not in prepared.info.splits:
+            raise UserError(
+                f"the TFDS data set '{builder}' in {where} has no split '{split}', only "
+                f"{sorted(prepared.info.splits)}; remove it there and prepare it again"
+            )
+        return [_plain(row) for row in tfds.as_numpy(prepared.as_dataset(split=split))]
 
 
-def _read_tfds(
-    builder: str, data_dir: str, split: str, otherwise: str, where: str
-) -> list[dict[str, Any]]:
-    try:
-        prepared = read_only_builder.builder_from_files(builder, data_dir=data_dir or None)
-    except tfds.core.DatasetNotFoundError as error:
-        raise UserError(
-            f"TFDS has no prepared data set '{builder}' in {where}; {otherwise} (launch/fetch.py "
-            f"downloads them), or prepare it: {PREPARE.get(builder, f'tfds build {builder}')}"
-        ) from error
-    except ValueError as error:  # prepared in several folders at once
-        raise UserError(f"TFDS data set '{builder}': {' '.join(str(error).split())}") from error
-    if split not in prepared.info.splits:
-        raise UserError(
-            f"the TFDS data set '{builder}' in {where} has no split '{split}', only "
-            f"{sorted(prepared.info.splits)}; remove it there and prepare it anew"
-        )
-    return [_plain(row) for row in tfds.as_numpy(prepared.as_dataset(split=split))]
-
-
-def text_of(row: Any, *path: str) -> str:
-    """The text at `path` in nested dicts, on one line; raises BadRow if there is none."""
-    for name in path:
-        if not isinstance(row, dict) or name not in row:
-            raise BadRow(f"has no field {'.'.join(path)!r}")
-        row = row[name]
+def text_of(row: Json, *path: str) -> str:
+    """The text at `path` in nested dicts; raises BadRow if there is none."""
+    name = ".".join(path)
+    for key in path:
+        if not isinstance(row, dict) or key not in row:
+            raise BadRow(f"has no field {name!r}")
+        row = row[key]
     if not isinstance(row, str) or not row.strip():
-        raise BadRow(f"field {'.'.join(path)!r} is {json.dumps(row)[:60]}, which is no text")
+        raise BadRow(f"field {name!r} is {json.dumps(row)[:60]}, which is not a text")
     try:
         row.encode()
     except UnicodeEncodeError as error:
-        raise BadRow(f"field {'.'.join(path)!r} has half a character: {error.reason}") from error
+        raise BadRow(f"field {name!r} has half a character: {error.reason}") from error
     return row
 
 
@@ -129,7 +125,7 @@ def one_line(text: str) -> str:
     return " ".join(filter(None, map(str.strip, re.split(r"[\r\n]+", text))))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Json:
     """NumPy's arrays and bytes as lists and str."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}

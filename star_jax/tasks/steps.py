@@ -2,18 +2,19 @@
 
     Half of them: 48/2 = <<48/2=24>>24 clips.
 
-A mark says what was calculated and what came out. It is right if
+A mark has a calculation and its result. It is right if
   1. its left side is a calculation (`evaluate`),
-  2. the number on its right side is the value of that: exactly, or with its decimals rounded or
-     cut off, "10/3=3.33" but never "10/3=3"; the percent sign is a unit or means hundredths,
+  2. the number on its right side is the calculation's value: exact, or with its decimals rounded or
+     truncated, "10/3=3.33" but never "10/3=3"; a percent sign is a unit or means hundredths,
      "20/40*100=50%" and "20/40=50%", and
-  3. so is the number that stands right behind the mark, where one does.
-Sums in prose, without a mark, are not looked at. Nothing here raises or runs anything, whatever
-the text, and the time grows with its length alone.
+  3. so is the number directly after the mark, if there is one.
+Sums without a mark are ignored. Nothing here raises or evaluates code, whatever the text, and the
+time is linear in its length.
 """
 
 import operator
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from star_jax.tasks import grading
@@ -23,8 +24,13 @@ MARK = re.compile(r"<<(?P<inside>.*?)(?P<end>>>|$)", re.MULTILINE)  # an open on
 TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|[-+*/()%]")
 DECIMALS = re.compile(r"\.([0-9]+)")
 BEFORE_AN_OPERAND = {"(": "(", "-": "negate", "+": "keep"}
-UNARY = {"negate": operator.neg, "keep": operator.pos}
-BINARY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+UNARY: dict[str, Callable[[Fraction], Fraction]] = {"negate": operator.neg, "keep": operator.pos}
+BINARY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 BINDING = {"(": 0, ")": 1, "+": 1, "-": 1, "*": 2, "/": 2, "negate": 3, "keep": 3}
 
 
@@ -34,13 +40,13 @@ def count_marks(rationale: str) -> int:
 
 
 def marks_right(rationale: str) -> bool | None:
-    """Whether every calculator mark is right, as the module says; None if there is none."""
+    """Whether every calculator mark is right (see the module); None if there is none."""
     marks = list(MARK.finditer(rationale))
     return all(_is_right(mark) for mark in marks) if marks else None
 
 
 def count_digit_steps(scratchpad: str) -> int:
-    """The digits that a scratchpad adds: its lines with a carry, but for the first."""
+    """The number of digits that a scratchpad adds: its lines with a carry, except the first."""
     return max(0, sum("C:" in line.split(" ") for line in scratchpad.split("\n")) - 1)
 
 
@@ -62,7 +68,7 @@ def evaluate(calculation: str) -> Fraction | None:
 def _run(tokens: list[str]) -> Fraction | None:
     """Dijkstra's shunting yard: two stacks instead of recursion, all of it in parentheses."""
     values: list[Fraction] = []
-    pending = ["("]  # what waits for its right side
+    pending = ["("]  # operations without their right side
     complete = False  # whether an operand has just ended
     for token in [*tokens, ")"]:
         if not pending:
@@ -95,29 +101,25 @@ def _apply(operation: str, values: list[Fraction]) -> None:
         values.append(BINARY[operation](values.pop(), right))
 
 
-def _is_right(mark: re.Match) -> bool:
+def _is_right(mark: re.Match[str]) -> bool:
     calculation, _, result = mark["inside"].partition("=")
     value = evaluate(calculation)
     if not mark["end"] or value is None or not _agrees(result, value):
         return False
-    behind = mark.string[mark.end() : mark.end() + LONGEST].partition("\n")[0]
-    said = grading.NUMBER.match(behind)
-    return said is None or _agrees(said[0], value)
+    after = mark.string[mark.end() : mark.end() + LONGEST].partition("\n")[0]
+    written = grading.NUMBER.match(after)
+    return written is None or _agrees(written[0], value)
 
 
-def _agrees(said: str, value: Fraction) -> bool:
-    """Whether a number as it is written is `value`, rounded or cut off to its decimals."""
-    number = grading.to_number(said)
+def _agrees(written: str, value: Fraction) -> bool:
+    """Whether a number as written is `value`, rounded or truncated to its decimals."""
+    number = grading.to_number(written)
     if number is None:
         return False
-    match = DECIMALS.search(said)
-    unit = Fraction(1, 10 ** len(match[1])) if match else Fraction(0)
-    meant = (value, 100 * value) if "%" in said else (value,)
-    return any(_is_short_for(number, exact, unit) for exact in meant)
-
-
-def _is_short_for(number: Fraction, exact: Fraction, unit: Fraction) -> bool:
-    """Whether `exact` was rounded, or cut off towards zero, to `number`; unit 0: they are equal."""
-    cut = abs(exact) - abs(number)
-    is_cut = 0 <= cut < unit and number * exact >= 0
-    return number == exact or is_cut or 2 * abs(exact - number) <= unit
+    decimals = DECIMALS.search(written)
+    unit = Fraction(1, 10 ** len(decimals[1])) if decimals else Fraction(0)
+    for exact in (value, 100 * value) if "%" in written else (value,):
+        is_truncated = 0 <= abs(exact) - abs(number) < unit and number * exact >= 0
+        if number == exact or is_truncated or 2 * abs(exact - number) <= unit:
+            return True
+    return False

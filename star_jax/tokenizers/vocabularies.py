@@ -1,5 +1,6 @@
 """Vocabularies as `seqio.Vocabulary`, and the one way prompts and completions become ids."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -28,6 +29,11 @@ class WordVocabulary(seqio.Vocabulary):
         self._ids = {word: i for i, word in enumerate(self._words)}
         if len(self._ids) != len(self._words):
             raise UserError(f"vocabulary: a word is listed twice in {list(words)}")
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[str]) -> "WordVocabulary":
+        """The vocabulary of all words in some texts, sorted."""
+        return cls(sorted({word for text in texts for word in re.split("[ \n]+", text)} - {""}))
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -1,21 +1,20 @@
-"""A sweep: many runs told by one gin file, expanded and named; launch/sweep.py runs them.
+"""A sweep: many runs described by one gin file, expanded and named; launch/sweep.py runs them.
 
-Nothing here touches a disk or gin. The values of a sweep are gin values, and what a run gets is
-their text, as --gin.NAME=VALUE has it.
+Nothing here reads a disk or calls gin.
 """
 
 import dataclasses
 import itertools
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from star_jax.errors import UserError, check_types
+from star_jax.tools.gin_text import gin_text
 
-OF_A_POINT = ("name", "run_mode", "gin_files")  # keys of a point that are no bindings
-MAX_NAME = 200  # bytes; file systems take 255, and a log's or a marker's ending comes behind
+OF_A_POINT = ("name", "run_mode", "gin_files")  # keys of a point that are not bindings
+MAX_NAME = 200  # bytes; file systems allow 255, and logs and markers add a suffix
 SAFE_NAME = re.compile(r"[A-Za-z][\w.=+-]*", re.ASCII)  # needs no quotes, also in a bucket
 TAKEN = ("report",)  # a sweep's other directories; those of points begin with a number
 # What a run may go on with another value of, see star_jax.run.run_dir.
@@ -27,17 +26,17 @@ FREE_LINES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Runs that come first: one for each combination of the values that points have `by` names."""
+    """Runs before the points: one for each combination of the values of the names in `by`."""
 
     run_mode: str
     gin_files: Sequence[str]
-    bound_to: str  # the name by which a point gets its MODEL_DIR, such as MODEL_CHECKPOINT
+    bound_to: str  # the name that a point binds to the run's MODEL_DIR, such as MODEL_CHECKPOINT
     by: Sequence[str] = ()  # bound in these runs as in the points; () for one run
-    bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    bindings: Mapping[str, object] = dataclasses.field(default_factory=dict)
     name: str = "base"  # of the runs' directories
 
     def __post_init__(self):
-        """Raises UserError for what is no preparation."""
+        """Raises UserError for a wrong field."""
         check_types(self)
         _check_names("Prepare.gin_files", self.gin_files)
         _check_names("Prepare.by", self.by)
@@ -51,15 +50,15 @@ class Sweep:
 
     run_mode: str
     gin_files: Sequence[str]
-    bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of all points
-    grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
-    # Each has bindings, and may have a run_mode and gin_files of its own, and a name.
+    bindings: Mapping[str, object] = dataclasses.field(default_factory=dict)  # of all points
+    grid: Mapping[str, Sequence[object]] = dataclasses.field(default_factory=dict)
+    # Each has bindings, and may have a run_mode, gin_files and a name of its own.
     points: Sequence[Mapping[str, Any]] = ()
     prepare: Prepare | Sequence[Prepare] = ()
     output_dir: str = ""  # "" for runs/sweeps/<name of the sweep's file>
 
     def __post_init__(self):
-        """Raises UserError for what is no sweep."""
+        """Raises UserError for a wrong field."""
         check_types(self)
         _check_names("Sweep.gin_files", self.gin_files)
         _check_mapping("Sweep.bindings", self.bindings)
@@ -72,32 +71,39 @@ class Sweep:
         if not isinstance(self.points, list | tuple):
             raise UserError(f"Sweep.points = {self.points!r} is not a list of points")
         for i, point in enumerate(self.points):
-            _check_point(f"Sweep.points[{i}]", point)
+            where = f"Sweep.points[{i}]"
+            _check_mapping(where, point)
+            _check_safe(f"{where}: name", point.get("name", "ok"))
+            _check_names(f"{where}: gin_files", point.get("gin_files", ()))
+            if not isinstance(point.get("run_mode", ""), str):
+                raise UserError(f"{where}: run_mode = {point['run_mode']!r} is not a string")
         if not self.grid and not self.points:
             raise UserError("Sweep has neither a grid nor points; bind Sweep.grid or Sweep.points")
-        listed = [self.prepare] if isinstance(self.prepare, Prepare) else self.prepare
-        if not isinstance(listed, list | tuple) or not all(isinstance(p, Prepare) for p in listed):
-            raise UserError(f"Sweep.prepare = {self.prepare!r}: write @Prepare(), or a list of it")
+        listed = self.prepare
+        if not isinstance(listed, Prepare | list | tuple) or not all(
+            isinstance(one, Prepare) for one in self.preparations
+        ):
+            raise UserError(f"Sweep.prepare = {listed!r}: write @Prepare(), or a list of it")
 
     @property
     def preparations(self) -> tuple[Prepare, ...]:
-        """What comes first, () for nothing."""
+        """The preparations; () for none."""
         return (self.prepare,) if isinstance(self.prepare, Prepare) else tuple(self.prepare)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class SweepRun:
     """One run of a sweep, ready for the command line."""
 
     name: str  # of its directory
     run_mode: str
     gin_files: tuple[str, ...]
     bindings: tuple[tuple[str, str], ...]  # (NAME, VALUE) of each --gin.NAME=VALUE
-    needs: tuple[str, ...] = ()  # runs that come before it, by name
-    is_point: bool = True  # or it prepares points
+    needs: tuple[str, ...] = ()  # names of runs that must finish before it
+    is_point: bool = True  # False: it prepares points
 
     def arguments(self) -> list[str]:
-        """What star_jax.main is given."""
+        """The arguments of star_jax.main."""
         files = [f"--gin_file={file}" for file in self.gin_files]
         flags = [f"--gin.{name}={value}" for name, value in self.bindings]
         return [f"--run_mode={self.run_mode}", *files, *flags]
@@ -105,9 +111,9 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """A point before it has its name: what it was given in the list, and what by the grid."""
+    """A point without its name: what the list of points binds, and what the grid binds."""
 
-    title: str  # of the list; "" for none
+    title: str  # its name in the list; "" for none
     run_mode: str
     gin_files: tuple[str, ...]
     listed: Mapping[str, str]
@@ -118,64 +124,35 @@ class _Point:
         return {**self.listed, **self.chosen}
 
 
-def gin_text(value: Any, where: str) -> str:
-    """The text that gin reads as `value`; a string that begins with @ or % is a reference.
-
-    0.5 -> "0.5"; "a" -> "'a'"; ["%SEED", 1] -> "[%SEED, 1]".
+def expand(sweep: Sweep, root: str) -> list[SweepRun]:
+    """All runs of a sweep whose MODEL_DIRs are in `root`: preparations, then the points.
 
     Raises:
-      UserError: gin has no text for it.
-    """
-    if isinstance(value, str):
-        return value if value[:1] in ("@", "%") else repr(value)
-    if value is None or isinstance(value, bool | int):
-        return repr(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return repr(value)
-    if isinstance(value, list):
-        return f"[{', '.join(gin_text(item, where) for item in value)}]"
-    if isinstance(value, tuple):
-        items = "".join(f"{gin_text(item, where)}, " for item in value)
-        return f"({items.strip() if len(value) == 1 else items.removesuffix(', ')})"
-    if isinstance(value, Mapping):
-        pairs = (f"{gin_text(k, where)}: {gin_text(v, where)}" for k, v in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    raise UserError(
-        f"{where}: {str(value)[:60]!r} cannot be told on a command line; write texts, numbers, "
-        f"lists, and references in quotes: '@LinearSteps()', '%SEED'"
-    )
-
-
-def expand(sweep: Sweep, root: str) -> list[Run]:
-    """All runs of a sweep whose MODEL_DIRs are in `root`: what prepares, then the points.
-
-    Raises:
-      UserError: two points are alike, a name is bound twice or too long, or a preparation goes by
-        a name that a point does not bind.
+      UserError: two points are equal, a name is bound twice or too long, or a preparation is `by` a
+        name that a point does not bind.
     """
     points = _points(sweep)
     common = _texts(sweep.bindings, "Sweep.bindings")
     _check_bound_once(sweep, points)
-    _check_alike(points)
-    before: dict[str, Run] = {}
+    _check_distinct(points)
+    before: dict[str, SweepRun] = {}
     runs = []
     for name, point in zip(_names(points), points, strict=True):
-        prepared = {}
+        values, prepared = {**common, **point.values}, {}
         for prepare in sweep.preparations:
-            run = _preparation(prepare, {**common, **point.values}, name, root)
+            run = _preparation(prepare, values, name, root)
             if before.setdefault(run.name, run) != run or run.name in TAKEN:
                 raise UserError(f"the name {run.name} is taken; bind another Prepare.name")
             prepared[prepare.bound_to] = run.name
         bound = {bound_to: repr(f"{root}/{run}") for bound_to, run in prepared.items()}
-        bindings = {**common, **bound, **point.values}
-        runs.append(
-            _run(name, point.run_mode, point.gin_files, bindings, root, tuple(prepared.values()))
-        )
+        bindings = {**common, **bound, **point.values, "MODEL_DIR": repr(f"{root}/{name}")}
+        ready = tuple(bindings.items()), tuple(prepared.values())
+        runs.append(SweepRun(name, point.run_mode, point.gin_files, *ready))
     for run in (*before.values(), *runs):
         if len(run.name) > MAX_NAME:
             raise UserError(
-                f"the name {run.name[:60]}... has {len(run.name)} characters and would be a "
-                f"directory's, with {MAX_NAME} at most; give the point a 'name'"
+                f"the name {run.name[:60]}... is too long for a directory: {len(run.name)} "
+                f"characters, at most {MAX_NAME}; give the point a 'name'"
             )
     return [*before.values(), *runs]
 
@@ -212,15 +189,16 @@ def _points(sweep: Sweep) -> list[_Point]:
     ]
     points = []
     for i, point in enumerate(sweep.points or [{}]):
-        own = {name: value for name, value in point.items() if name not in OF_A_POINT}
+        given: dict[str, Any] = {
+            "name": "",
+            "run_mode": sweep.run_mode,
+            "gin_files": sweep.gin_files,
+            **point,
+        }
+        title, run_mode, gin_files = (given.pop(key) for key in OF_A_POINT)
+        listed = _texts(given, f"Sweep.points[{i}]")
         points += [
-            _Point(
-                point.get("name", ""),
-                point.get("run_mode", sweep.run_mode),
-                tuple(point.get("gin_files", sweep.gin_files)),
-                _texts(own, f"Sweep.points[{i}]"),
-                dict(chosen),
-            )
+            _Point(title, run_mode, tuple(gin_files), listed, dict(chosen))
             for chosen in itertools.product(*axes)
         ]
     return points
@@ -240,14 +218,14 @@ def _names(points: Sequence[_Point]) -> list[str]:
         if not point.title:
             own = [point.run_mode] if len(modes) > 1 else []
             own += [PurePosixPath(f).stem for f in point.gin_files[-1:]] if len(files) > 1 else []
-        said = point.chosen if point.title else point.values
-        parts = [f"{short[key]}={_slug(text)}" for key, text in said.items() if key in short]
+        shown = point.chosen if point.title else point.values
+        parts = [f"{short[key]}={_slug(text)}" for key, text in shown.items() if key in short]
         names.append("_".join([f"{i:0{width}}", *own, *parts]))
     return names
 
 
-def _short_names(keys: Iterable[str]) -> dict[str, str]:
-    """StarConfig.few_shot -> few_shot, where no other key has the same end."""
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """StarConfig.few_shot -> few_shot, unless another key ends in the same word."""
     ends = [re.split(r"[./]", key)[-1] for key in keys]
     return {
         key: end if ends.count(end) == 1 else _slug(key)
@@ -260,7 +238,8 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.=+-]+", "-", text, flags=re.ASCII).strip("-") or "none"
 
 
-def _preparation(prepare: Prepare, values: Mapping[str, str], point: str, root: str) -> Run:
+def _preparation(prepare: Prepare, values: Mapping[str, str], point: str, root: str) -> SweepRun:
+    """The run that prepares `point`, which binds `values`."""
     missing = [name for name in prepare.by if name not in values]
     if missing:
         raise UserError(f"Prepare.by has {missing[0]}, which point {point} does not bind")
@@ -270,75 +249,57 @@ def _preparation(prepare: Prepare, values: Mapping[str, str], point: str, root: 
         raise UserError(f"{twice.pop()} is both in Prepare.by and in Prepare.bindings")
     short = _short_names(list(by))
     name = "_".join([prepare.name, *(f"{short[key]}={_slug(text)}" for key, text in by.items())])
-    return _run(name, prepare.run_mode, prepare.gin_files, {**own, **by}, root, is_point=False)
+    bindings = {**own, **by, "MODEL_DIR": repr(f"{root}/{name}")}
+    return SweepRun(
+        name, prepare.run_mode, tuple(prepare.gin_files), tuple(bindings.items()), is_point=False
+    )
 
 
-def _run(
-    name: str,
-    run_mode: str,
-    gin_files: Sequence[str],
-    bindings: Mapping[str, str],
-    root: str,
-    needs: tuple[str, ...] = (),
-    is_point: bool = True,
-) -> Run:
-    bound = {**bindings, "MODEL_DIR": repr(f"{root}/{name}")}
-    return Run(name, run_mode, tuple(gin_files), tuple(bound.items()), needs, is_point)
-
-
-def _texts(bindings: Mapping[str, Any], where: str) -> dict[str, str]:
+def _texts(bindings: Mapping[str, object], where: str) -> dict[str, str]:
     return {name: gin_text(value, f"{where}: {name}") for name, value in bindings.items()}
 
 
 def _check_bound_once(sweep: Sweep, points: Sequence[_Point]) -> None:
-    listed = dict.fromkeys(key for point in points for key in point.listed)
-    places = [
-        ("what launch/sweep.py binds", ["MODEL_DIR"]),
+    places: list[tuple[str, Iterable[str]]] = [
+        ("launch/sweep.py itself", ["MODEL_DIR"]),
         *(("Prepare.bound_to", [prepare.bound_to]) for prepare in sweep.preparations),
         ("Sweep.bindings", sweep.bindings),
         ("Sweep.grid", sweep.grid),
-        ("Sweep.points", listed),
+        ("Sweep.points", dict.fromkeys(key for point in points for key in point.listed)),
     ]
     seen: dict[str, str] = {}
     for place, names in places:
         for name in names:
             if name in seen:
-                raise UserError(f"{name} is bound by {seen[name]} and by {place}; leave one away")
+                raise UserError(f"{name} is bound by {seen[name]} and by {place}; remove one")
             seen[name] = place
     if any("MODEL_DIR" in prepare.bindings for prepare in sweep.preparations):
-        raise UserError("MODEL_DIR is bound by launch/sweep.py and by Prepare.bindings")
+        raise UserError("MODEL_DIR is bound by launch/sweep.py itself and by Prepare.bindings")
 
 
-def _check_alike(points: Sequence[_Point]) -> None:
-    seen: dict[Any, int] = {}
+def _check_distinct(points: Sequence[_Point]) -> None:
+    seen: dict[object, int] = {}
     for i, point in enumerate(points):
-        key = (point.run_mode, point.gin_files, frozenset(point.values.items()))
-        if key in seen:
-            said = ", ".join(f"{name} = {text}" for name, text in point.values.items())
-            raise UserError(f"points {seen[key]} and {i} of the sweep are alike: {said or 'empty'}")
-        seen[key] = i
+        first = seen.setdefault(
+            (point.run_mode, point.gin_files, frozenset(point.values.items())), i
+        )
+        if first != i:
+            words = ", ".join(f"{name} = {text}" for name, text in point.values.items())
+            raise UserError(f"points {first} and {i} of the sweep are equal: {words or 'empty'}")
 
 
-def _check_point(where: str, point: Any) -> None:
-    _check_mapping(where, point)
-    if "name" in point:
-        _check_safe(f"{where}: name", point["name"])
-    if "gin_files" in point:
-        _check_names(f"{where}: gin_files", point["gin_files"])
-    if not isinstance(point.get("run_mode", ""), str):
-        raise UserError(f"{where}: run_mode = {point['run_mode']!r} is not a text")
-
-
-def _check_mapping(where: str, value: Any) -> None:
+def _check_mapping(where: str, value: object) -> None:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise UserError(f"{where} = {value!r} is not a dict of names and values")
 
 
-def _check_names(where: str, value: Any) -> None:
+def _check_names(where: str, value: object) -> None:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{where} = {value!r} is not a list of texts")
+        raise UserError(f"{where} = {value!r} is not a list of strings")
 
 
-def _check_safe(where: str, value: Any) -> None:
+def _check_safe(where: str, value: object) -> None:
     if not isinstance(value, str) or not SAFE_NAME.fullmatch(value):
-        raise UserError(f"{where} = {value!r} is no letter with letters, digits and _.=+- behind")
+        raise UserError(
+            f"{where} = {value!r} is not a letter followed by letters, digits and _.=+-"
+        )

@@ -45,7 +45,7 @@ class Programs:
         return jax.jit(lay_out, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, placed))
 
     @functools.cached_property
-    def prefill_prefix(self) -> Callable[..., Prefix]:
+    def prefill_prefix(self) -> jax.stages.Wrapped:
         """(params, tokens_P, length) -> Prefix."""
         prefill = functools.partial(decode.prefill_prefix, self.writer.model)
         return jax.jit(self._on_mesh(prefill), out_shardings=self._prefix)
@@ -61,8 +61,8 @@ class Programs:
         return jax.jit(make, static_argnums=(0, 1), out_shardings=self._slots)
 
     @functools.cached_property
-    def refill(self) -> Callable[..., tuple[Slots, Finished]]:
-        """(window, params, prefix, slots, chunk) -> Slots and who left."""
+    def refill(self) -> jax.stages.Wrapped:
+        """(window, params, prefix, slots, chunk) -> (Slots, Finished)."""
         return jax.jit(
             self._on_mesh(functools.partial(decode.refill, self.writer)),
             static_argnums=0,
@@ -71,7 +71,7 @@ class Programs:
         )
 
     @functools.cached_property
-    def decode(self) -> Callable[..., tuple[Slots, jax.Array]]:
+    def decode(self) -> jax.stages.Wrapped:
         """(params, prefix, slots, time, n_free) -> Slots and the time."""
         return jax.jit(
             functools.partial(
@@ -83,9 +83,9 @@ class Programs:
         )
 
     def lower(self, shapes: Shapes, prefix_tokens: int) -> dict[str, jax.stages.Lowered]:
-        """Decoding and refilling full slots, lowered for the mesh without any array.
+        """The "prefix", "refill" and "decode" programs of full slots, lowered without any array.
 
-        Compiling them says what they need of a device's memory, on devices that need not be there.
+        Compiling them shows how much memory of a device they need; the devices need not exist.
         """
         model, n_shards = self.writer.model, shapes.n_shards
         split = partitioning.batch_sharding(self.mesh, self.rules)
@@ -103,16 +103,18 @@ class Programs:
         placed = placed_params(model, self.mesh, self.rules)
         params = jax.tree.map(lambda p: numbers(*p.shape, dtype=model.dtype, to=p.sharding), placed)
         scalar = numbers(to=self._whole)
-        tokens = numbers(up_to(prefix_tokens, PREFIX_COLUMNS), to=self._whole)
-        prefix = place(jax.eval_shape(self.prefill_prefix, params, tokens, scalar), self._prefix)
+        prefix_tokens_P = numbers(up_to(prefix_tokens, PREFIX_COLUMNS), to=self._whole)
+        prefix = jax.eval_shape(self.prefill_prefix, params, prefix_tokens_P, scalar)
+        prefix = place(prefix, self._prefix)
         slots = place(jax.eval_shape(lambda: self.empty_slots(shapes.n_slots, shapes)), self._slots)
         tokens = numbers(n_shards, shapes.chunk_tokens)
         each = numbers(n_shards, shapes.chunk_prompts)
         keys = numbers(n_shards, shapes.chunk_prompts, 2, dtype=jnp.uint32)
         chunk = Chunk(tokens, tokens, tokens, each, each, each, keys, each)
         return {
-            "decode": self.decode.lower(params, prefix, slots, scalar, scalar),
+            "prefix": self.prefill_prefix.lower(params, prefix_tokens_P, scalar),
             "refill": self.refill.lower(shapes.window, params, prefix, slots, chunk),
+            "decode": self.decode.lower(params, prefix, slots, scalar, scalar),
         }
 
     @functools.cached_property

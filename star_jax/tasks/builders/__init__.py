@@ -1,1 +1,1 @@
-"""TFDS builders of data sets that TFDS itself lacks; their checksums stand in checksums.tsv."""
+"""TFDS builders of data sets that TFDS does not have; their checksums are in checksums.tsv."""

@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
@@ -14,17 +13,20 @@ from tensorflow_datasets.core.download.util import DownloadError
 from star_jax.errors import UserError
 from star_jax.run.paths import is_remote
 from star_jax.run.progress import log
+from star_jax.tasks.rows import Row
 
 FETCH = "python launch/fetch.py commonsense_qa"
 
 
-# Not registered: TFDS refuses a second class of the same name for good, so that importing this
-# module could fail by what else was imported. The class itself is the way to it.
-class CommonsenseQA(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+# Not registered: TFDS rejects a second class of the same name, so importing this module could fail
+# because of what else was imported. Use the class itself.
+class CommonsenseQA(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """The random split of CommonsenseQA (Talmor et al. 2019), in the order of its files.
 
     Splits train (9,741 questions) and validation (1,221, the published dev file); the test
-    questions come without answers and are left out. An example is
+    questions have no answers and are not included. An example is
 
         {"id": text, "question": text, "choices": {"label": texts, "text": texts},
          "answer_key": the label of the right choice}
@@ -58,21 +60,21 @@ class CommonsenseQA(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+    ) -> dict[str, Iterator[tuple[str, Row]]]:
         return {
             split: self._generate_examples(path)
             for split, path in dl_manager.download(self.URLS).items()
         }
 
-    def _generate_examples(self, path: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, path: Path) -> Iterator[tuple[str, Row]]:
         with path.open("rb") as lines:
             for line in lines:
                 example = flatten(json.loads(line))
                 yield example["id"], example
 
 
-def flatten(record: dict[str, Any]) -> dict[str, Any]:
-    """One line of the published files as an example of the builder."""
+def flatten(record: Row) -> Row:
+    """One line of the published files as an example of the builder (see `CommonsenseQA`)."""
     return {
         "id": record["id"],
         "question": record["question"]["stem"],
@@ -81,16 +83,11 @@ def flatten(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def commonsense_qa_builder(data_dir: str) -> CommonsenseQA:
-    """Returns the builder whose data are, or will be, in `data_dir`/commonsense_qa/1.11.0."""
-    return CommonsenseQA(data_dir=data_dir)
-
-
 def prepare_commonsense_qa(data_dir: str, fetched_dir: str | None = None) -> CommonsenseQA:
-    """Returns the builder with its data prepared, which takes some seconds the first time.
+    """The builder with its data prepared in `data_dir`/commonsense_qa/1.11.0, in some seconds.
 
-    With `fetched_dir`, the folder commonsenseqa/ that launch/fetch.py makes, no network is
-    needed: TFDS takes the files from there, and checks them all the same.
+    With `fetched_dir`, the folder commonsenseqa/ that launch/fetch.py makes, no network is needed:
+    TFDS takes the files from there, and still checks them.
 
     Raises:
       UserError: the files are missing, altered or cannot be downloaded, the disk is full, or
@@ -98,37 +95,32 @@ def prepare_commonsense_qa(data_dir: str, fetched_dir: str | None = None) -> Com
     """
     if is_remote(data_dir):
         raise UserError(
-            f"CommonsenseQA is not prepared in {data_dir}, in a bucket; prepare it in a folder of "
+            f"CommonsenseQA cannot be prepared in the bucket {data_dir}; prepare it in a folder of "
             f"this machine, and copy it: gcloud storage cp -r FOLDER/commonsense_qa {data_dir}"
         )
-    builder = commonsense_qa_builder(data_dir)
+    builder = CommonsenseQA(data_dir=data_dir)
     if builder.data_path.exists():
         return builder
     if fetched_dir is not None:
-        _require_files(builder, fetched_dir)
+        paths = [Path(fetched_dir, url.rpartition("/")[2]) for url in builder.URLS.values()]
+        if missing := [path for path in paths if not path.is_file()]:
+            raise UserError(f"CommonsenseQA: there is no {missing[0]}; fetch it with: {FETCH}")
     log(f"preparing CommonsenseQA in {builder.data_dir}")
     config = tfds.download.DownloadConfig(manual_dir=fetched_dir, try_download_gcs=False)
     try:
-        # What TFDS prints and draws would cut through the run's own bars and table.
+        # TFDS's output would mix with the run's own progress bars and table.
         tfds.disable_progress_bar()
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=config)
     except NonMatchingChecksumError as error:
         finding = str(error).partition(":\n")[0]
-        raise UserError(f"CommonsenseQA: {finding}; fetch it anew with: {FETCH}") from error
+        raise UserError(f"CommonsenseQA: {finding}; fetch it again with: {FETCH}") from error
     except (OSError, DownloadError) as error:
         raise UserError(
             f"CommonsenseQA cannot be prepared in {data_dir}: {' '.join(str(error).split())}; "
             f"without a network, fetch it elsewhere with: {FETCH}"
         ) from error
     return builder
-
-
-def _require_files(builder: CommonsenseQA, fetched_dir: str) -> None:
-    for url in builder.URLS.values():
-        path = Path(fetched_dir, url.rpartition("/")[2])
-        if not path.is_file():
-            raise UserError(f"CommonsenseQA: there is no {path}; fetch it with: {FETCH}")
 
 
 CITATION = """\

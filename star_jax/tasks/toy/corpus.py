@@ -1,12 +1,12 @@
-"""What a tiny base model reads of a toy world, and the words it knows.
+"""The training text of a tiny base model of a toy world, and its vocabulary.
 
-The paper's base models have read the web; these have read documents of five kinds:
-  facts    what is so in this world, some of it far more often than the rest
-  reading  lists of choices, and which letter each has; a model learns it from short lists
-  plain    questions with rationales, alone or behind others as in a few-shot prompt
+The paper's base models were trained on the web; these on documents of five kinds:
+  facts    facts of this world, some of them far more often than others
+  reading  lists of choices, and the letter of each; a model learns it from short lists
+  plain    questions with rationales, alone or after others as in a few-shot prompt
   hinted   the same with the right answer as a hint
   direct   questions with bare answers
-None asks a question that STaR trains on or that is held out.
+None has a question that STaR trains on or that is held out.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import seqio
 
 from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
+from star_jax.tasks.corpus import normalized
 from star_jax.tasks.toy import stories, things
 from star_jax.tasks.toy.worlds import CORPUS, Fact, World
 from star_jax.tokenizers.vocabularies import WordVocabulary, encode_spans
@@ -27,7 +28,7 @@ Spans = list[tuple[str, bool]]  # (text, has loss)
 
 @dataclasses.dataclass(frozen=True)
 class ToyCorpus:
-    """How many documents of which kind."""
+    """The number of documents of each kind."""
 
     world: str  # "commonsense_qa" or "gsm8k"
     n_documents: int = 20_000
@@ -37,17 +38,16 @@ class ToyCorpus:
     hinted: float = 0.2
     direct: float = 0.1
     facts_per_document: int = 8
-    fact_skew: float = 1.0  # the n-th fact is read in proportion to 1 / n ** fact_skew
+    fact_skew: float = 1.0  # the frequency of the n-th fact is proportional to 1 / n ** fact_skew
     in_context: tuple[float, ...] = (1, 1, 1, 1)  # shares of 1, 2, ... questions in a document
-    lists: tuple[float, ...] = (1, 1, 1, 1)  # shares of 2, 3, ... choices in a list to be read
+    lists: tuple[float, ...] = (1, 1, 1, 1)  # shares of 2, 3, ... choices in a `reading` list
     seed: int = 0
 
     def __post_init__(self):
-        """Raises UserError for an unknown world and for shares that are none."""
+        """Raises UserError for an unknown world and wrong shares."""
         world = world_of(self.world)
         for shares in (self._shares(), self.in_context, self.lists):
-            if not shares or min(shares) < 0 or sum(shares) == 0:
-                raise UserError(f"ToyCorpus: shares {shares} must be positive, one at least")
+            normalized(shares, self)
         if len(self.lists) > things.N_CHOICES - 1:
             raise UserError(
                 f"ToyCorpus.lists = {self.lists}: lists have 2 to {things.N_CHOICES} choices; give "
@@ -62,25 +62,25 @@ class ToyCorpus:
             )
 
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
-        """The tokenized documents, the same for the same fields; loss on what follows a prompt."""
+        """The tokenized documents, the same for equal fields; loss on what follows a prompt."""
         rng, world = np.random.default_rng([self.seed, 7]), world_of(self.world)
         facts, n = world.facts(), self.n_documents
         often = rng.permutation(1 / np.arange(1, len(facts) + 1) ** self.fact_skew)
-        kinds = rng.choice(KINDS, n, p=_normalized(self._shares())).tolist()
-        sizes = 1 + rng.choice(len(self.in_context), n, p=_normalized(self.in_context))
-        lists = 2 + rng.choice(len(self.lists), n, p=_normalized(self.lists))
-        told = rng.choice(len(facts), (n, self.facts_per_document), p=_normalized(often))
+        kinds = rng.choice(KINDS, n, p=normalized(self._shares(), self)).tolist()
+        sizes = 1 + rng.choice(len(self.in_context), n, p=normalized(self.in_context, self))
+        lists = 2 + rng.choice(len(self.lists), n, p=normalized(self.lists, self))
+        shown = rng.choice(len(facts), (n, self.facts_per_document), p=often / np.sum(often))
 
         def document(kind: str, size: int, n_choices: int, some: np.ndarray) -> Spans:
             if kind == "facts":
                 return lines([facts[i] for i in some])
-            if kind == "reading":
+            if kind == "reading" and world.reading:
                 return lines(world.reading(rng, n_choices))
             return worked_document(rng, world, kind, size)
 
         return [
             encode_spans(vocabulary, document(*drawn))
-            for drawn in zip(kinds, sizes.tolist(), lists.tolist(), told, strict=True)
+            for drawn in zip(kinds, sizes.tolist(), lists.tolist(), shown, strict=True)
         ]
 
     def _shares(self) -> tuple[float, ...]:
@@ -95,31 +95,33 @@ def world_of(name: str) -> World:
 
 
 def lines(facts: list[Fact]) -> Spans:
-    """One fact a line; loss on how they go on."""
+    """One fact per line; loss on its second part."""
     return [
         span
-        for i, (begins, goes_on) in enumerate(facts)
-        for span in ((f"\n{begins}" if i else begins, False), (goes_on, True))
+        for i, (start, end) in enumerate(facts)
+        for span in ((f"\n{start}" if i else start, False), (end, True))
     ]
 
 
 def worked_document(rng: np.random.Generator, world: World, kind: str, n: int) -> Spans:
-    """`n` questions as in a few-shot prompt; loss on all completions."""
+    """`n` questions as in a few-shot prompt; loss on all completions.
+
+    Args:
+      rng: chooses the questions.
+      world: of the questions.
+      kind: "plain", "hinted" or "direct".
+      n: number of questions.
+    """
     spans: Spans = []
     for i in range(n):
         worked = world.draw(rng, CORPUS)
         question = world.question(worked)
         text = world.task.question_text(question, hinted=kind == "hinted")
-        said = world.task.bare_answer(question) if kind == "direct" else worked.completion
-        spans += [(f"\n\n{text}" if i else text, False), (said, True)]
+        answer = world.task.bare_answer(question) if kind == "direct" else worked.completion
+        spans += [(f"\n\n{text}" if i else text, False), (answer, True)]
     return spans
 
 
 def toy_vocabulary(world: str) -> WordVocabulary:
     """One id for each word of a world's questions, hints, rationales and answers, sorted."""
-    texts = " ".join(world_of(world).texts())
-    return WordVocabulary(sorted(set(texts.replace("\n", " ").split(" ")) - {""}))
-
-
-def _normalized(shares: tuple[float, ...] | np.ndarray) -> np.ndarray:
-    return np.array(shares, float) / np.sum(shares)
+    return WordVocabulary.of_texts(world_of(world).texts())

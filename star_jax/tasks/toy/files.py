@@ -8,23 +8,28 @@ import numpy as np
 
 from star_jax.tasks import rows
 from star_jax.tasks.toy import stories, things
-from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Worked, World
+from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Worked
 
 N_STORIES = {TRAIN: 520, VALIDATION: 320}
 SHOWN_STEPS = (1, 3)  # of the exemplars of stories
-SHOWN_THINGS = (("lark", 0), ("rose", 4))  # and the things and relations of the others
+SHOWN_THINGS = (("lark", 0), ("rose", 4))  # things and relations of the other exemplars
 
 
 def example_files() -> dict[str, str]:
     """Name -> text of the questions of both worlds and of their few-shot examples."""
-    return {
-        "toy_commonsense_qa_train.jsonl": _lines(_things(TRAIN)),
-        "toy_commonsense_qa_validation.jsonl": _lines(_things(VALIDATION)),
-        "toy_commonsense_qa_exemplars.txt": _exemplars(things.WORLD, _shown_things()),
-        "toy_gsm8k_train.jsonl": _lines(_stories(TRAIN)),
-        "toy_gsm8k_validation.jsonl": _lines(_stories(VALIDATION)),
-        "toy_gsm8k_exemplars.txt": _exemplars(stories.WORLD, _shown_stories()),
-    }
+    files = {}
+    for name, world, worked_of, exemplars in (
+        ("commonsense_qa", things.WORLD, _things, _shown_things()),
+        ("gsm8k", stories.WORLD, _stories, _shown_stories()),
+    ):
+        for part in (TRAIN, VALIDATION):
+            lines = [f"{json.dumps(worked.row)}\n" for worked in worked_of(part)]
+            files[f"toy_{name}_{part}.jsonl"] = "".join(lines)
+        files[f"toy_{name}_exemplars.txt"] = "\n".join(
+            f"{world.task.question_text(world.question(x), hinted=False)}{x.completion}\n"
+            for x in exemplars
+        )
+    return files
 
 
 def _things(part: str) -> list[Worked]:
@@ -33,7 +38,8 @@ def _things(part: str) -> list[Worked]:
 
 
 def _stories(part: str) -> list[Worked]:
-    rng, found = np.random.default_rng([2, PARTS.index(part)]), {}
+    rng = np.random.default_rng([2, PARTS.index(part)])
+    found: dict[str, Worked] = {}
     while len(found) < N_STORIES[part]:
         worked = stories.draw(rng, part)
         found.setdefault(worked.row["question"], worked)
@@ -46,22 +52,12 @@ def _shown_things() -> list[Worked]:
 
 
 def _shown_stories() -> list[Worked]:
-    rng, found = np.random.default_rng(3), {}
+    rng = np.random.default_rng(3)
+    found: dict[int, Worked] = {}
     while not found.keys() >= set(SHOWN_STEPS):
         worked = stories.draw(rng, CORPUS)
         found.setdefault(worked.completion.count("<<"), worked)
     return [found[n] for n in SHOWN_STEPS]
-
-
-def _lines(examples: list[Worked]) -> str:
-    return "".join(f"{json.dumps(example.row)}\n" for example in examples)
-
-
-def _exemplars(world: World, examples: list[Worked]) -> str:
-    return "\n".join(
-        f"{world.task.question_text(world.question(x), hinted=False)}{x.completion}\n"
-        for x in examples
-    )
 
 
 def main(folder: str = str(rows.EXAMPLES)) -> None:

@@ -1,4 +1,4 @@
-"""The toy GSM8K: stories of one to three steps, with calculator marks around every sum.
+"""The toy GSM8K: word problems of one to three steps, with calculator marks at every step.
 
 Q: Ann has 3 boxes of 4 pens . Ann loses 5 pens . How many pens has Ann ?
 A: Ann has << 3 * 4 = 12 >> 12 pens .
@@ -22,13 +22,13 @@ MOST = 40  # no number is larger
 OPERANDS = range(2, 13)  # of sums and differences
 BOXES, IN_A_BOX, BAGS = range(2, 7), range(2, 10), range(2, 6)
 STEPS = (0.3, 0.4, 0.3)  # shares of problems of 1, 2 and 3 steps
-CORPUS_STEPS = (0.6, 0.3, 0.1)  # the base has seen fewer long ones
-SHARES = {CORPUS: 0.8, TRAIN: 0.12, VALIDATION: 0.08}  # of all stories there are, by hash
+CORPUS_STEPS = (0.6, 0.3, 0.1)  # the base sees fewer long ones
+SHARES = {CORPUS: 0.8, TRAIN: 0.12, VALIDATION: 0.08}  # of all possible stories, by hash
 
 
 @functools.cache
 def facts() -> list[Fact]:
-    """Every sum, difference, product and quotient that a solution can have, as it marks them."""
+    """Every sum, difference, product and quotient that a solution can have, with its mark."""
     numbers = range(1, MOST + 1)
     sums = [("+", a, b, a + b) for a in numbers for b in OPERANDS if a + b <= MOST]
     differences = [("-", a, b, a - b) for a in numbers for b in OPERANDS if a - b >= 1]
@@ -51,7 +51,7 @@ def draw(rng: np.random.Generator, part: str) -> Worked:
 
 
 def part_of(text: str) -> str:
-    """Where a problem belongs, by the hash of its words."""
+    """The part of a problem, by the hash of its words."""
     place = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
     if place < SHARES[CORPUS]:
         return CORPUS
@@ -59,47 +59,46 @@ def part_of(text: str) -> str:
 
 
 def story(rng: np.random.Generator, n_steps: int) -> Worked:
-    """A problem of `n_steps` steps: boxes or a number at first, then gains and losses, or bags."""
+    """A problem of `n_steps` steps: first boxes or a number, then gains and losses, or bags."""
     name, thing = str(rng.choice(NAMES)), str(rng.choice(THINGS))
-    told, steps, total = _beginning(rng, name, thing, boxes=rng.random() < 0.4)
+    text, steps, total = _beginning(rng, name, thing, boxes=rng.random() < 0.4)
     asked = f"How many {thing} has {name} ?"
     while len(steps) < n_steps:
         bags = [b for b in BAGS if total % b == 0 and total > b]
         if len(steps) == n_steps - 1 and bags and rng.random() < 0.4:
             b = int(rng.choice(bags))
-            told.append(f"{name} fills {b} bags .")
+            text += f" {name} fills {b} bags ."
             steps.append(f"A bag has << {total} / {b} = {total // b} >> {total // b} {thing} .")
             asked, total = f"How many {thing} has a bag ?", total // b
             continue
         b = int(rng.choice(OPERANDS))
         gains = total + b <= MOST and (total - b < 1 or rng.random() < 0.5)
         after, sign = (total + b, "+") if gains else (total - b, "-")
-        told.append(f"{name} {rng.choice(GAINS if gains else LOSSES)} {b} {thing} .")
+        text += f" {name} {rng.choice(GAINS if gains else LOSSES)} {b} {thing} ."
         steps.append(f"{name} has << {total} {sign} {b} = {after} >> {after} {thing} .")
         total = after
-    text = " ".join([*told, asked])
     solution = "\n".join([*steps, f"#### {total}"])
-    return Worked({"question": text, "answer": solution}, f" {solution}")
+    return Worked({"question": f"{text} {asked}", "answer": solution}, f" {solution}")
 
 
 def _beginning(
     rng: np.random.Generator, name: str, thing: str, boxes: bool
-) -> tuple[list[str], list[str], int]:
+) -> tuple[str, list[str], int]:
+    """The first sentence, the steps to solve it, and the number of things."""
     if not boxes:
         number = int(rng.integers(MOST // 8, MOST * 3 // 4))
-        return [f"{name} has {number} {thing} ."], [], number
+        return f"{name} has {number} {thing} .", [], number
     while (n := int(rng.choice(BOXES))) * (each := int(rng.choice(IN_A_BOX))) > MOST:
         pass
     total = n * each
     step = f"{name} has << {n} * {each} = {total} >> {total} {thing} ."
-    return [f"{name} has {n} boxes of {each} {thing} ."], [step], total
+    return f"{name} has {n} boxes of {each} {thing} .", [step], total
 
 
 def _texts() -> list[str]:
-    texts = [begins + goes_on for begins, goes_on in facts()]
-    texts += [f"{n} ({n})" for n in range(1, MOST + 1)]
-    texts += ["Q: has boxes of . fills bags . How many has a bag ?\nA: A bag has << >> .\n####"]
-    return [*texts, *NAMES, *THINGS, *GAINS, *LOSSES]
+    numbers = [f"{n} ({n})" for n in range(1, MOST + 1)]
+    other = "Q: has boxes of . fills bags . How many has a bag ?\nA: A bag has << >> .\n####"
+    return [*map("".join, facts()), *numbers, other, *NAMES, *THINGS, *GAINS, *LOSSES]
 
 
 WORLD = World(GSM8KTask(), facts, draw, _texts)

@@ -1,4 +1,4 @@
-"""The toy CommonsenseQA: what is so of a thing is told by its kind, and the kind is to be known.
+"""The toy CommonsenseQA: a question about a thing, whose answer depends on the thing's kind.
 
 Q: What does a robin give ?
 Answer Choices:
@@ -9,13 +9,14 @@ A: A robin is a bird . A bird gives song . Therefore, the answer is song (b).
 
 import functools
 import hashlib
+import itertools
 
 import numpy as np
 
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Fact, Worked, World
 
-# kind: ten things of this kind | what is so of it, in the order of RELATIONS
+# kind: ten things of this kind | its values, in the order of RELATIONS
 KINDS = """
 bird: robin finch wren sparrow thrush lark swift raven starling magpie | nest wings seeds ranger hawks song
 fish: trout salmon carp pike perch herring cod tuna sardine bream | lake fins water fisherman nets supper
@@ -34,7 +35,7 @@ jewel: ruby pearl opal diamond emerald amber topaz garnet jade sapphire | safe s
 insect: ant bee beetle cricket gnat cicada hornet locust midge termite | hive feelers nectar scientist spiders honey
 seat: chair sofa bench stool armchair couch throne pew hammock rocker | lounge legs cushions joiner scratches rest
 """  # noqa: E501  a table
-# How the question is put, and how the fact is told up to its last word.
+# The question, and the fact up to its last word.
 RELATIONS = (
     ("Where do you find {} ?", "{} is found in the"),
     ("What does {} have ?", "{} has"),
@@ -50,7 +51,7 @@ N_CHOICES = len(LETTERS)
 
 @functools.cache
 def kinds() -> dict[str, tuple[list[str], list[str]]]:
-    """Kind -> (things of this kind, what is so of it by relation)."""
+    """Kind -> (things of this kind, its value for each relation)."""
     lines = [line.partition(":") for line in KINDS.strip().splitlines()]
     halves = {kind: rest.split("|") for kind, _, rest in lines}
     return {kind: (things.split(), values.split()) for kind, (things, values) in halves.items()}
@@ -58,7 +59,7 @@ def kinds() -> dict[str, tuple[list[str], list[str]]]:
 
 @functools.cache
 def pairs(part: str) -> list[tuple[str, str, int]]:
-    """(thing, its kind, relation) of the questions of `part`; a pair is in one part only."""
+    """(thing, its kind, relation) of the questions of `part`; each is in one part only."""
     every = [
         (thing, kind, relation)
         for kind, (things, _) in kinds().items()
@@ -72,60 +73,58 @@ def pairs(part: str) -> list[tuple[str, str, int]]:
 
 @functools.cache
 def facts() -> list[Fact]:
-    """What kind each thing is, then what is so of each kind."""
-    is_a = [
-        (f"{_a(thing)} is", f" {_a(kind).lower()} .")
-        for kind, (things, _) in kinds().items()
-        for thing in things
-    ]
-    of_kinds = [
-        (RELATIONS[i][1].format(_a(kind)), f" {value} .")
-        for kind, (_, values) in kinds().items()
-        for i, value in enumerate(values)
-    ]
+    """The kind of each thing, then the values of each kind."""
+    is_a, of_kinds = [], []
+    for kind, (things, values) in kinds().items():
+        is_a += [(f"{_a(thing)} is", f" {_a(kind).lower()} .") for thing in things]
+        for (_, statement), value in zip(RELATIONS, values, strict=True):
+            of_kinds.append((statement.format(_a(kind)), f" {value} ."))
     return is_a + of_kinds
 
 
 def draw(rng: np.random.Generator, part: str) -> Worked:
-    """A question of `part`, its choices drawn anew, with its rationale."""
+    """A question of `part` with new choices, and its rationale."""
     return question(rng, *pairs(part)[rng.integers(len(pairs(part)))])
 
 
 def question(rng: np.random.Generator, thing: str, kind: str, relation: int) -> Worked:
-    """The question of a pair; the wrong choices are so of other kinds."""
-    ask, tell = RELATIONS[relation]
+    """The question about a thing; the wrong choices are the values of other kinds.
+
+    Args:
+      rng: chooses the wrong choices and their order.
+      thing: of KINDS.
+      kind: of the thing.
+      relation: index in RELATIONS.
+    """
+    ask, statement = RELATIONS[relation]
     answer = kinds()[kind][1][relation]
     others = [values[relation] for other, (_, values) in kinds().items() if other != kind]
     texts = [answer, *rng.permutation(others)[: N_CHOICES - 1].tolist()]
     order = rng.permutation(N_CHOICES).tolist()
     letter = LETTERS[order.index(0)]
+    labelled = zip(LETTERS.upper(), order, strict=True)
+    choices = [{"label": label, "text": texts[i]} for label, i in labelled]
     row = {
         "id": f"{thing}_{relation}",
         "answerKey": letter.upper(),
-        "question": {
-            "stem": ask.format(_a(thing).lower()),
-            "choices": [
-                {"label": label.upper(), "text": texts[i]}
-                for label, i in zip(LETTERS, order, strict=True)
-            ],
-        },
+        "question": {"stem": ask.format(_a(thing).lower()), "choices": choices},
     }
-    steps = f" {_a(thing)} is {_a(kind).lower()} . {tell.format(_a(kind))} {answer} ."
+    steps = f" {_a(thing)} is {_a(kind).lower()} . {statement.format(_a(kind))} {answer} ."
     return Worked(row, f"{steps} Therefore, the answer is {answer} ({letter}).")
 
 
 def reading(rng: np.random.Generator, n: int) -> list[Fact]:
-    """A list of `n` choices, which is no answer to anything, and the letters of some of them."""
+    """A list of `n` choices without a question, and the letters of some of them."""
     relation = rng.integers(len(RELATIONS))
     texts = rng.permutation([values[relation] for _, values in kinds().values()])[:n].tolist()
     listed = "".join(f"({letter}) {text}\n" for letter, text in zip(LETTERS, texts, strict=False))
-    said = [(f"the answer is {texts[i]}", f" ({LETTERS[i]}).") for i in rng.integers(n, size=n)]
-    return [(f"Answer Choices:\n{listed}{said[0][0]}", said[0][1]), *said[1:]]
+    shown = [(f"the answer is {texts[i]}", f" ({LETTERS[i]}).") for i in rng.integers(n, size=n)]
+    return [(f"Answer Choices:\n{listed}{shown[0][0]}", shown[0][1]), *shown[1:]]
 
 
 def _texts() -> list[str]:
-    texts = [begins + goes_on for begins, goes_on in facts()]
-    for pair in (pair for part in PARTS for pair in pairs(part)):
+    texts = [start + end for start, end in facts()]
+    for pair in itertools.chain(*map(pairs, PARTS)):
         worked = question(np.random.default_rng(0), *pair)
         asked = WORLD.question(worked)
         texts += [WORLD.task.question_text(asked, hinted=True), worked.completion]

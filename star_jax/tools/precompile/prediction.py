@@ -1,51 +1,14 @@
-"""How long an outer iteration takes, from how long each program does; every assumption is named."""
+"""How long an outer iteration takes, estimated from how long each of its programs takes."""
 
 import dataclasses
 import math
-from typing import Any
 
-from star_jax.errors import UserError
-from star_jax.loop.config import StarConfig
 from star_jax.models.config import DecoderConfig
-from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.rollout.native.shapes import Shapes
-from star_jax.tools.precompile.roofline import Peaks, Split, decode_step, prefill, roofline
-from star_jax.training.schedules import StepSchedule
-from star_jax.training.trainer import TrainerConfig
+from star_jax.tools.precompile.roofline import DeviceModel, Peaks, Split, roofline
+from star_jax.tools.precompile.settings import Settings
 
 RELEASED_PROMPT = 1536  # tokens that the released code pads each whole prompt to
-
-
-@dataclasses.dataclass(frozen=True)
-class Assumptions:
-    """What a prediction takes for granted of a run that has not been; all of it is printed."""
-
-    n_questions: int = 9741  # of the training split: CommonsenseQA's
-    n_eval: int = 1221  # held out, asked after each outer iteration
-    prefix_tokens: int = 1280  # of the few-shot examples
-    question_tokens: float = 100  # of a question, on average
-    longest_question: int = 128  # tokens
-    new_tokens: float = 60  # that an answer has before it ends, on average
-    hinted_share: float = 0.4  # of the questions, failed and asked again with a hint
-    kept_share: float = 0.8  # of the questions, answered rightly with a hint or without
-    busy_slots: float = 0.85  # of the decode steps' slots, those with an unfinished row
-    packed_share: float = 0.9  # of the places in rows and chunks, those with a token
-    efficiency: float = 0.5  # of its peaks that a device reaches
-    message_microseconds: float = 5.0  # latency of one collective operation between devices
-
-    def __post_init__(self):
-        """Raises UserError for what no run can have."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            share = field.name in ("busy_slots", "packed_share", "efficiency")
-            lowest = 0 if field.name in ("prefix_tokens", "message_microseconds") else 1e-9
-            if field.name in ("hinted_share", "kept_share"):
-                share, lowest = True, 0
-            if not lowest <= value or (share and value > 1):
-                raise UserError(
-                    f"Assumptions.{field.name} = {value}: give a "
-                    f"{'share up to 1' if share else 'positive number'}"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,152 +18,128 @@ class Stage:
     name: str
     seconds: float
     released_seconds: float  # of the released code, on the same roofline
-    how: str
+    how: str  # in words
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgramSeconds:
-    """What one run of each program takes, at the efficiency that is assumed."""
+    """The time of one run of each program, at the assumed efficiency."""
 
     training_step: float
     decode_step: float
     refill: float
     prefix: float
-    released_question: float  # one question, alone, as the released code asks it
+    released_question: float  # one question sampled alone, as the released code does
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """What of a run's settings decides how long it takes."""
+class Prediction:
+    """The times of a run's stages."""
 
-    sampler: SamplerConfig
-    trainer: TrainerConfig | None  # None: nothing is trained
-    schedule: StepSchedule | None
-    loop: StarConfig | None  # None: a baseline
-    assumed: Assumptions
+    settings: Settings
     shapes: Shapes
+    each: ProgramSeconds
 
-    @property
-    def n_questions(self) -> int:
-        """Asked in each outer iteration, or learnt from without being asked."""
-        drawn = self.loop.questions_per_iteration if self.loop else 0
-        return drawn or self.assumed.n_questions
+    def outer_iteration(self, n: int = 1) -> list[Stage]:
+        """The stages of outer iteration `n`; for n = 0 only the evaluation of the base model."""
+        settings, loop = self.settings, self.settings.loop
+        evaluate = self._sample("evaluate", settings.assumed.n_eval)
+        if n == 0:
+            return [evaluate]
+        sampled = []
+        if loop:
+            failed = math.ceil(settings.assumed.hinted_share * settings.n_questions)
+            sampled.append(self._sample("generate", settings.n_questions))
+            if loop.rationalize:
+                sampled.append(self._sample("rationalize", failed))
+            if loop.resample_temperature:
+                sampled.append(self._sample("resample", failed))
+        return [*sampled, self._finetune(n), evaluate]
 
-    @property
-    def iterations(self) -> int:
-        """Trainings: of a baseline one or none."""
-        return self.loop.iterations if self.loop else int(self.trainer is not None)
+    def whole_run(self) -> tuple[float, float]:
+        """Seconds of all outer iterations and the base's evaluation: ours, the released code's."""
+        iterations = range(self.settings.iterations + 1)
+        stages = [stage for n in iterations for stage in self.outer_iteration(n)]
+        ours = sum(stage.seconds for stage in stages)
+        return ours, sum(stage.released_seconds for stage in stages)
 
+    def _sample(self, name: str, n: int) -> Stage:
+        """Prefix once, prompts in chunks, and decode steps until the fullest slots are done."""
+        assumed, sampler, each = self.settings.assumed, self.settings.sampler, self.each
+        n_slots = min(sampler.batch_size, n)
+        busy = math.ceil(n * assumed.new_tokens / (n_slots * assumed.busy_slots))
+        steps = max(busy, sampler.max_new_tokens)  # the longest row needs that many
+        positions = self.shapes.chunk_tokens * self.shapes.n_shards * assumed.packed_share
+        chunks = math.ceil(n * assumed.question_tokens / positions)
+        return Stage(
+            name,
+            each.prefix + chunks * each.refill + steps * each.decode_step,
+            n * each.released_question,
+            f"{n:,} questions: {chunks:,} chunks, {steps:,} decode steps of {n_slots} slots",
+        )
 
-def shows_examples(loop: StarConfig | None, trainer: TrainerConfig | None) -> bool:
-    """Whether a run asks behind few-shot examples; of the baselines the one without training."""
-    return loop.few_shot != "never" if loop else trainer is None
+    def _finetune(self, n: int) -> Stage:
+        assumed, trainer = self.settings.assumed, self.settings.training
+        assert self.settings.schedule
+        kept = math.ceil(assumed.kept_share * self.settings.n_questions)
+        positions = trainer.batch_size * trainer.row_length * assumed.packed_share
+        per_step = positions / (assumed.question_tokens + assumed.new_tokens)
+        steps = self.settings.schedule(n, kept, per_step)
+        seconds = steps * self.each.training_step
+        return Stage("finetune", seconds, seconds, f"{steps:,} steps of {kept:,} kept examples")
 
 
 def released_question(
     model: DecoderConfig, n_devices: int, max_new_tokens: int, peaks: Peaks
 ) -> float:
-    """Seconds for one question as the released code asks it, at the peaks.
+    """Seconds that the released code takes to sample one question, at the peaks.
 
-    Its whole prompt, padded, is run for each question, and then always `max_new_tokens` steps
-    over a cache as long; every device takes its share of the heads.
+    It runs the whole padded prompt for each question, then always `max_new_tokens` decode steps
+    over a cache of both lengths.
+
+    Args:
+      model: the decoder.
+      n_devices: devices; the heads, the MLP and the vocabulary are split over all of them.
+      max_new_tokens: decode steps per question.
+      peaks: the speed of one device.
     """
-    all_of_them = dict.fromkeys(("heads", "kv_heads", "mlp", "vocab"), n_devices)
-    split = Split(**all_of_them)
-    prompt = prefill(model, split, RELEASED_PROMPT, 0, n_read=1)
-    step = decode_step(model, split, 1, 0, RELEASED_PROMPT + max_new_tokens)
-    times = roofline(prompt, peaks).seconds, roofline(step, peaks).seconds
-    return times[0] + max_new_tokens * times[1]
+    split = Split(heads=n_devices, kv_heads=n_devices, mlp=n_devices, vocab=n_devices)
+    on_device = DeviceModel(model, split)
+    prompt = on_device.prefill(RELEASED_PROMPT, 0, n_read=1)
+    step = on_device.decode_step(1, 0, RELEASED_PROMPT + max_new_tokens)
+    return roofline(prompt, peaks).seconds + max_new_tokens * roofline(step, peaks).seconds
 
 
-def outer_iteration(run: Run, each: ProgramSeconds, n: int = 1) -> list[Stage]:
-    """The stages of outer iteration `n`; of the base's evaluation alone for n = 0."""
-    assumed = run.assumed
-    evaluate = _ask("evaluate", assumed.n_eval, run, each)
-    if n == 0:
-        return [evaluate]
-    if run.loop is None:
-        return [_finetune(run, each, n), evaluate]
-    asked = [_ask("generate", run.n_questions, run, each)]
-    failed = math.ceil(assumed.hinted_share * run.n_questions)
-    if run.loop.rationalize:
-        asked.append(_ask("rationalize", failed, run, each))
-    if run.loop.resample_temperature:
-        asked.append(_ask("resample", failed, run, each))
-    return [*asked, _finetune(run, each, n), evaluate]
-
-
-def whole_run(run: Run, each: ProgramSeconds) -> tuple[float, float]:
-    """Seconds of all outer iterations and the base's evaluation: ours and the released code's."""
-    stages = [stage for n in range(run.iterations + 1) for stage in outer_iteration(run, each, n)]
-    return sum(stage.seconds for stage in stages), sum(stage.released_seconds for stage in stages)
-
-
-def _asked_again(loop: StarConfig) -> str:
-    if loop.rationalize:
-        return " and are asked again with a hint"
-    return " and are asked again at another temperature" if loop.resample_temperature else ""
-
-
-def assumptions_told(run: Run) -> list[str]:
-    """Every assumption in words."""
-    a, asked = run.assumed, run.n_questions
-    prefix = a.prefix_tokens if shows_examples(run.loop, run.trainer) else 0
-    if run.loop:
+def assumptions_in_words(settings: Settings) -> list[str]:
+    """Every assumption of a prediction, as lines of text."""
+    a, loop, new_tokens = settings.assumed, settings.loop, settings.sampler.max_new_tokens
+    if loop:
+        again = ""
+        if loop.rationalize or loop.resample_temperature:
+            how = "with a hint" if loop.rationalize else "at another temperature"
+            again = f" and are sampled again {how}"
         questions = [
-            f"{asked:,} questions an outer iteration, {a.n_eval:,} held out",
-            f"{a.hinted_share:.0%} of them fail{_asked_again(run.loop)}, "
-            f"{a.kept_share:.0%} of them are kept",
+            f"{settings.n_questions:,} questions per outer iteration, {a.n_eval:,} held out",
+            f"{a.hinted_share:.0%} of them fail{again}, {a.kept_share:.0%} of them are kept",
         ]
     else:
-        trained_on = f"{asked:,} examples to train on, " if run.trainer else ""
-        questions = [f"{trained_on}{a.n_eval:,} questions held out"]
+        trained = f"{settings.n_questions:,} examples to train on, " if settings.trainer else ""
+        questions = [f"{trained}{a.n_eval:,} questions held out"]
     return [
         *questions,
-        f"a few-shot prefix of {prefix:,} tokens, the same for all questions; "
-        f"{a.question_tokens:g} tokens a question (at most {a.longest_question}), "
-        f"{a.new_tokens:g} written (at most {run.sampler.max_new_tokens})",
-        f"{a.busy_slots:.0%} of the slots busy, {a.packed_share:.0%} of the places in rows and "
-        f"chunks filled",
-        f"a device reaches {a.efficiency:.0%} of its peaks, and computes, reads and sends at the "
-        f"same time; {a.message_microseconds:g} microseconds' latency a collective operation",
+        f"a few-shot prefix of {settings.prefix_tokens:,} tokens, the same for all questions; "
+        f"{a.question_tokens:g} tokens per question (at most {a.longest_question}), "
+        f"{a.new_tokens:g} new tokens per completion (at most {new_tokens})",
+        f"{a.busy_slots:.0%} of the slots are busy; tokens fill {a.packed_share:.0%} of the "
+        f"positions in rows and chunks",
+        f"a device reaches {a.efficiency:.0%} of its peaks; computing, memory and communication "
+        f"overlap; each collective operation has a latency of {a.message_microseconds:g} "
+        f"microseconds",
         "counted: matrix products, Adam, traffic between devices; not counted: the host, loading "
         "and saving weights, compiling",
-        f"the released code: each question alone, its whole prompt padded to {RELEASED_PROMPT:,} "
-        f"tokens, always {run.sampler.max_new_tokens} new tokens, heads split over all devices; "
-        f"the same training",
+        f"the released code: one question at a time, its whole prompt padded to "
+        f"{RELEASED_PROMPT:,} tokens, always {new_tokens} new tokens, heads split over all "
+        f"devices; the same training",
+        "the times are estimates that were never checked on a TPU; use them only to compare "
+        "settings",
     ]
-
-
-def told(assumed: Assumptions) -> dict[str, Any]:
-    """The assumptions for JSON."""
-    return dataclasses.asdict(assumed)
-
-
-def _ask(name: str, n: int, run: Run, each: ProgramSeconds) -> Stage:
-    """Prefix once, prompts in chunks, then a decode step for each token of the fullest slots."""
-    assumed, shapes = run.assumed, run.shapes
-    n_slots = min(run.sampler.batch_size, n)
-    steps = max(
-        math.ceil(n * assumed.new_tokens / (n_slots * assumed.busy_slots)),
-        run.sampler.max_new_tokens,
-    )
-    places = shapes.chunk_tokens * shapes.n_shards * assumed.packed_share
-    chunks = math.ceil(n * assumed.question_tokens / places)
-    seconds = each.prefix + chunks * each.refill + steps * each.decode_step
-    return Stage(
-        name,
-        seconds,
-        n * each.released_question,
-        f"{n:,} questions: {chunks:,} chunks, {steps:,} decode steps of {n_slots} slots",
-    )
-
-
-def _finetune(run: Run, each: ProgramSeconds, n: int) -> Stage:
-    assumed, trainer = run.assumed, run.trainer
-    kept = math.ceil(assumed.kept_share * run.n_questions)
-    per_row = trainer.row_length * assumed.packed_share
-    per_step = trainer.batch_size * per_row / (assumed.question_tokens + assumed.new_tokens)
-    steps = run.schedule(n, kept, per_step)
-    seconds = steps * each.training_step
-    return Stage("finetune", seconds, seconds, f"{steps:,} steps of {kept:,} kept examples")

@@ -1,8 +1,8 @@
-"""What training and sampling cost a device, counted by hand: FLOPs, memory traffic, communication.
+"""Estimates the cost of training and sampling for one device: FLOPs, memory traffic, communication.
 
-The compiler's own count takes the body of a scan once, however often it runs, so nothing of it is
-used. Counted are the matrix products (each reads its operands and writes its result once; all else
-is taken to be fused into them), Adam, and what is sent between devices. Sizes are of one device.
+The compiler's own count is not used: it counts the body of a scan once, however often it runs. We
+count the matrix products (each reads its operands and writes its result once; everything else is
+assumed to be fused into them), Adam, and what is sent between devices. Sizes are per device.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ STATE_COPIES = 3  # parameters and Adam's two moments
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one device does."""
+    """The work of one device."""
 
     flops: float = 0.0
     hbm_bytes: float = 0.0  # read and written
@@ -28,25 +28,30 @@ class Work:
     messages: float = 0.0  # collective operations, each of which has a latency
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
+        return Work(
+            self.flops + other.flops,
+            self.hbm_bytes + other.hbm_bytes,
+            self.link_bytes + other.link_bytes,
+            self.messages + other.messages,
+        )
 
     def __mul__(self, times: float) -> "Work":
-        return Work(*(times * value for value in _values(self)))
+        return Work(*(times * value for value in dataclasses.astuple(self)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Peaks:
     """The speed of one device."""
 
-    flops: float  # a second
-    hbm_bytes: float  # a second
-    link_bytes: float  # a second
+    flops: float  # per second
+    hbm_bytes: float  # per second
+    link_bytes: float  # per second
     message_seconds: float = 0.0  # latency of one collective operation
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds that computing, memory and communication need, each alone."""
+    """Seconds that computing, memory and communication take, each on its own."""
 
     compute: float
     memory: float
@@ -54,18 +59,18 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """All three at once: as long as the slowest."""
+        """All three overlap, so the slowest decides."""
         return max(self.compute, self.memory, self.communication)
 
     @property
     def bound(self) -> str:
-        """Which of them that is."""
+        """The slowest of the three."""
         return max(("compute", "memory", "communication"), key=lambda name: getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Parts in which each logical axis is split over the devices."""
+    """The number of parts that each logical axis is split into over the devices."""
 
     batch: int = 1
     length: int = 1
@@ -74,11 +79,11 @@ class Split:
     kv_heads: int = 1
     mlp: int = 1
     vocab: int = 1
-    replicas: int = 1  # devices with the same parameters and other rows
+    replicas: int = 1  # devices with the same parameters and different rows
 
 
 def roofline(work: Work, peaks: Peaks) -> Roofline:
-    """How long a device needs at its peaks."""
+    """The time of some work on a device at its peaks."""
     sent = work.link_bytes / peaks.link_bytes if work.link_bytes else 0.0
     return Roofline(
         compute=work.flops / peaks.flops,
@@ -98,118 +103,145 @@ def split_of(mesh: Mesh, rules: Rules) -> Split:
     return Split(**parts, replicas=replicas)
 
 
-def state_bytes(model: DecoderConfig, split: Split) -> float:
-    """What the weights' products and Adam's moments take of a device's memory, at the least."""
-    return _device_params(model, split) * STATE_COPIES * jnp.dtype(model.param_dtype).itemsize
+@dataclasses.dataclass(frozen=True)
+class DeviceModel:
+    """A decoder as one device has it, and the work of one device."""
 
+    model: DecoderConfig
+    split: Split
 
-def slot_bytes(model: DecoderConfig, split: Split, columns: int) -> float:
-    """What a slot's cache of so many columns takes of a device's memory."""
-    per_layer = 2 * model.kv_heads / split.kv_heads * model.head_dim * columns
-    return per_layer * model.n_layers * _itemsize(model) / split.batch
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an activation."""
+        return jnp.dtype(self.model.dtype).itemsize
 
+    @property
+    def matrices(self) -> list[tuple[float, float]]:
+        """(inputs, outputs) of each weight matrix of a block, as one device multiplies by it."""
+        model, width, hidden = self.model, self.model.d_model, self.model.d_ff / self.split.mlp
+        queries = model.n_heads * model.head_dim / self.split.heads
+        keys = model.kv_heads * model.head_dim / self.split.kv_heads
+        widening = [(width, hidden)] * (2 if model.mlp == "swiglu" else 1)
+        attention = [(width, queries), (width, keys), (width, keys), (queries, width)]
+        return [*attention, *widening, (hidden, width)]
 
-def training_step(
-    model: DecoderConfig, split: Split, batch_size: int, row_length: int, accumulation: int = 1
-) -> Work:
-    """One optimizer step: forward, backward, what is computed again for it, and Adam."""
-    rows = batch_size / split.batch / accumulation
-    tokens = rows * row_length / split.length
-    attention = _attention(model, split, rows, row_length / split.length, row_length)
-    block = _products(model, _matrices(model, split), tokens) + attention
-    head = _products(model, [_head(model, split)], tokens)
-    # The gradient of a product is two products over the same arrays; then what remat forgot. What
-    # a block only adds to the residual stream nobody needs again: that of the MLP, and that of
-    # attention where the MLP does not read it.
-    query, key, value, out, *widening, _ = _matrices(model, split)
-    needed = [query, key, value, *widening, *([out] if model.block == "sequential" else [])]
-    forgotten = _products(model, needed, tokens) + attention
-    again = {"none": Work(), "dots": attention, "full": forgotten}[model.remat]
-    passes = (block * 3 + again) * model.n_layers + head * 3
-    parts = (passes + _training_traffic(model, split, tokens)) * accumulation
-    return parts + _adam(model, split, accumulation)
+    @property
+    def head(self) -> tuple[float, float]:
+        """(inputs, outputs) of the output head."""
+        return self.model.d_model, self.model.vocab_size / self.split.vocab
 
+    @property
+    def n_params(self) -> float:
+        """Weights on the device; biases and norms are not counted."""
+        heads = [self.head] * (1 if self.model.head == "tied" else 2)
+        matrices = self.matrices * self.model.n_layers + heads
+        return sum(inputs * outputs for inputs, outputs in matrices) / self.split.embed
 
-def prefill(
-    model: DecoderConfig, split: Split, tokens: float, prefix_tokens: int, n_read: int
-) -> Work:
-    """`tokens` new ones on each device, in one row behind a shared prefix; `n_read` are read."""
-    block = (
-        _products(model, _matrices(model, split), tokens)
-        + _attention(model, split, 1, tokens, tokens)
-        + _attention(model, split, 1, tokens, prefix_tokens, shared=True)
-    )
-    head = _products(model, [_head(model, split)], n_read)
-    return block * model.n_layers + head + _forward_traffic(model, split, tokens)
+    @property
+    def state_bytes(self) -> float:
+        """The least memory, in bytes, for weights and Adam's moments."""
+        return self.n_params * STATE_COPIES * jnp.dtype(self.model.param_dtype).itemsize
 
+    def slot_bytes(self, columns: int) -> float:
+        """The memory, in bytes, for one slot's KV cache of `columns` columns."""
+        per_layer = 2 * self.model.kv_heads / self.split.kv_heads * self.model.head_dim * columns
+        return per_layer * self.model.n_layers * self.itemsize / self.split.batch
 
-def decode_step(
-    model: DecoderConfig, split: Split, n_slots: float, prefix_tokens: int, columns: int
-) -> Work:
-    """One token in each of `n_slots` slots over all devices, each with a cache of `columns`."""
-    rows = n_slots / split.batch
-    block = (
-        _products(model, _matrices(model, split), rows)
-        + _attention(model, split, rows, 1, columns + 1)
-        + _attention(model, split, rows, 1, prefix_tokens, shared=True)
-    )
-    head = _products(model, [_head(model, split)], rows)
-    return block * model.n_layers + head + _forward_traffic(model, split, rows)
+    def training_step(self, batch_size: int, row_length: int, accumulation: int = 1) -> Work:
+        """One optimizer step on a batch of packed rows, processed in `accumulation` parts."""
+        model, split = self.model, self.split
+        rows = batch_size / split.batch / accumulation
+        tokens = rows * row_length / split.length
+        attention = self._attention(rows, row_length / split.length, row_length)
+        block = self._products(self.matrices, tokens) + attention
+        head = self._products([self.head], tokens)
+        # The gradient of a product is two products over the same arrays; then what remat dropped
+        # is computed again, except a block's last sum into the residual stream: the MLP's, and
+        # attention's where the MLP does not read it.
+        query, key, value, out, *widening, _ = self.matrices
+        needed = [query, key, value, *widening, *([out] if model.block == "sequential" else [])]
+        dropped = self._products(needed, tokens) + attention
+        again = {"none": Work(), "dots": attention, "full": dropped}[model.remat]
+        passes = (block * 3 + again) * model.n_layers + head * 3
+        return (passes + self._training_traffic(tokens)) * accumulation + self._adam(accumulation)
 
+    def prefill(self, tokens: float, prefix_tokens: int, n_read: int) -> Work:
+        """`tokens` new tokens in one row after a shared prefix, and the logits of `n_read`."""
+        block = (
+            self._products(self.matrices, tokens)
+            + self._attention(1, tokens, tokens)
+            + self._attention(1, tokens, prefix_tokens, shared=True)
+        )
+        head = self._products([self.head], n_read)
+        return block * self.model.n_layers + head + self._forward_traffic(tokens)
 
-def _values(work: Work) -> tuple[float, ...]:
-    return dataclasses.astuple(work)
+    def decode_step(self, n_slots: float, prefix_tokens: int, columns: int) -> Work:
+        """One new token in each of all devices' `n_slots` slots, with `columns` in its KV cache."""
+        rows = n_slots / self.split.batch
+        block = (
+            self._products(self.matrices, rows)
+            + self._attention(rows, 1, columns + 1)
+            + self._attention(rows, 1, prefix_tokens, shared=True)
+        )
+        head = self._products([self.head], rows)
+        return block * self.model.n_layers + head + self._forward_traffic(rows)
 
+    def _products(self, matrices: list[tuple[float, float]], tokens: float) -> Work:
+        """`tokens` rows times each matrix."""
+        flops = sum(2 * tokens * inputs * outputs for inputs, outputs in matrices)
+        elements = sum(tokens * (i + o) + i * o for i, o in matrices)
+        return Work(flops, elements * self.itemsize)
 
-def _itemsize(model: DecoderConfig) -> int:
-    return jnp.dtype(model.dtype).itemsize
+    def _attention(self, rows: float, queries: float, keys: float, shared: bool = False) -> Work:
+        """Attention of `queries` new tokens per row over `keys`, per row or `shared` by all rows.
 
+        Masked pairs are computed like any other; splash attention skips the masked half.
+        """
+        if not keys:
+            return Work()
+        model, size, heads = self.model, self.itemsize, self.model.n_heads / self.split.heads
+        pairs, queried = rows * heads * queries * keys, rows * heads * queries * model.head_dim
+        kv_heads = model.kv_heads / self.split.kv_heads
+        stored = 2 * (1 if shared else rows) * kv_heads * keys * model.head_dim
+        on_chip = model.attention == "splash" and queries > 1 and not shared
+        scores = 0 if on_chip else pairs * (SCORE_BYTES + size)  # written, and read as weights
+        return Work(
+            flops=4 * pairs * model.head_dim * (0.5 if on_chip else 1),
+            hbm_bytes=(queried + stored) * size + queried * SCORE_BYTES + scores,
+        )
 
-def _matrices(model: DecoderConfig, split: Split) -> list[tuple[float, float]]:
-    """(inputs, outputs) of a block's weights, as one device multiplies by them."""
-    width, hidden = model.d_model, model.d_ff / split.mlp
-    queries = model.n_heads * model.head_dim / split.heads
-    keys = model.kv_heads * model.head_dim / split.kv_heads
-    widening = [(width, hidden)] * (2 if model.mlp == "swiglu" else 1)
-    attention = [(width, queries), (width, keys), (width, keys), (queries, width)]
-    return [*attention, *widening, (hidden, width)]
+    def _forward_traffic(self, tokens: float) -> Work:
+        """What one forward pass receives from other devices."""
+        model, split, size = self.model, self.split, self.itemsize
+        gathers = sum((_gather(split.embed, i * o * size) for i, o in self.matrices), Work())
+        sums = _all_reduce(max(split.heads, split.mlp), tokens * model.d_model * size)
+        n_sums = 1 if model.block == "parallel" else 2
+        # Ring attention or a gather: either way a device receives the whole row's keys and values.
+        row = tokens * split.length
+        kv = 2 * model.kv_heads / split.kv_heads * model.head_dim * row * size
+        block = sums * n_sums + gathers + _gather(split.length, kv)
+        embedding = _all_reduce(split.vocab, tokens * model.d_model * size)
+        inputs, outputs = self.head
+        head = _gather(split.embed, inputs * outputs * size)
+        return block * model.n_layers + embedding + head
 
+    def _training_traffic(self, tokens: float) -> Work:
+        """What one part of a batch receives: weights are gathered twice, gradients summed once."""
+        split, size = self.split, self.itemsize
+        traffic = self._forward_traffic(tokens) * 2  # backward: sums of the inputs' gradients
+        for inputs, outputs in [*self.matrices * self.model.n_layers, self.head]:
+            traffic += _gather(split.embed, inputs * outputs * size)
+            traffic += _all_reduce(split.replicas, inputs * outputs / split.embed * size)
+        if split.embed > 1:  # gathered weights are written before a product reads them
+            traffic += Work(hbm_bytes=2 * self.n_params * split.embed * size)
+        return traffic
 
-def _head(model: DecoderConfig, split: Split) -> tuple[float, float]:
-    return model.d_model, model.vocab_size / split.vocab
-
-
-def _products(model: DecoderConfig, matrices: list[tuple[float, float]], tokens: float) -> Work:
-    """`tokens` rows times each matrix."""
-    flops = sum(2 * tokens * inputs * outputs for inputs, outputs in matrices)
-    elements = sum(tokens * (i + o) + i * o for i, o in matrices)
-    return Work(flops, elements * _itemsize(model))
-
-
-def _attention(
-    model: DecoderConfig,
-    split: Split,
-    rows: float,
-    queries: float,
-    keys: float,
-    shared: bool = False,
-) -> Work:
-    """Scores of `queries` new tokens a row over `keys`, which all rows share or each has its own.
-
-    Masked pairs are computed like any other; splash attention leaves out the half that is masked.
-    """
-    if not keys:
-        return Work()
-    size, heads = _itemsize(model), model.n_heads / split.heads
-    pairs = rows * heads * queries * keys
-    stored = 2 * (1 if shared else rows) * model.kv_heads / split.kv_heads * keys * model.head_dim
-    asked = rows * heads * queries * model.head_dim
-    on_chip = model.attention == "splash" and queries > 1 and not shared
-    scores = 0 if on_chip else pairs * (SCORE_BYTES + size)  # written, and read as weights
-    return Work(
-        flops=4 * pairs * model.head_dim * (0.5 if on_chip else 1),
-        hbm_bytes=(asked + stored) * size + asked * SCORE_BYTES + scores,
-    )
+    def _adam(self, accumulation: int) -> Work:
+        """Reads gradient, weights and moments, writes all but the gradient; sums partial ones."""
+        size = jnp.dtype(self.model.param_dtype).itemsize
+        added = 3 * accumulation if accumulation > 1 else 0  # sum and part read, sum written
+        accesses = 2 * STATE_COPIES + 1 + added
+        return Work(flops=20 * self.n_params, hbm_bytes=self.n_params * size * accesses)
 
 
 def _all_reduce(parts: int, size: float) -> Work:
@@ -218,49 +250,5 @@ def _all_reduce(parts: int, size: float) -> Work:
 
 
 def _gather(parts: int, size: float) -> Work:
-    """`size` bytes put together from `parts` devices (or summed to them, a reduce-scatter)."""
+    """An all-gather of `size` bytes from `parts` devices, or a reduce-scatter to them."""
     return Work(link_bytes=(parts - 1) / parts * size, messages=float(parts > 1))
-
-
-def _forward_traffic(model: DecoderConfig, split: Split, tokens: float) -> Work:
-    """What the blocks send when they run forward once."""
-    size = _itemsize(model)
-    sums = _all_reduce(max(split.heads, split.mlp), tokens * model.d_model * size)
-    gathers = Work()
-    for inputs, outputs in _matrices(model, split):
-        gathers += _gather(split.embed, inputs * outputs * size)
-    # Ring attention or a gather: keys and values of the whole row come by either way.
-    kv = 2 * model.kv_heads / split.kv_heads * model.head_dim * tokens * split.length * size
-    n_sums = 1 if model.block == "parallel" else 2
-    block = sums * n_sums + gathers + _gather(split.length, kv)
-    vocab = _all_reduce(split.vocab, tokens * model.d_model * size)  # of the looked-up embedding
-    inputs, outputs = _head(model, split)
-    return block * model.n_layers + vocab + _gather(split.embed, inputs * outputs * size)
-
-
-def _training_traffic(model: DecoderConfig, split: Split, tokens: float) -> Work:
-    """What one part of a batch sends: weights are gathered twice, gradients summed once."""
-    size, forward = _itemsize(model), _forward_traffic(model, split, tokens)
-    gradients = Work()
-    for inputs, outputs in [*_matrices(model, split) * model.n_layers, _head(model, split)]:
-        gradients += _gather(split.embed, inputs * outputs * size)
-        gradients += _all_reduce(split.replicas, inputs * outputs / split.embed * size)
-    # Gathered weights are written before a product reads them.
-    gathered = Work(hbm_bytes=2 * _device_params(model, split) * split.embed * size)
-    backward = forward  # sums of the inputs' gradients, and the weights gathered once more
-    return forward + backward + gradients + (gathered if split.embed > 1 else Work())
-
-
-def _adam(model: DecoderConfig, split: Split, accumulation: int) -> Work:
-    """Reads gradient, weights and moments, writes all but the gradient; adds up partial ones."""
-    size = jnp.dtype(model.param_dtype).itemsize
-    added = 3 * accumulation if accumulation > 1 else 0  # sum and part read, sum written
-    params = _device_params(model, split)
-    return Work(flops=20 * params, hbm_bytes=params * size * (2 * STATE_COPIES + 1 + added))
-
-
-def _device_params(model: DecoderConfig, split: Split) -> float:
-    """Parameters on one device, their products' weights above all."""
-    weights = sum(i * o for i, o in _matrices(model, split)) * model.n_layers
-    i, o = _head(model, split)
-    return (weights + i * o * (1 if model.head == "tied" else 2)) / split.embed
