@@ -1,17 +1,18 @@
-"""What raters get, as a table and as a page, and the key that they do not get."""
+"""The raters' table and page, and the key, which they do not get."""
 
 import csv
 import html
 import io
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from star_jax.tools.comparison.items import Item
-from star_jax.tools.comparison.page import PAGE
 
+PAGE = Path(__file__).with_name("raters.html")
 COLUMNS = ("item", "question", "rationale_a", "rationale_b", "preference")
 PREFERENCES = ("A", "B", "tie")
-# A spreadsheet takes what begins so for a formula; some take the wide forms too.
+# Spreadsheets read cells that begin so as formulas; some read the wide forms so, too.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 MARK = "'"
 
@@ -30,7 +31,7 @@ HOW_IN_THE_TABLE = (
 
 
 def harmless(cell: str) -> str:
-    """The cell so that no spreadsheet takes it for a formula; `as_written` undoes it."""
+    """The cell as no spreadsheet reads a formula; `as_written` undoes it."""
     return MARK + cell if cell.startswith((*FORMULA, MARK)) else cell
 
 
@@ -40,7 +41,7 @@ def as_written(cell: str) -> str:
 
 
 def as_csv(items: Sequence[Item]) -> bytes:
-    """The raters' table; its byte order mark tells spreadsheets that it is UTF-8."""
+    """The raters' table, with a byte order mark, by which spreadsheets recognize UTF-8."""
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
@@ -62,7 +63,7 @@ def as_html(items: Sequence[Item]) -> bytes:
         "ITEMS": "\n".join(_section(i, item) for i, item in enumerate(items, start=1)),
         "NAME": items[0].name.partition("-")[0],
     }
-    before, *rest = PAGE.split("%%")  # %%NAME%% marks a place
+    before, *rest = PAGE.read_text(encoding="utf-8").split("%%")  # %%NAME%% marks a place
     pieces = [before]
     for place, text in zip(rest[::2], rest[1::2], strict=True):
         pieces += [parts[place], text]
@@ -85,9 +86,13 @@ def _section(number: int, item: Item) -> str:
 
 
 def as_key(items: Sequence[Item], sources: Mapping[str, str], drawn: Mapping[str, object]) -> bytes:
-    """Which is which; `sources` is name -> where from, `drawn` how the items were drawn."""
+    """Which side is which source; `sources` is name -> path, `drawn` how the items were drawn."""
     sides = {
-        item.name: {"question_id": item.question_id, "A": item.source_a, "B": item.source_b}
+        item.name: {
+            **dict(zip(("question_id", "sample", "turn"), item.key, strict=True)),
+            "A": item.source_a,
+            "B": item.source_b,
+        }
         for item in items
     }
     key = {"sources": dict(sources), **drawn, "items": sides}
