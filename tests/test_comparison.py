@@ -208,7 +208,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_the_page_shows_each_item_and_runs_nothing_of_its_texts():
-    theirs = {key: f"<script>alert({i})</script> & %%NAME%%" for i, key in enumerate(OURS)}
+    theirs = {key: f"<script>alert({i})</script> & $name %%" for i, key in enumerate(OURS)}
     items = draw_items({"a": OURS, "b": theirs}, TEXTS, 7, 0)
     data = as_html(items)
     page = Page(data)

@@ -7,7 +7,6 @@ the number of attempts, and a training question that is sampled again is shown a
 
 import dataclasses
 import heapq
-import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -105,13 +104,12 @@ def collect_attempts(runs: Mapping[str, Path], most: int = MOST) -> AttemptsData
     places = [(run, *place) for run, path in runs.items() for place in _iterations(path)]
     n_stages = sum(len(files & {*STAGES.values()}) for *_, files in places)
     cap = max(LEAST_OF_A_STAGE, min(MOST_OF_A_STAGE, most // max(1, n_stages)))
-    return AttemptsData(
-        tuple(
-            StageSample(run, iteration, *sample)
-            for run, iteration, directory, files in places
-            for sample in _samples_of(directory, files, cap)
-        )
+    samples = (
+        StageSample(run, iteration, *sample)
+        for run, iteration, directory, files in places
+        for sample in _samples_of(directory, files, cap)
     )
+    return AttemptsData(tuple(samples))
 
 
 def _iterations(run: Path) -> Iterator[tuple[int, Path, set[str]]]:
@@ -139,18 +137,16 @@ def _sample(file: Path, cap: int) -> tuple[list[tuple[int, bytes]], int]:
 
     Lines that are not sampled are not parsed: a run's files may have gigabytes.
     """
-    heap: list[tuple[int, int, bytes]] = []  # the worst first: (-rank, -line number, line)
-    total, worst = 0, -math.inf
-    for number, line in numbered_lines(file):
-        total += 1
-        rank = -_rank(_raw_id(line))
-        if rank > worst:
-            heapq.heappush(heap, (rank, -number, line))
-            if len(heap) > cap:
-                heapq.heappop(heap)
-            if len(heap) == cap:
-                worst = heap[0][0]
-    return [(-number, line) for _, number, line in sorted(heap, reverse=True)], total
+    total = 0
+
+    def ranked() -> Iterator[tuple[int, int, bytes]]:
+        nonlocal total
+        for number, line in numbered_lines(file):
+            total += 1
+            yield _rank(_raw_id(line)), number, line
+
+    chosen = heapq.nsmallest(cap, ranked())
+    return [(number, line) for _, number, line in chosen], total
 
 
 def _raw_id(line: bytes) -> bytes:

@@ -79,7 +79,7 @@ def _draw_overall(panel: Axes, arm: Arm) -> None:
     name, color = FIGURE4[arm.paper_row]
     if arm.paper_row != DIRECT:
         style = {"color": color, "marker": "o", **figures.LINE}
-        figures.plot_mean(panel, figures.overall_points(arm), style, name)
+        figures.plot_mean(panel, figures.accuracies(arm), style, name)
         return
     ends = [100 * run.last.accuracy for run in arm.runs]
     label = f"{name} ({arm.seeds})" if len(ends) == 1 else name

@@ -161,14 +161,14 @@ def arm_points(arm: Arm, measure: Measure) -> Points:
     return dict(sorted(points.items()))
 
 
-def accuracy_on(name: str) -> Measure:
-    """Accuracy (%) on a group, which may enter later."""
-    return lambda run, n: times(100, run.rows[n].accuracy_by_group.get(name))
+def accuracies(arm: Arm, group: str = "") -> Points:
+    """Accuracy (%) of every run, over all questions or on a group, which may enter later."""
 
+    def measure(run: RunReport, n: int) -> float | None:
+        row = run.rows[n]
+        return times(100, row.accuracy_by_group.get(group) if group else row.accuracy)
 
-def overall_points(arm: Arm) -> Points:
-    """Accuracy (%) over all questions, of every run."""
-    return arm_points(arm, lambda run, n: 100 * run.rows[n].accuracy)
+    return arm_points(arm, measure)
 
 
 def draw_arms(
@@ -266,8 +266,7 @@ def draw_groups(
     for panel, arm, title in zip(panels, shown, titles, strict=False):
         style_panel(panel, title, sample_line(arm), last)
         for name in arm.groups:
-            points = arm_points(arm, accuracy_on(name))
-            plot_mean(panel, points, group_style(groups, name), name)
+            plot_mean(panel, accuracies(arm, name), group_style(groups, name), name)
             panel.set_ylim(-2, 102)
     if groups:
         handles = [Line2D([], [], label=name, **group_style(groups, name)) for name in groups]
@@ -278,7 +277,7 @@ def draw_groups(
 
 def draw_overall(panel: Axes, arm: Arm) -> None:
     """One line; for a single run with the Wilson interval of each point."""
-    plot_mean(panel, overall_points(arm), {"color": "C0", "marker": "o", **LINE}, "all")
+    plot_mean(panel, accuracies(arm), {"color": "C0", "marker": "o", **LINE}, "all")
     if len(arm.runs) == 1:
         rows = arm.runs[0].rows
         xs = [row.iteration for row in rows]

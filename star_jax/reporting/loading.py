@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import MISSING
 from pathlib import Path
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_types
 from star_jax.reporting.digests import read_iterations
-from star_jax.reporting.former_format import metrics_row
+from star_jax.reporting.former_format import Row, metrics_row
 from star_jax.reporting.runs import RunReport
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.paths import is_dir, is_remote, path_of, read_if_there
 from star_jax.run.run_dir import RunFacts, gin_bindings
 
-KINDS = typing.get_type_hints(IterationMetrics)
 SHARES = ("accuracy", "chance")  # the beginnings of the names of what is at most 1
 MOST = sys.float_info.max  # JSON can have infinity
 
@@ -30,11 +29,10 @@ def load_runs(model_dirs: Sequence[str]) -> list[RunReport]:
     """
     if not model_dirs:
         raise UserError("report has no runs; set report.model_dirs to at least one MODEL_DIR")
-    directories = [path_of(model_dir) for model_dir in model_dirs]
-    paths = [directory.resolve() for directory in directories]
-    for directory, path in zip(directories, paths, strict=True):
+    paths = [path_of(model_dir).resolve() for model_dir in model_dirs]
+    for model_dir, path in zip(model_dirs, paths, strict=True):
         if paths.count(path) > 1:
-            raise UserError(f"report.model_dirs names {directory} twice; name each run once")
+            raise UserError(f"report.model_dirs names {model_dir} twice; name each run once")
     runs = [load_run(model_dir) for model_dir in model_dirs]
     names = [run.name for run in runs]
     full = [dataclasses.replace(run, name=str(run.directory)) for run in runs]
@@ -75,15 +73,14 @@ def load_run(model_dir: str | Path) -> RunReport:
 
 def _read_facts(file: Path) -> RunFacts:
     data = read_if_there(file)
+    known = [field.name for field in dataclasses.fields(RunFacts)]
     try:
         found = {} if data is None else json.loads(data)
-        known = {field.name: type(field.default) for field in dataclasses.fields(RunFacts)}
-        for name, value in found.items():
-            if type(value) is not known.get(name, type(value)):
-                raise ValueError(f"{name} is {value!r}, expected {known[name].__name__}")
-    except (ValueError, AttributeError, RecursionError) as error:
+        facts = RunFacts(**{name: value for name, value in found.items() if name in known})
+        check_types(facts)
+    except (ValueError, AttributeError, RecursionError, UserError) as error:
         raise UserError(f'{file}: {error}; write {{"row": "..."}}, or remove the file') from error
-    return RunFacts(**{name: found[name] for name in known if name in found})
+    return facts
 
 
 def _read_line(path: Path, iteration: int, line: bytes) -> IterationMetrics:
@@ -91,15 +88,7 @@ def _read_line(path: Path, iteration: int, line: bytes) -> IterationMetrics:
         row = json.loads(line, parse_constant=_reject_constant)
         if not isinstance(row, dict):
             raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-        row = metrics_row(row)
-        for name, kind in KINDS.items():
-            if name in row:
-                _check(name, row[name], kind)
-        for field in dataclasses.fields(IterationMetrics):
-            if field.name not in row and MISSING is field.default is field.default_factory:
-                raise ValueError(f"{field.name} is missing")
-        metrics = IterationMetrics(**{name: row[name] for name in KINDS if name in row})
-        _check_row(metrics, iteration)
+        metrics = _checked(metrics_row(row), iteration)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}, line {iteration + 1}: {error}; "
@@ -112,8 +101,15 @@ def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
-def _check_row(row: IterationMetrics, iteration: int) -> None:
-    """Raises ValueError with the name, the value and what was expected."""
+def _checked(fields: Row, iteration: int) -> IterationMetrics:
+    """The row of these fields; raises ValueError with the name, the value and what was expected."""
+    for field in dataclasses.fields(IterationMetrics):
+        if field.name in fields:
+            _check(field.name, fields[field.name], field.type)
+        elif MISSING is field.default is field.default_factory:
+            raise ValueError(f"{field.name} is missing")
+    known = {field.name for field in dataclasses.fields(IterationMetrics)}
+    row = IterationMetrics(**{name: x for name, x in fields.items() if name in known})
     if row.iteration != iteration:
         raise ValueError(f"expected iteration {iteration}, found {row.iteration}")
     if row.n_eval < 1:
@@ -124,6 +120,7 @@ def _check_row(row: IterationMetrics, iteration: int) -> None:
     for stage, counts in row.counts.items():
         if not counts.get("right_steps", 0) <= counts.get("checkable", 0):
             raise ValueError(f"counts[{stage!r}] has more right_steps than checkable")
+    return row
 
 
 def _check(name: str, value: object, kind: object) -> None:
@@ -135,12 +132,9 @@ def _check(name: str, value: object, kind: object) -> None:
         for key, inner in value.items():
             _check(f"{name}[{key!r}]", inner, kinds[1])
         return
-    if type(value) in (*kinds, int if float in kinds else None):
-        high = 1 if name.startswith(SHARES) else sys.float_info.max
-        if isinstance(value, int | float) and not 0 <= value <= high:
-            raise ValueError(
-                f"{name} is {value!r}, expected {'0 to 1' if high == 1 else 'at least 0'}"
-            )
-        return
-    expected = {int: "an integer", bool: "true or false"}.get(kinds[0], "a number")
-    raise ValueError(f"{name} is {value!r}, expected {expected}")
+    if type(value) not in (*kinds, int if float in kinds else None):
+        expected = {int: "an integer", bool: "true or false"}.get(kinds[0], "a number")
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
+    high, words = (1, "0 to 1") if name.startswith(SHARES) else (MOST, "at least 0")
+    if isinstance(value, int | float) and not 0 <= value <= high:
+        raise ValueError(f"{name} is {value!r}, expected {words}")

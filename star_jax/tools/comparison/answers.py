@@ -46,9 +46,8 @@ def read_key(path: str) -> AnswerKey:
         for name, item in sides.items():
             if not {item["A"], item["B"]} <= set(sources):
                 raise ValueError(f"item {name} has another source")
-        return AnswerKey(
-            sources, {name: {s: item[s] for s in "AB"} for name, item in sides.items()}
-        )
+        sides = {name: {side: item[side] for side in "AB"} for name, item in sides.items()}
+        return AnswerKey(sources, sides)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:200]
         raise UserError(
@@ -73,14 +72,10 @@ def read_all_answers(paths: Sequence[str], key: AnswerKey) -> list[Answers]:
         if files.count(file) > 1:
             raise UserError(f"score_comparison.answers names {file} twice; name each file once")
     stems = [file.stem for file in files]
+    raters = [str(file) if stems.count(file.stem) > 1 else file.stem for file in files]
     return [
-        read_answers(
-            str(file) if stems.count(file.stem) > 1 else file.stem,
-            str(file),
-            _read(file, "score_comparison.answers"),
-            key,
-        )
-        for file in files
+        read_answers(rater, str(file), _read(file, "score_comparison.answers"), key)
+        for rater, file in zip(raters, files, strict=True)
     ]
 
 

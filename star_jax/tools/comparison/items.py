@@ -58,10 +58,7 @@ def _visible(line: str) -> str:
 
 
 def draw_items(
-    rationales: Mapping[str, Mapping[Key, str]],
-    questions: Mapping[str, str],
-    n: int,
-    seed: int,
+    rationales: Mapping[str, Mapping[Key, str]], questions: Mapping[str, str], n: int, seed: int
 ) -> list[Item]:
     """Up to `n` pairs of every two sources, shuffled, with the sides shuffled too.
 

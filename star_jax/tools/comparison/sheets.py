@@ -6,24 +6,18 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 
 from star_jax.tools.comparison.items import Item
 
-PAGE = Path(__file__).with_name("raters.html")
+PAGE = Path(__file__).with_name("raters.html").read_text(encoding="utf-8")
+INSTRUCTIONS = Path(__file__).with_name("instructions.txt").read_text(encoding="utf-8")
 COLUMNS = ("item", "question", "rationale_a", "rationale_b", "preference")
 PREFERENCES = ("A", "B", "tie")
 # Spreadsheets read cells that begin so as formulas; some read the wide forms so, too.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 MARK = "'"
 
-INSTRUCTIONS = (
-    "Each item has a question and two explanations of its answer, A and B. Read both, and choose "
-    "the one that justifies the answer better: its steps are right, follow from each other, and "
-    "lead to the answer.",
-    "Judge the reasoning, not the length, the spelling or the layout. The order of the items and "
-    "of the two sides is random. If neither is better, choose tie.",
-    "Please work alone, and do not look anything up about where the explanations come from.",
-)
 HOW_IN_THE_TABLE = (
     "Write A, B or tie into the column preference of every row, change nothing else, and save "
     "the file as CSV under your name."
@@ -53,21 +47,18 @@ def as_csv(items: Sequence[Item]) -> bytes:
 
 def as_text() -> bytes:
     """The raters' instructions for the table."""
-    return ("\n\n".join([*INSTRUCTIONS, HOW_IN_THE_TABLE]) + "\n").encode()
+    return f"{INSTRUCTIONS}\n{HOW_IN_THE_TABLE}\n".encode()
 
 
 def as_html(items: Sequence[Item]) -> bytes:
     """The same as a page that works without network and saves the answers as CSV."""
-    parts = {
-        "INSTRUCTIONS": "\n".join(f"<p>{html.escape(text)}</p>" for text in INSTRUCTIONS),
-        "ITEMS": "\n".join(_section(i, item) for i, item in enumerate(items, start=1)),
-        "NAME": items[0].name.partition("-")[0],
-    }
-    before, *rest = PAGE.read_text(encoding="utf-8").split("%%")  # %%NAME%% marks a place
-    pieces = [before]
-    for place, text in zip(rest[::2], rest[1::2], strict=True):
-        pieces += [parts[place], text]
-    return "".join(pieces).encode()
+    paragraphs = INSTRUCTIONS.strip().split("\n\n")
+    page = Template(PAGE).substitute(
+        instructions="\n".join(f"<p>{html.escape(text)}</p>" for text in paragraphs),
+        items="\n".join(_section(i, item) for i, item in enumerate(items, start=1)),
+        name=items[0].name.partition("-")[0],
+    )
+    return page.encode()
 
 
 def _section(number: int, item: Item) -> str:
