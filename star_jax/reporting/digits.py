@@ -78,8 +78,8 @@ def _draw_overall(panel: Axes, arm: Arm) -> None:
     """A curve over iterations; for direct fine-tuning, which does not iterate, a level line."""
     name, color = FIGURE4[arm.paper_row]
     if arm.paper_row != DIRECT:
-        style = {"color": color, "marker": "o", **figures.LINE}
-        figures.plot_mean(panel, figures.accuracies(arm), style, name)
+        style = {"color": color, "marker": "o", "label": name, **figures.LINE}
+        figures.plot_mean(panel, figures.accuracies(arm), style)
         return
     ends = [100 * run.last.accuracy for run in arm.runs]
     label = f"{name} ({arm.seeds})" if len(ends) == 1 else name

@@ -118,32 +118,26 @@ def last_iteration(shown: Sequence[Arm]) -> int:
 
 
 def group_style(groups: Sequence[str], name: str) -> Style:
-    """Line style of a group (colour, marker, sizes), the same in every panel."""
+    """Line style of a group (colour, marker, label, sizes), the same in every panel."""
     index = groups.index(name)
     share = index / max(len(groups) - 1, 1)
     # viridis can be read without hue too; its yellow end is hard to see on white.
     color = matplotlib.colormaps["viridis"](0.88 * share)
-    return {"color": color, "marker": MARKERS[index % len(MARKERS)], **LINE}
+    return {"color": color, "marker": MARKERS[index % len(MARKERS)], "label": name, **LINE}
 
 
-def plot_mean(panel: Axes, points: Points, style: Style, label: str | None = None) -> None:
+def plot_mean(panel: Axes, points: Points, style: Style) -> None:
     """The mean of the runs over iterations, and a band from their lowest to their highest value.
 
     Where some of the runs are not that far yet, which would bend the line, it is dotted.
-
-    Args:
-      panel: to draw on.
-      points: values of the runs.
-      style: of the line; needs a colour.
-      label: of the line in a legend.
     """
     xs = sorted(points)
     means = [sum(points[x]) / len(points[x]) for x in xs]
     most = max(map(len, points.values()), default=0)
     n_full = next((i for i, x in enumerate(xs) if len(points[x]) < most), len(xs))
-    panel.plot(xs[:n_full], means[:n_full], clip_on=False, label=label, **style)
+    panel.plot(xs[:n_full], means[:n_full], clip_on=False, **style)
     if n_full < len(xs):
-        beyond = {**style, "linestyle": ":", "markerfacecolor": "white"}
+        beyond = {**style, "linestyle": ":", "markerfacecolor": "white", "label": None}
         start = max(n_full - 1, 0)
         panel.plot(xs[start:], means[start:], clip_on=False, zorder=1.9, **beyond)
     if any(len(points[x]) > 1 for x in xs):
@@ -266,10 +260,10 @@ def draw_groups(
     for panel, arm, title in zip(panels, shown, titles, strict=False):
         style_panel(panel, title, sample_line(arm), last)
         for name in arm.groups:
-            plot_mean(panel, accuracies(arm, name), group_style(groups, name), name)
+            plot_mean(panel, accuracies(arm, name), group_style(groups, name))
             panel.set_ylim(-2, 102)
     if groups:
-        handles = [Line2D([], [], label=name, **group_style(groups, name)) for name in groups]
+        handles = [Line2D([], [], **group_style(groups, name)) for name in groups]
         title = "digits" if group_kind(groups) == "digit count" else "group"
         figure.legend(handles=handles, title=title, loc="outside right center", frameon=False)
     return figure, panels
@@ -277,7 +271,7 @@ def draw_groups(
 
 def draw_overall(panel: Axes, arm: Arm) -> None:
     """One line; for a single run with the Wilson interval of each point."""
-    plot_mean(panel, accuracies(arm), {"color": "C0", "marker": "o", **LINE}, "all")
+    plot_mean(panel, accuracies(arm), {"color": "C0", "marker": "o", "label": "all", **LINE})
     if len(arm.runs) == 1:
         rows = arm.runs[0].rows
         xs = [row.iteration for row in rows]

@@ -45,26 +45,23 @@ def compare(
     """
     _check(sources, n, seed)
     questions = {question.id: question for question in task.questions(split)}
+    paths = {name: str(where) for name, where in sources.items()}
     rationales = {
-        name: read_rationales(str(where), questions, task, only_right)
-        for name, where in sources.items()
+        name: read_rationales(path, questions, task, only_right) for name, path in paths.items()
     }
     texts = {id_: normalized(task.question_text(q, hinted=False)) for id_, q in questions.items()}
     items = draw_items(rationales, texts, n, seed)
     output = path_of(output_dir)
     drawn = {"task": task.name, "split": split, "only_right": only_right, "n": n, "seed": seed}
-    key = as_key(items, {name: str(where) for name, where in sources.items()}, drawn)
+    key = as_key(items, paths, drawn)
     known = read_if_there(output / "key.json")
     if known not in (None, key):
         raise UserError(
             f"{output / 'key.json'} is the key of another comparison, which its raters' answers "
             f"need; give another compare.output_dir"
         )
-    raters = {
-        "instructions.txt": as_text(),
-        "comparison.html": as_html(items),
-        "comparison.csv": as_csv(items),
-    }
+    tables = {"comparison.html": as_html(items), "comparison.csv": as_csv(items)}
+    raters = {"instructions.txt": as_text(), **tables}
     _write(output, {"key.json": key}, "compare.output_dir")
     _write(output / "raters", raters, "compare.output_dir")
     for name, found in rationales.items():

@@ -18,11 +18,6 @@ PREFERENCES = ("A", "B", "tie")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 MARK = "'"
 
-HOW_IN_THE_TABLE = (
-    "Write A, B or tie into the column preference of every row, change nothing else, and save "
-    "the file as CSV under your name."
-)
-
 
 def harmless(cell: str) -> str:
     """The cell as no spreadsheet reads a formula; `as_written` undoes it."""
@@ -47,12 +42,12 @@ def as_csv(items: Sequence[Item]) -> bytes:
 
 def as_text() -> bytes:
     """The raters' instructions for the table."""
-    return f"{INSTRUCTIONS}\n{HOW_IN_THE_TABLE}\n".encode()
+    return INSTRUCTIONS.encode()
 
 
 def as_html(items: Sequence[Item]) -> bytes:
     """The same as a page that works without network and saves the answers as CSV."""
-    paragraphs = INSTRUCTIONS.strip().split("\n\n")
+    *paragraphs, _ = INSTRUCTIONS.split("\n\n")  # the last one is on the table
     page = Template(PAGE).substitute(
         instructions="\n".join(f"<p>{html.escape(text)}</p>" for text in paragraphs),
         items="\n".join(_section(i, item) for i, item in enumerate(items, start=1)),
