@@ -35,6 +35,7 @@ setup(
     package_data={
         "star_jax.gin_configs": ["*.gin", "**/*.gin"],
         "star_jax.reporting": ["assets/*"],
+        "star_jax.tools.comparison": ["*.html", "*.txt"],
         "star_jax.tasks": ["exemplars/*.txt", "examples/*"],
         "star_jax.tasks.builders": ["*.tsv"],
     },

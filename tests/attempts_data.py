@@ -1,46 +1,57 @@
 """Runs on disk with attempts in them, as star_jax writes them, for tests of the report's page."""
 
-import dataclasses
+import json
 
-from star_jax.records import GENERATED, RATIONALIZED, Attempt, KeptExample
-from star_jax.run.run_dir import RunDir
+from tests.fake_runs import kept_of
 
 HOSTILE = (
     "</script><img src=x onerror=\"window.pwned='img'\"><script>window.pwned='script'</script>"
 )
-A = Attempt(
-    question_id="train_1",
-    group="1",
-    hinted=False,
-    prompt="Input:\n1 + 2\nTarget:\n",
-    completion="<scratch>\n1 + 2 , C: 0\n</scratch>\n3",
-    answer="3",
-    correct=True,
-    ended=True,
-    log_probability=-1.5,
-    n_tokens=20,
-)
+READING = {
+    "answer": "3", "end": 0, "correct": True, "steps_right": None, "n_steps": None,
+    "hint_leaked": False,
+}  # fmt: skip
 
 
-def attempt(question_id, **fields):
-    """An attempt that is right unless `fields` say something else."""
-    return dataclasses.replace(A, question_id=question_id, **fields)
+def attempt(question_id, n_tokens=20, **fields):
+    """A row of an attempt that is right unless `fields`, of it or its reading, say otherwise."""
+    reading = {name: fields.pop(name, value) for name, value in READING.items()}
+    row = {
+        "question_id": question_id,
+        "sample": 0,
+        "turn": 0,
+        "group": "1",
+        "source": "generated",
+        "hinted": False,
+        "prompt": "Input:\n1 + 2\nTarget:\n",
+        "completion": "<scratch>\n1 + 2 , C: 0\n</scratch>\n3",
+        "token_ids": [*range(n_tokens)],
+        "ended": True,
+        "log_probability": -1.5,
+        "reading": reading,
+        "reward": 1.0 if reading["correct"] else 0.0,
+        "dropped": False,
+        "reference_steps": None,
+    }
+    assert fields.keys() <= row.keys(), fields
+    return {**row, **fields}
 
 
-def wrong(question_id, **fields):
-    return attempt(question_id, **{"answer": "7", "correct": False, **fields})
+def wrong(question_id, n_tokens=20, **fields):
+    return attempt(question_id, n_tokens, **{"answer": "7", "correct": False, **fields})
 
 
 def kept(of, source, **fields):
-    return KeptExample(of.question_id, of.prompt, of.completion, source, **fields)
+    return {**kept_of(of, source), **fields}
 
 
 def write_iteration(run, iteration, **stages):
     """Writes stages of `run` (a path) as the loop does, e.g. eval=[...], train=[...]."""
-    directory = RunDir(run).iteration(iteration)
-    for stage, records in stages.items():
-        kind = KeptExample if stage == "train" else Attempt
-        directory.records(stage, kind, lambda records=records: records)
+    directory = run / f"iter_{iteration:03d}"
+    directory.mkdir(parents=True, exist_ok=True)
+    for stage, rows in stages.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (directory / f"{stage}.jsonl").write_text(lines)
 
 
 def write_small_run(run):
@@ -56,25 +67,29 @@ def write_small_run(run):
             continue
         generated = [
             attempt("train_1"),
+            attempt("train_1", sample=1, completion="Another way to 3."),
             wrong("train_2", group="2", completion="The Answer is (7)."),
             wrong("train_3", answer=None, completion=HOSTILE, prompt=f"Is this {HOSTILE}?"),
-            wrong("train_4", answer=None, completion="", left_out=True, ended=False, n_tokens=0),
+            wrong("train_4", 0, answer=None, completion="", dropped=True, ended=False),
         ]
         hinted = [
             attempt("train_2", group="2", hinted=True, completion="7 is seven.\nmore"),
             wrong("train_3", hinted=True),
             wrong("train_4", hinted=True),
         ]
-        cut = dataclasses.replace(hinted[0], completion="7 is seven.")  # as `trim` does
+        again = [
+            wrong("train_3", completion="not yet"), attempt("train_3", turn=1, completion="at last")
+        ]  # fmt: skip
         write_iteration(
             run,
             n,
             generations=generated,
             rationalizations=hinted,
-            resamplings=[attempt("train_3", completion="at last")] if n == 2 else [],
+            resamplings=again if n == 2 else [],
             train=[
-                kept(generated[0], GENERATED, steps_right=True),
-                kept(cut, RATIONALIZED, steps_right=False),
+                kept(generated[0], "generated", steps_right=True),
+                # As trimmed at the end of the answer.
+                kept(hinted[0], "rationalized", completion="7 is seven.", steps_right=False),
             ],
             eval=evaluated,
         )

@@ -1,4 +1,7 @@
-"""Run directories as large as real ones, written without a model: the report's raw material."""
+"""Run directories of format 2, as large as real ones, written by hand without a model.
+
+`as_former_format` rewrites one as a run of format 1.
+"""
 
 import json
 import random
@@ -18,6 +21,8 @@ MODEL/DecoderConfig.dtype = %jnp.bfloat16
 TrainerConfig.batch_size = 8
 TrainerConfig.row_length = 1024
 """
+FILES = {"generated": "generations", "rationalized": "rationalizations"}
+STAGES = {"generated": "generate", "rationalized": "rationalize"}
 SAMPLING = {
     "prefix_tokens": 1000, "prompt_tokens": 50_000, "new_tokens": 40_000,
     "prefill_seconds": 30.0, "decode_seconds": 60.0,
@@ -34,7 +39,7 @@ def write_run(
     rationalize: bool = True,
     late: tuple[str, ...] = (),
     late_from: int = 0,
-    classes: tuple[str, ...] = DIGITS,
+    groups: tuple[str, ...] = DIGITS,
     steps: bool = False,
     device: str = "TPU v3",
 ) -> Path:
@@ -47,32 +52,31 @@ def write_run(
       row: of the paper, noted in row.json.
       seed: of everything.
       rationalize: whether there is a second source, whose steps are right less often.
-      late: classes that are asked only from iteration `late_from` on.
+      late: groups that are sampled only from iteration `late_from` on.
       late_from: see `late`.
-      classes: of the questions; () for a task without.
+      groups: of the questions; () for a task without.
       steps: whether solutions have steps to count.
       device: that row.json names.
     """
     rng = random.Random(f"{seed} {row}")
     directory.mkdir(parents=True)
     (directory / "config.gin").write_text(CONFIG)
+    (directory / "format.json").write_text('{"format": 2}')
     facts = {"row": row, "command": f"star_jax --gin.SEED={seed}", "device": device, "n_devices": 8}
     (directory / "row.json").write_text(json.dumps(facts))
     lines = []
     for n in range(iterations + 1):
         stage = directory / f"iter_{n:03d}"
         stage.mkdir()
-        asked = [c for c in classes if n >= late_from or c not in late] or [""]
+        sampled = [c for c in groups if n >= late_from or c not in late] or [""]
         chances = {name: _chance(n, int(name), name in late, late_from, rationalize) for name in
-                   classes} or {"": 0.03 + 0.07 * n / max(1, iterations)}  # fmt: skip
-        evaluated = _attempts(rng, attempts, chances, list(classes) or [""], "validation", steps)
+                   groups} or {"": 0.03 + 0.07 * n / max(1, iterations)}  # fmt: skip
+        evaluated = _attempts(rng, attempts, chances, list(groups) or [""], "evaluated", steps)
         _write(stage / "eval.jsonl", evaluated)
         stages = ("generate", "rationalize", "evaluate") if n else ("evaluate",)
         (stage / "sampling.json").write_text(json.dumps(dict.fromkeys(stages, SAMPLING)))
-        kept, right = (
-            ([], {}) if n == 0 else _train(rng, stage, attempts, chances, asked, rationalize)
-        )
-        lines.append(_line(n, seed, rationalize, evaluated, kept, right, attempts, classes))
+        found = _train(rng, stage, attempts, chances, sampled, rationalize) if n else {}
+        lines.append(_line(n, seed, rationalize, evaluated, found, groups))
     _write(directory / "metrics.jsonl", lines)
     return directory
 
@@ -86,26 +90,39 @@ def _chance(n, digits, is_late, late_from, rationalize):
     return min(ceiling, max(0.01, 0.28 * (n - start) - 0.02 * digits))
 
 
-def _attempts(rng, count, chances, asked, split, steps, hinted=False):
+def _attempts(rng, count, chances, groups, source, steps=False):
     found = []
+    hinted = source == "rationalized"
+    split = "validation" if source == "evaluated" else "train"
     for i in range(count):
-        group = asked[i % len(asked)]
+        group = groups[i % len(groups)]
         theirs = rng.randint(2, 8)
         ours = max(0, theirs + rng.choice([0, 0, 0, -1, 1]))
+        correct = rng.random() < min(0.97, chances[group] + 0.3 * hinted)
+        completion = _rationale(rng)
         found.append(
             {
                 "question_id": f"{split}_{i:06d}",
+                "sample": 0,
+                "turn": 0,
                 "group": group,
+                "source": source,
                 "hinted": hinted,
                 "prompt": "Input:\n1 1 0 7 + 4 8 8 6\nTarget:\n",
-                "completion": _rationale(rng),
-                "answer": "5 9 9 3",
-                "correct": rng.random() < min(0.97, chances[group] + 0.3 * hinted),
+                "completion": completion,
+                "token_ids": [rng.randrange(256) for _ in range(rng.randint(30, 90))],
                 "ended": True,
                 "log_probability": -0.25,
-                "n_tokens": rng.randint(30, 90),
-                "left_out": False,
-                "n_steps": ours if steps else None,
+                "reading": {
+                    "answer": "5 9 9 3",
+                    "end": len(completion),
+                    "correct": correct,
+                    "steps_right": rng.random() < (0.6 if hinted else 0.95),
+                    "n_steps": ours if steps else None,
+                    "hint_leaked": False,
+                },
+                "reward": float(correct),
+                "dropped": False,
                 "reference_steps": theirs if steps else None,
             }
         )
@@ -117,58 +134,146 @@ def _rationale(rng):
     return f"<scratch>\n{words}\n</scratch>\n5 9 9 3"
 
 
-def _train(rng, stage, attempts, chances, asked, rationalize):
-    generated = _attempts(rng, attempts, chances, asked, "train", False)
-    failed = {a["question_id"] for a in generated if not a["correct"]}
-    again = _attempts(rng, attempts, chances, asked, "train", False, hinted=True)
-    again = [a for a in again if rationalize and a["question_id"] in failed]
-    _write(stage / "generations.jsonl", generated)
-    _write(stage / "rationalizations.jsonl", again)
-    kept, right = [], {}
-    for source, found, sound in (("generated", generated, 0.95), ("rationalized", again, 0.6)):
-        for attempt in (a for a in found if a["correct"]):
-            is_right = rng.random() < sound
-            right.setdefault(source, []).append(is_right)
-            kept.append(
-                {
-                    **{key: attempt[key] for key in ("question_id", "prompt", "completion")},
-                    "source": source,
-                    "steps_right": is_right,
-                }
-            )
+def _train(rng, stage, attempts, chances, groups, rationalize):
+    """Source -> attempts; writes them and the kept examples."""
+    generated = _attempts(rng, attempts, chances, groups, "generated")
+    failed = {a["question_id"] for a in generated if not a["reading"]["correct"]}
+    again = _attempts(rng, attempts, chances, groups, "rationalized")
+    found = {"generated": generated}
+    if rationalize:
+        found["rationalized"] = [a for a in again if a["question_id"] in failed]
+    for source, made in found.items():
+        _write(stage / f"{FILES[source]}.jsonl", made)
+    kept = [
+        kept_of(a, source)
+        for source, made in found.items()
+        for a in made
+        if a["reading"]["correct"]
+    ]
     _write(stage / "train.jsonl", kept)
-    return kept, right
+    return found
 
 
-def _line(n, seed, rationalize, evaluated, kept, right, attempts, classes):
-    groups = {name: [a["correct"] for a in evaluated if a["group"] == name] for name in classes}
-    sources = [example["source"] for example in kept]
+def kept_of(attempt, source):
+    """The kept example of an attempt that was not trimmed."""
+    return {
+        **{name: attempt[name] for name in ("question_id", "sample", "turn")},
+        "source": source,
+        "examples": [],
+        "prompt": attempt["prompt"],
+        "completion": attempt["completion"],
+        "token_ids": attempt["token_ids"],
+        "weight": 1.0,
+        "hint_kept": False,
+        "steps_right": attempt["reading"]["steps_right"],
+    }
+
+
+def _line(n, seed, rationalize, evaluated, found, groups):
+    readings = [(a["group"], a["reading"]["correct"]) for a in evaluated]
+    by_group = {name: [right for group, right in readings if group == name] for name in groups}
+    made = {STAGES[source]: [a["reading"] for a in made] for source, made in found.items()}
+    right = {stage: [r for r in of if r["correct"]] for stage, of in made.items()}
     return {
         "iteration": n,
-        "rationalize": rationalize,
-        "accuracy": sum(a["correct"] for a in evaluated) / len(evaluated),
-        "accuracy_by_class": {name: sum(found) / len(found) for name, found in groups.items()},
-        "n_eval": len(evaluated),
-        "n_eval_by_class": {name: len(found) for name, found in groups.items()},
-        "kept_generated": sources.count("generated"),
-        "kept_rationalized": sources.count("rationalized"),
-        "n_sampled": attempts if n else 0,
-        "train_fraction": len(kept) / attempts,
-        "unparsable": 0,
-        "left_out": 0,
-        "hint_leaks": 0,
-        "train_steps": round(40 * 1.2 ** (n - 1)) if n else 0,
-        "train_loss": 0.5 if n else None,
-        "seconds_generate": 100.0 if n else 0.0,
-        "seconds_rationalize": 50.0 if n else 0.0,
-        "seconds_finetune": 300.0 if n else 0.0,
-        "seconds_evaluate": 20.0,
         "seed": seed,
-        "packing_efficiency": 0.9 if n else None,
-        "right_answers": {source: len(found) for source, found in right.items()},
-        "checkable": {source: len(found) for source, found in right.items()},
-        "right_steps": {source: sum(found) for source, found in right.items()},
+        "rationalize": rationalize,
+        "accuracy": sum(right for _, right in readings) / len(evaluated),
+        "accuracy_by_group": {name: sum(of) / len(of) for name, of in by_group.items()},
+        "n_eval": len(evaluated),
+        "n_eval_by_group": {name: len(of) for name, of in by_group.items()},
+        "unparsable": 0,
+        "dropped": 0,
+        "chance": None,
+        "n_questions": len(found.get("generated", ())),
+        "kept": {stage: len(of) for stage, of in right.items()},
+        "seconds": {
+            **{stage: 100.0 + n for stage in made},
+            **({"finetune": 300.0 + 7 * n} if n else {}),
+            "evaluate": 20.0 + 3 * n,
+        },
+        "counts": {
+            stage: {
+                "attempts": len(of),
+                "right": len(right[stage]),
+                "checkable": len(right[stage]),
+                "right_steps": sum(r["steps_right"] for r in right[stage]),
+            }
+            for stage, of in made.items()
+        },
+        "filtered": {
+            "right_answer": {stage: len(of) - len(right[stage]) for stage, of in made.items()},
+            "no_hint_leak": dict.fromkeys(made, 0),
+        }
+        if n
+        else {},
+        "training": {
+            "steps": round(40 * 1.2 ** (n - 1)) if n else 0,
+            "loss": 0.5 if n else None,
+            "packing_efficiency": 0.9 if n else None,
+        },
     }
+
+
+def as_former_format(directory):
+    """Rewrites a run of this module as star_jax wrote it before format 2."""
+    (directory / "format.json").unlink()
+    _rewrite(directory / "metrics.jsonl", _former_line)
+    for file in directory.glob("iter_*/*.jsonl"):
+        _rewrite(file, _former_example if file.stem == "train" else _former_attempt)
+
+
+def _former_line(row):
+    seconds, training = row["seconds"], row["training"]
+    kept = {f"kept_{source}": row["kept"].get(stage, 0) for source, stage in STAGES.items()}
+    counts = {
+        old: {s: row["counts"][stage][new] for s, stage in STAGES.items() if stage in row["counts"]}
+        for old, new in (
+            ("right_answers", "right"), ("checkable", "checkable"), ("right_steps", "right_steps")
+        )
+    }  # fmt: skip
+    n_kept = sum(kept.values())
+    return {
+        **{name: row[name] for name in ("iteration", "rationalize", "accuracy", "n_eval", "seed")},
+        **{name: row[name] for name in ("unparsable", "chance")},
+        "accuracy_by_class": row["accuracy_by_group"],
+        "n_eval_by_class": row["n_eval_by_group"],
+        **kept,
+        "kept_resampled": 0,
+        "n_sampled": row["n_questions"],
+        "train_fraction": n_kept / row["n_questions"] if row["n_questions"] else 0.0,
+        "left_out": row["dropped"],
+        "hint_leaks": sum(row["filtered"].get("no_hint_leak", {}).values()),
+        "train_steps": training["steps"],
+        "train_loss": training["loss"],
+        "packing_efficiency": training["packing_efficiency"],
+        **{
+            f"seconds_{stage}": seconds.get(stage, 0.0)
+            for stage in ("generate", "rationalize", "resample", "finetune", "evaluate")
+        },
+        **counts,
+    }
+
+
+def _former_attempt(row):
+    reading = row["reading"]
+    same = ("question_id", "group", "hinted", "prompt", "completion", "ended", "log_probability")
+    return {
+        **{name: row[name] for name in same},
+        **{name: reading[name] for name in ("answer", "correct", "n_steps")},
+        "n_tokens": len(row["token_ids"]),
+        "left_out": row["dropped"],
+        "reference_steps": row["reference_steps"],
+    }
+
+
+def _former_example(row):
+    same = ("question_id", "prompt", "completion", "source", "steps_right")
+    return {name: row[name] for name in same}
+
+
+def _rewrite(file, change):
+    _write(file, [change(json.loads(line)) for line in file.read_text().splitlines()])
 
 
 def _write(file, lines):

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star_jax.errors import UserError
-from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED, to_json
 from star_jax.reporting import attempts as module
 from star_jax.reporting.attempts import (
     EVALUATION,
@@ -21,14 +20,12 @@ from star_jax.reporting.attempts import (
     StageSample,
     collect_attempts,
 )
-from star_jax.reporting.page_data import KEPT, as_json, pack
+from star_jax.reporting.page_data import as_json, pack
 from tests.attempts_data import attempt, kept, write_iteration, write_small_run, wrong
+from tests.fake_runs import as_former_format, write_run
 
-WHOLE = (
-    '{"question_id": "q", "completion": %s, "prompt": "", "answer": "", "group": "", '
-    '"correct": true, "hinted": false, "ended": true, "n_tokens": %s}'
-)
-KEPT_Q = to_json(kept(attempt("q"), GENERATED))
+GENERATED, RATIONALIZED, RESAMPLED = "generated", "rationalized", "resampled"
+KEPT_Q = kept(attempt("q"), GENERATED)
 
 
 def unpacked(text):
@@ -47,7 +44,7 @@ def one(data):
         (attempt("q"), "right"),
         (wrong("q"), "wrong"),
         (wrong("q", answer=None), "unparsed"),
-        (wrong("q", answer=None, left_out=True), "left out"),
+        (wrong("q", answer=None, dropped=True), "dropped"),
     ],
 )
 def test_an_attempt_has_one_of_four_verdicts(tmp_path, record, verdict):
@@ -55,46 +52,55 @@ def test_an_attempt_has_one_of_four_verdicts(tmp_path, record, verdict):
     shown = one(collect_attempts({"run": tmp_path}))
     assert (shown.verdict, shown.question, shown.rationale) == (
         verdict,
-        record.prompt,
-        record.completion,
+        record["prompt"],
+        record["completion"],
     )
 
 
-def test_what_was_trained_on_is_told_apart_by_question_source_and_text(tmp_path):
-    first, second = attempt("a", completion="one\nmore"), attempt("a", completion="two")
-    hinted = attempt("a", hinted=True)
+def test_what_was_trained_on_is_told_apart_by_question_sample_turn_and_source(tmp_path):
+    """Two samples, each of two turns, that are equal in everything else."""
+    places = [(sample, turn) for sample in (0, 1) for turn in (0, 1)]
+    generated = [attempt("a", sample=sample, turn=turn) for sample, turn in places]
     write_iteration(
         tmp_path,
         1,
-        generations=[first, wrong("b")],
-        rationalizations=[hinted],
-        resamplings=[first, second],
+        generations=[*generated, wrong("b")],
+        rationalizations=[attempt("a", hinted=True)],
+        resamplings=generated,
         train=[
-            kept(dataclasses.replace(first, completion="one"), GENERATED, steps_right=True),
-            kept(second, RESAMPLED, steps_right=False),
+            kept(generated[1], GENERATED, completion="trimmed", steps_right=True),
+            kept(generated[2], GENERATED, steps_right=False),
+            kept(generated[0], RESAMPLED, steps_right=None),
         ],
-        eval=[attempt("a")],
+        eval=generated,
     )
-    told = {
+    data = collect_attempts({"run": tmp_path})
+    shown = {
         sample.stage: {
-            (a.question_id, a.rationale): (a.kept, a.steps_right) for a in sample.attempts
+            (a.id, int(a.sample), int(a.turn)): (a.kept, a.steps) for a in sample.attempts
         }
-        for sample in collect_attempts({"run": tmp_path}).samples
+        for sample in data.samples
     }
-    assert told == {
+    none, unchecked = ("not kept", "not checked"), "not checked"
+    a = [("a", *place) for place in places]
+    assert shown == {
         GENERATED: {
-            ("a", "one\nmore"): (True, True),
-            ("b", wrong("b").completion): (False, None),
+            a[0]: none,
+            a[1]: ("kept", "all steps correct"),
+            a[2]: ("kept", "a wrong step"),
+            a[3]: none,
+            ("b", 0, 0): none,
         },
-        RATIONALIZED: {("a", hinted.completion): (False, None)},
-        RESAMPLED: {("a", "one\nmore"): (False, None), ("a", "two"): (True, False)},
-        EVALUATION: {("a", attempt("a").completion): (None, None)},
+        RATIONALIZED: {a[0]: none},
+        RESAMPLED: {a[0]: ("kept", unchecked), a[1]: none, a[2]: none, a[3]: none},
+        EVALUATION: dict.fromkeys(a, ("not for training", unchecked)),
     }
+    assert data.n_shown == data.n_total == 14
 
 
-def test_nobody_knows_what_is_kept_before_the_filter_has_run(tmp_path):
+def test_what_is_kept_is_not_known_before_the_filters_have_run(tmp_path):
     write_iteration(tmp_path, 1, generations=[attempt("a")])
-    assert one(collect_attempts({"run": tmp_path})).kept is None
+    assert one(collect_attempts({"run": tmp_path})).kept == "not for training"
 
 
 def test_the_same_held_out_questions_are_shown_in_every_iteration_and_run(tmp_path):
@@ -103,7 +109,7 @@ def test_the_same_held_out_questions_are_shown_in_every_iteration_and_run(tmp_pa
         write_iteration(tmp_path / run, n, eval=[attempt(name) for name in names[::order]])
     runs = {"a": tmp_path / "a", "b": tmp_path / "b"}
     data = collect_attempts(runs, most=90)
-    shown = [[a.question_id for a in sample.attempts] for sample in data.samples]
+    shown = [[a.id for a in sample.attempts] for sample in data.samples]
     assert shown[0] == shown[1] == shown[2] and len({*shown[0]}) == 30
     assert (data.n_shown, data.n_total) == (90, 600)
     assert data == collect_attempts(runs, most=90)
@@ -130,7 +136,7 @@ def test_a_question_with_several_attempts_keeps_them_together_in_their_order(tmp
     assert texts[1::2] == [n + 40 for n in texts[::2]]
 
 
-def test_a_long_text_is_cut_and_says_so(tmp_path):
+def test_a_long_text_is_truncated_and_says_so(tmp_path):
     long = "x" * (MOST_CHARACTERS + 1)
     write_iteration(tmp_path, 0, eval=[attempt("q", completion=long, prompt=long[1:])])
     shown = one(collect_attempts({"run": tmp_path}))
@@ -145,16 +151,34 @@ def test_runs_without_attempts_give_none(tmp_path):
     assert collect_attempts({}) == AttemptsData()
 
 
-def test_older_records_without_the_newer_fields_are_read(tmp_path):
-    write_iteration(tmp_path, 1, generations=[attempt("q")], train=[kept(attempt("q"), GENERATED)])
-    for name in ("generations", "train"):
-        file = tmp_path / f"iter_001/{name}.jsonl"
-        row = json.loads(file.read_text())
-        for newer in ("left_out", "n_steps", "reference_steps", "steps_right"):
-            row.pop(newer, None)
-        file.write_text(json.dumps(row) + "\n\n")
-    shown = one(collect_attempts({"run": tmp_path}))
-    assert (shown.verdict, shown.kept, shown.steps_right) == ("right", True, None)
+def test_token_ids_are_counted(tmp_path):
+    lines = [attempt(f"q{n}", n, prompt='"token_ids": [7, 7], ') for n in (0, 1, 2, 300)]
+    write_iteration(tmp_path, 0, eval=lines)
+    (sample,) = collect_attempts({"run": tmp_path}).samples
+    assert {a.id: a.tokens for a in sample.attempts} == {"q0": 0, "q1": 1, "q2": 2, "q300": 300}
+    assert {a.question for a in sample.attempts} == {'"token_ids": [7, 7], '}
+
+
+def test_attempts_of_the_former_format_are_shown_as_those_of_this_one(tmp_path):
+    old, new = (write_run(tmp_path / name, 2, 40, steps=True) for name in ("old", "new"))
+    as_former_format(old)
+    data = collect_attempts({"run": new})
+    assert collect_attempts({"run": old}) == data and data.n_shown > 200
+
+
+def test_rows_of_the_former_format_without_its_newer_fields_are_read(tmp_path):
+    run = write_run(tmp_path / "run", 1, 1, groups=())
+    as_former_format(run)
+    file = run / "iter_000/eval.jsonl"
+    row = json.loads(file.read_text())
+    for newer in ("left_out", "n_steps", "reference_steps"):
+        del row[newer]
+    file.write_text(json.dumps(row) + "\n\n")
+    sample, *_ = collect_attempts({"run": run}).samples
+    assert (sample.total, sample.attempts[0].verdict) == (1, "wrong")
+
+
+Q = attempt("q")
 
 
 @pytest.mark.parametrize(
@@ -162,39 +186,44 @@ def test_older_records_without_the_newer_fields_are_read(tmp_path):
     [
         ("generations", "{", "line 1: "),
         ("generations", "[]", "found list"),
-        ("generations", '{"question_id": "q"}', "KeyError"),
-        ("generations", WHOLE % ("3", "1"), "3 is no text"),
-        ("generations", WHOLE % ('"x"', "null"), "TypeError"),
+        ("generations", '{"question_id": "q"}', "group is missing"),
+        ("generations", json.dumps({**Q, "completion": 3}), "completion is 3, expected str"),
+        ("generations", json.dumps({**Q, "token_ids": None}), "n_tokens is missing"),
+        ("generations", json.dumps({**Q, "sample": "0"}), "sample is '0', expected int"),
+        ("generations", json.dumps({**Q, "reading": {}}), "answer is missing"),
         ("train", json.dumps({**KEPT_Q, "steps_right": "yes"}), "steps_right is 'yes'"),
-        ("train", json.dumps({**KEPT_Q, "completion": None}), "TypeError"),
+        ("train", json.dumps({**KEPT_Q, "completion": None}), "completion is None"),
         ("train", '{"question_id": "q", "completion"', "line 1: "),
     ],
 )
-def test_a_malformed_line_is_told_with_its_file(tmp_path, name, line, said):
-    write_iteration(tmp_path, 1, generations=[attempt("q")], train=[kept(attempt("q"), GENERATED)])
+def test_a_malformed_line_is_reported_with_its_file(tmp_path, name, line, said):
+    write_iteration(tmp_path, 1, generations=[Q], train=[KEPT_Q])
     (tmp_path / f"iter_001/{name}.jsonl").write_text(line + "\n")
     with pytest.raises(UserError) as error:
         collect_attempts({"run": tmp_path})
-    assert str(tmp_path / "iter_001") in str(error.value) and said in str(error.value)
-    assert "\n" not in str(error.value)
+    assert f"{tmp_path}/iter_001/{name}.jsonl, line 1: " in str(error.value)
+    assert said in str(error.value) and "\n" not in str(error.value)
 
 
 # How they travel
 
 texts = st.text(st.characters(), max_size=20) | st.sampled_from(["</script>", "\ud800", "\0"])
+small = st.integers(0, 12).map(str)
 shown_attempts = st.builds(
     ShownAttempt,
-    question_id=texts,
+    id=texts,
+    sample=small,
+    turn=small,
     question=texts,
     rationale=texts,
     answer=texts | st.none(),
     group=texts,
     verdict=st.sampled_from(module.VERDICTS),
-    hinted=st.booleans(),
-    kept=st.none() | st.booleans(),
-    steps_right=st.none() | st.booleans(),
-    ended=st.booleans(),
-    n_tokens=st.integers(0, 9999),
+    hint=st.sampled_from(module.HINT),
+    kept=st.sampled_from(module.KEPT_WORDS),
+    steps=st.sampled_from(module.STEPS),
+    tokens=st.integers(0, 9999),
+    ended=st.integers(0, 1),
 )
 samples = st.builds(
     StageSample,
@@ -227,19 +256,7 @@ def test_every_attempt_arrives_as_it_was(many):
             "run": sample.run,
             "iteration": str(sample.iteration),
             "stage": sample.stage,
-            "verdict": a.verdict,
-            "hint": "with hint" if a.hinted else "without hint",
-            "kept": {None: "not for training", True: "kept", False: "not kept"}[a.kept],
-            "steps": {None: "not checked", True: "every step right", False: "a wrong step"}[
-                a.steps_right
-            ],
-            "group": a.group,
-            "id": a.question_id,
-            "question": a.question,
-            "rationale": a.rationale,
-            "answer": a.answer,
-            "tokens": a.n_tokens,
-            "ended": int(a.ended),
+            **dataclasses.asdict(a),
         }
         for sample in many
         for a in sample.attempts
@@ -266,4 +283,4 @@ def test_groups_are_in_the_order_of_their_numbers(tmp_path):
     write_iteration(tmp_path, 0, eval=[attempt(f"q{n}", group=n) for n in ("10", "9", "2", "x")])
     store = json.loads(as_json(collect_attempts({"run": tmp_path})))
     assert store["values"]["group"] == ["2", "9", "10", "x"]
-    assert store["values"]["kept"] == [*KEPT]
+    assert store["values"]["kept"] == [*module.KEPT_WORDS]

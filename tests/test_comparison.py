@@ -16,10 +16,11 @@ from scipy import stats
 
 from star_jax.errors import UserError
 from star_jax.main import main
-from star_jax.reporting.tables import wilson_interval
+from star_jax.records import to_json
+from star_jax.reporting.intervals import wilson_interval
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.task import TRAIN, VALIDATION
-from star_jax.tools.comparison.answers import Key, read_answers
+from star_jax.tools.comparison.answers import AnswerKey, read_answers
 from star_jax.tools.comparison.items import draw_items, normalized
 from star_jax.tools.comparison.scores import fleiss_kappa, majority, score, tally
 from star_jax.tools.comparison.sheets import (
@@ -31,6 +32,7 @@ from star_jax.tools.comparison.sheets import (
     as_written,
     harmless,
 )
+from tests.attempts_data import attempt, kept
 from tests.browser import running_browser
 
 TASK = ArithmeticTask(digits=(1, 2), n_train=30, n_validation=15, n_few_shot=1)
@@ -39,8 +41,8 @@ TASK_FLAGS = (
     "--gin.ArithmeticTask.n_train=30", "--gin.ArithmeticTask.n_validation=15",
 )  # fmt: skip
 TEXTS = {f"id{i}": f"How much is {i} + 1?" for i in range(40)}
-OURS = {id_: f"We add one. Marvellous, {i}." for i, id_ in enumerate(TEXTS)}
-THEIRS = {id_: f"= {i} and one more." for i, id_ in enumerate(TEXTS)}
+OURS = {(id_, 0, 0): f"We add one. Marvellous, {i}." for i, id_ in enumerate(TEXTS)}
+THEIRS = {(id_, 0, 0): f"= {i} and one more." for i, id_ in enumerate(TEXTS)}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,9 @@ def rows_of(data):
 
 
 def key_of(items, sources=("few_shot", "star")):
-    return Key(sources, {item.name: {"A": item.source_a, "B": item.source_b} for item in items})
+    return AnswerKey(
+        sources, {item.name: {"A": item.source_a, "B": item.source_b} for item in items}
+    )
 
 
 # The draw.
@@ -72,11 +76,11 @@ def test_two_sources_that_change_places_leave_the_raters_files_as_they_are():
         }
         for a, b in zip(one, other, strict=True):
             assert (a.source_a, a.source_b) == (b.source_b, b.source_a)
-            assert a.rationale_a == {"few_shot": OURS, "star": THEIRS}[a.source_a][a.question_id]
+            assert a.rationale_a == {"few_shot": OURS, "star": THEIRS}[a.source_a][a.key]
 
 
 def test_three_sources_may_change_places_too():
-    three = {"x": OURS, "y": THEIRS, "z": {id_: f"{id_}: so be it." for id_ in TEXTS}}
+    three = {"x": OURS, "y": THEIRS, "z": {(id_, 0, 0): f"{id_}: so be it." for id_ in TEXTS}}
     swapped = {"x": three["z"], "y": three["x"], "z": three["y"]}
     items = draw_items(three, TEXTS, 10, 0)
     assert as_csv(items) == as_csv(draw_items(swapped, TEXTS, 10, 0))
@@ -98,7 +102,7 @@ def test_sides_and_order_tell_nothing():
     )  # fmt: skip
     assert stats.binomtest(int(lefts.sum()), lefts.size).pvalue > 1e-3
     assert abs(lefts.mean(axis=0) - 0.5).max() < 0.18  # 200 draws a place: 5 deviations
-    first = [draw_items({"a": OURS, "b": THEIRS}, TEXTS, 30, seed)[0].question_id
+    first = [draw_items({"a": OURS, "b": THEIRS}, TEXTS, 30, seed)[0].key
              for seed in range(60)]  # fmt: skip
     assert len(set(first)) > 20
 
@@ -110,7 +114,7 @@ def test_the_raters_files_name_no_source_question_id_or_file(tmp_path):
     for data in (as_csv(items).decode(), as_html(items).decode()):
         for word in ("few_shot", "star", "secret", "iter_", "hint", *TEXTS):
             assert not re.search(rf"\b{word}(?!\w)", data), word
-    words = (*sources, *sources.values(), items[0].question_id)
+    words = (*sources, *sources.values(), items[0].key[0])
     assert all(word in key for word in words)
 
 
@@ -120,11 +124,25 @@ def test_the_same_seed_draws_the_same_and_another_another():
 
 
 def test_equal_rationales_are_no_pair():
-    theirs = {**OURS, "id3": "Otherwise.", "id4": "Otherwise too."}
+    theirs = {**OURS, ("id3", 0, 0): "Otherwise.", ("id4", 0, 0): "Otherwise too."}
     items = draw_items({"a": OURS, "b": theirs}, TEXTS, 30, 0)
-    assert sorted(item.question_id for item in items) == ["id3", "id4"]
+    assert sorted(item.key[0] for item in items) == ["id3", "id4"]
     with pytest.raises(UserError, match="none of them with two different rationales"):
         draw_items({"a": OURS, "b": OURS}, TEXTS, 30, 0)
+
+
+def test_samples_and_turns_of_a_question_are_pairs_of_their_own():
+    places = [("id1", sample, turn) for sample in (0, 1) for turn in (0, 1)]
+    ours, theirs = ({key: f"{word} {key}" for key in places} for word in ("Ours", "Theirs"))
+    del theirs["id1", 1, 0]
+    items = draw_items({"few_shot": ours, "star": theirs}, TEXTS, 9, 0)
+    assert sorted(item.key for item in items) == [("id1", 0, 0), ("id1", 0, 1), ("id1", 1, 1)]
+    for item in items:
+        assert {item.rationale_a, item.rationale_b} == {ours[item.key], theirs[item.key]}
+    written = json.loads(as_key(items, {}, {}))["items"].values()
+    assert sorted((x["question_id"], x["sample"], x["turn"]) for x in written) == sorted(
+        item.key for item in items
+    )
 
 
 # What a rater sees.
@@ -190,7 +208,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_the_page_shows_each_item_and_runs_nothing_of_its_texts():
-    theirs = {id_: f"<script>alert({i})</script> & %%NAME%%" for i, id_ in enumerate(TEXTS)}
+    theirs = {key: f"<script>alert({i})</script> & $name %%" for i, key in enumerate(OURS)}
     items = draw_items({"a": OURS, "b": theirs}, TEXTS, 7, 0)
     data = as_html(items)
     page = Page(data)
@@ -224,7 +242,7 @@ def side_of(item, source):
 @pytest.mark.parametrize("planted", [0.3, 0.5, 0.8])
 def test_planted_preferences_are_recovered(planted):
     texts = {f"q{i}": f"Question {i}" for i in range(300)}
-    ours, theirs = ({i: f"{word} {i}" for i in texts} for word in ("By reason", "As known"))
+    ours, theirs = ({(i, 0, 0): f"{word} {i}" for i in texts} for word in ("By reason", "As known"))
     items = draw_items({"few_shot": ours, "star": theirs}, texts, 300, 0)
     key, draws = key_of(items), np.random.default_rng(0)
 
@@ -302,12 +320,12 @@ def test_missing_and_invalid_entries_are_named_by_file_and_line():
     assert answers.preferences == {"kxbf-1": "A", "kxbf-2": "B", "kxbf-5": "tie"}
     assert answers.missing == (  # an item takes three lines
         "ann.csv, line 8: item kxbf-3 has no preference",
-        "ann.csv: item kxbf-6 is not there",
+        "ann.csv: item kxbf-6 is missing",
     )
     assert answers.invalid == (
-        "ann.csv, line 11: preference 'C' is none of A, B, tie",
+        "ann.csv, line 11: preference 'C' is not one of A, B, tie",
         "ann.csv, line 17: the key has no item 'zzzz-9'",
-        "ann.csv, line 18: item kxbf-1 is there twice; the first counts",
+        "ann.csv, line 18: item kxbf-1 occurs twice; the first counts",
     )
 
 
@@ -315,7 +333,7 @@ def test_missing_and_invalid_entries_are_named_by_file_and_line():
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_what_spreadsheets_and_the_page_write_is_read(delimiter, mark):
     text = "Preference,item,x\r\nA,kxbf-1,\r\ntie,kxbf-2\r\n,,\r\n".replace(",", delimiter)
-    key = Key(("a", "b"), {f"kxbf-{i}": {"A": "a", "B": "b"} for i in (1, 2)})
+    key = AnswerKey(("a", "b"), {f"kxbf-{i}": {"A": "a", "B": "b"} for i in (1, 2)})
     answers = read_answers("ann", "ann.csv", mark + text.encode(), key)
     assert answers.preferences == {"kxbf-1": "A", "kxbf-2": "tie"}
     assert answers.missing == answers.invalid == ()
@@ -324,17 +342,23 @@ def test_what_spreadsheets_and_the_page_write_is_read(delimiter, mark):
 # The command line.
 
 
+QUESTIONS = {q.id: q for split in (TRAIN, VALIDATION) for q in TASK.questions(split)}
+
+
+def written(row, completion, **changes):
+    """The row of an attempt with another completion, read as the loop does."""
+    reading = to_json(TASK.read(QUESTIONS[row["question_id"]], completion))
+    return {**row, "completion": completion, "reading": reading, **changes}
+
+
 def attempts(split, wrong=(), **changes):
     """A right attempt at each question, but for those in `wrong`."""
     found = []
     for question in TASK.questions(split):
         right = question.id not in wrong
         completion = TASK.gold_completion(question) if right else "<scratch>\n</scratch>\n0"
-        record = {
-            "question_id": question.id, "prompt": TASK.question_text(question, hinted=False),
-            "completion": completion, "correct": right, "answer": "0", "hinted": False,
-        }  # fmt: skip
-        found.append({**record, **changes})
+        row = attempt(question.id, prompt=TASK.question_text(question, hinted=False))
+        found.append({**written(row, completion), **changes})
     return found
 
 
@@ -348,13 +372,17 @@ def write_lines(file, records):
 def run(tmp_path):
     """A run whose first model pads its rationales, rambles on after them, and errs twice."""
     ids = [question.id for question in TASK.questions(VALIDATION)]
-    base = attempts(VALIDATION, wrong=ids[:2])
-    for record in base:
-        padded = record["completion"].replace("<scratch>", "<scratch>\r\n so")
-        record["completion"] = f"{padded}\n\nInput:\nsecret"
+    base = [
+        written(
+            row,
+            row["completion"].replace("<scratch>", "<scratch>\r\n so") + "\n\nInput:\nsecret",
+        )
+        for row in attempts(VALIDATION, wrong=ids[:2])
+    ]
     write_lines(tmp_path / "run/iter_000/eval.jsonl", base)
     write_lines(tmp_path / "run/iter_001/eval.jsonl", attempts(VALIDATION, wrong=ids[5:6]))
-    write_lines(tmp_path / "run/iter_001/train.jsonl", attempts(TRAIN))
+    trained_on = [kept(row, "generated") for row in attempts(TRAIN)]
+    write_lines(tmp_path / "run/iter_001/train.jsonl", trained_on)
     return tmp_path / "run"
 
 
@@ -411,13 +439,11 @@ def score_with(key, answers, *more):
 
 
 def test_wrong_ones_are_compared_on_demand_and_leaked_hints_never(tmp_path, run):
-    hinted = attempts(TRAIN, hinted=True)
+    hinted = [written(row, f"Well. {row['completion']}", hinted=True) for row in attempts(TRAIN)]
     leaking = hinted[0]["question_id"]
-    for record in hinted:
-        del record["prompt"]
-    hinted[0]["completion"] = f"The hint says so. {hinted[0]['completion']}"
-    for record in hinted[1:]:
-        record["completion"] = f"Well. {record['completion']}"
+    hinted[0]["reading"]["hint_leaked"] = True
+    hinted[1]["hinted"] = False
+    hinted[1]["reading"]["hint_leaked"] = True  # of no hint
     write_lines(tmp_path / "rationalizations.jsonl", hinted)
     sources = {"own": str(run / "iter_001/train.jsonl"),
                "hinted": str(tmp_path / "rationalizations.jsonl")}  # fmt: skip
@@ -438,6 +464,63 @@ def test_the_data_sets_own_rationales_are_a_source_and_so_are_written_ones(tmp_p
     key = json.loads((tmp_path / "out/key.json").read_text())
     sides = [{item["A"], item["B"]} for item in key["items"].values()]
     assert all(sides.count(two) == 4 for two in ({"few_shot", "data"}, {"data", "human"}))
+
+
+def test_a_leak_is_found_in_lines_that_do_not_record_it(tmp_path, run):
+    own = str(run / "iter_001/train.jsonl")
+    lines = [
+        {"question_id": q.id, "completion": f"Well. {TASK.gold_completion(q)}", "hinted": True}
+        for q in TASK.questions(TRAIN)
+    ]
+    lines[0]["completion"] = f"The hint says so. {lines[0]['completion']}"
+    sources = {"own": own, "hinted": str(write_lines(tmp_path / "hinted.jsonl", lines))}
+    assert compare(tmp_path / "out", sources, "--gin.SPLIT='train'") == 0
+    key = (tmp_path / "out/key.json").read_text()
+    assert f'"{lines[0]["question_id"]}"' not in key and key.count('"question_id"') == 29
+
+
+def test_attempts_of_the_former_format_are_compared(tmp_path, run):
+    former = [
+        {"question_id": row["question_id"], "prompt": row["prompt"], "hinted": False,
+         "completion": f"Well. {row['completion']}", "answer": "0", "correct": i > 4,
+         "left_out": i == 9}
+        for i, row in enumerate(attempts(VALIDATION))
+    ]  # fmt: skip
+    file = write_lines(tmp_path / "old/iter_000/eval.jsonl", former)
+    sources = {"old": str(file), "star": str(run)}
+    assert compare(tmp_path / "out", sources) == 0
+    items = json.loads((tmp_path / "out/key.json").read_text())["items"].values()
+    wrong = {row["question_id"] for row in former[:5] + former[9:10]}
+    right = {q.id for q in TASK.questions(VALIDATION)} - wrong - {former[5]["question_id"]}
+    assert {item["question_id"] for item in items} == right
+
+
+def test_two_samples_of_two_turns_are_compared_each_with_its_own(tmp_path, run):
+    places = [(sample, turn) for sample in (0, 1) for turn in (0, 1)]
+    for name, word in (("a", "First,"), ("b", "So,")):
+        rows = [
+            written(
+                row,
+                f"{word} {sample} {turn} {row['completion']}",
+                sample=sample,
+                turn=turn,
+                prompt=f"{'Again. ' * turn}{row['prompt']}",
+            )
+            for row in attempts(VALIDATION)[:3]
+            for sample, turn in places
+        ]
+        write_lines(tmp_path / f"{name}.jsonl", rows)
+    sources = {name: str(tmp_path / f"{name}.jsonl") for name in "ab"}
+    assert compare(tmp_path / "out", sources) == 0
+    items = json.loads((tmp_path / "out/key.json").read_text())["items"]
+    rows = rows_of((tmp_path / "out/raters/comparison.csv").read_bytes())
+    assert len(rows) == len(items) == 3 * len(places)
+    for row in rows:
+        item = items[row["item"]]
+        words = {f"{row[side].split(',')[1][:4]}" for side in ("rationale_a", "rationale_b")}
+        assert words == {f" {item['sample']} {item['turn']}"}
+    found = {(item["question_id"], item["sample"], item["turn"]) for item in items.values()}
+    assert len(found) == 3 * len(places)
 
 
 def error_of(capsys, code):
@@ -468,11 +551,11 @@ def bad_sources(run):
     (folder / "empty").mkdir()
     return {
         "one": ({"star": good}, ["two or more"]),
-        "nowhere": ({"a": good, "b": "/nowhere/x.jsonl"}, ["/nowhere/x.jsonl", "not there"]),
+        "nowhere": ({"a": good, "b": "/nowhere/x.jsonl"}, ["/nowhere/x.jsonl", "does not exist"]),
         "empty": ({"a": good, "b": str(folder / "empty")}, ["eval.jsonl"]),
         "broken": ({"a": good, "b": str(broken)}, ["line 1", "completion is missing"]),
         "text": ({"a": good, "b": str(text)}, ["line 1", "JSON object", "list"]),
-        "task": ({"a": good, "b": str(other)}, ["line 1", "was asked as", "config.gin"]),
+        "task": ({"a": good, "b": str(other)}, ["line 1", "has the prompt", "config.gin"]),
         "split": ({"a": good, "b": f"{good}/train.jsonl"}, ["compare.split", "train"]),
         "same": ({"a": good, "b": "gold"}, ["none of them with two different"]),
         "n": ({"a": good, "b": good}, ["compare.n = 0"]),
@@ -491,7 +574,7 @@ def test_a_mistake_in_a_comparison_is_one_line(tmp_path, run, capsys, mistake):
 
 
 BAD_ANSWERS = {
-    "nowhere": (None, ["not there"]),
+    "nowhere": (None, ["does not exist"]),
     "other": ("item,preference\nzzzz-1,A\n", ["another comparison"]),
     "header": ("name,choice\nx,A\n", ["line 1", "item and preference"]),
     "bytes": (b"item,preference\n\xff\xfe,A\n", ["UTF-8"]),
@@ -520,7 +603,7 @@ def test_what_is_no_key_is_one_line(tmp_path, capsys, content):
     (tmp_path / "key.json").write_text(content)
     (tmp_path / "ann.csv").write_text("item,preference\n")
     message = error_of(capsys, score_with(tmp_path / "key.json", [str(tmp_path / "ann.csv")]))
-    assert "is no key of a comparison" in message
+    assert "is not the key of a comparison" in message
 
 
 # The page, in a browser.

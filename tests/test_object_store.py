@@ -30,7 +30,7 @@ from star_jax.models import base_weights
 from star_jax.models.formats import open_model
 from star_jax.modes import runs
 from star_jax.parallel.partitioning import make_mesh
-from star_jax.reporting.report import load_run
+from star_jax.reporting.loading import load_run
 from star_jax.run import checkpoints, compilation, paths, run_dir
 from star_jax.tasks import few_shot, rows
 from star_jax.tasks.jsonl import JsonlTask
@@ -177,7 +177,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(tmp_path, bucket, capsys):
 
     assert command("report", report__model_dirs=[str(bucket / "star"), str(tmp_path / "star")]) == 0
     files = {path.name for path in (bucket / "star/report").iterdir()}
-    pictures = {f"{name}.png" for name in ("accuracy_by_class", "training_set", "changes")}
+    pictures = {f"{name}.png" for name in ("accuracy_by_group", "training_set", "changes")}
     assert files >= {"report.md", "report.html", "report.json"} | pictures
     assert "star" in (bucket / "star/report/report.md").read_bytes().decode()
 

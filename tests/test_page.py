@@ -11,7 +11,10 @@ import pytest
 
 from star_jax.reporting.attempts import (
     EVALUATION,
+    HINT,
+    KEPT_WORDS,
     STAGES,
+    STEPS,
     VERDICTS,
     AttemptsData,
     ShownAttempt,
@@ -79,6 +82,9 @@ def written(place, attempts, sections=SECTIONS):
     return file.as_uri()
 
 
+OF_AN_ATTEMPT = ("verdict", "hint", "kept", "steps", "group", "sample", "turn")
+
+
 def rows_of(attempts):
     """(facets, attempt) of every attempt in the page, in its order."""
     for sample in attempts.samples:
@@ -88,15 +94,7 @@ def rows_of(attempts):
                     "run": sample.run,
                     "iteration": str(sample.iteration),
                     "stage": sample.stage,
-                    "verdict": a.verdict,
-                    "hint": "with hint" if a.hinted else "without hint",
-                    "kept": {None: "not for training", True: "kept", False: "not kept"}[a.kept],
-                    "steps": {
-                        None: "not checked",
-                        True: "every step right",
-                        False: "a wrong step",
-                    }[a.steps_right],
-                    "group": a.group,
+                    **{name: getattr(a, name) for name in OF_AN_ATTEMPT},
                 },
                 a,
             )
@@ -297,7 +295,7 @@ def test_a_click_on_a_question_shows_it_over_the_iterations(page, attempts):
     page.js("document.querySelector('article .question a').click()")
     settled(page, "question=")
     name = page.js("new URLSearchParams(location.hash.slice(10)).get('question')")
-    fitting = [(facets, a) for facets, a in rows_of(attempts) if a.question_id == name]
+    fitting = [(facets, a) for facets, a in rows_of(attempts) if a.id == name]
     assert len(fitting) == 6  # 2 runs, 3 iterations
     assert shown_texts(page) == [[a.question, a.rationale] for _, a in fitting]
     marks = page.js("[...document.querySelectorAll('.mark')].map((mark) => mark.dataset.verdict)")
@@ -326,6 +324,23 @@ def test_after_a_question_and_another_part_of_the_page_the_filters_are_still_the
     page.js("history.back()")
     settled_when(page, "location.hash === ''")
     assert found(page) > n
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "where", "n_there"), [("train_1", 4, "sample 1", 2), ("train_3", 6, "turn 1", 1)]
+)
+def test_every_sample_and_turn_has_its_own_card(
+    browser, address, attempts, name, n, where, n_there
+):
+    browser.open(f"{address}#attempts?question={name}&run=first", READY)
+    rows = [(f, a) for f, a in rows_of(attempts) if (a.id, f["run"]) == (name, "first")]
+    assert len({(f["iteration"], f["stage"], a.sample, a.turn) for f, a in rows}) == n == len(rows)
+    assert shown_texts(browser) == [[a.question, a.rationale] for _, a in rows]
+    shown = browser.js("[...document.querySelectorAll('.where')].map((e) => e.textContent)")
+    expected = [f"group 1 · sample {a.sample} · turn {a.turn}" for _, a in rows]
+    assert [text[text.index("group") :] for text in shown] == expected
+    assert sum(where in text for text in shown) == n_there
+    assert browser.js("document.querySelectorAll('.mark').length") == n
 
 
 def test_what_a_model_wrote_is_text_and_nothing_else(page):
@@ -390,7 +405,7 @@ def test_pages_and_attempts_are_turned_with_the_keyboard(page, attempts):
         page.key("k" if place == 1 and page.js(focused) == 2 else "j")
         assert page.js(focused) == place
     page.key("o")
-    settled(page, f"question={rows[1].question_id}")
+    settled(page, f"question={rows[1].id}")
     page.key("/")
     page.key("j")
     assert page.js("document.getElementById('filter-q').value") == "j"
@@ -451,17 +466,19 @@ def test_a_page_of_twenty_runs_of_thirty_iterations_is_small_enough_and_quick(br
     def sample(run, iteration, stage):
         made = tuple(
             ShownAttempt(
-                question_id=f"q{i}",
+                id=f"q{i}",
+                sample="0",
+                turn="0",
                 question=text(300),
                 rationale=text(700),
                 answer=text(5),
                 group=str(i % 5),
                 verdict=VERDICTS[i % 3],
-                hinted=stage == "rationalized",
-                kept=None,
-                steps_right=None,
-                ended=True,
-                n_tokens=99,
+                hint=HINT[stage == "rationalized"],
+                kept=KEPT_WORDS[2],
+                steps=STEPS[2],
+                ended=1,
+                tokens=99,
             )
             for i in range(16)
         )

@@ -1,4 +1,4 @@
-"""Progress of long stages in a log and on a terminal, and the rows of the live table."""
+"""Progress of long stages in a log and on a terminal."""
 
 import io
 import time
@@ -7,23 +7,7 @@ import pytest
 from rich.console import Console
 
 from star_jax.run import progress as progress_lib
-from star_jax.run.progress import format_header, format_row, group_names, log, progress
-
-ROW = {
-    "iteration": 3,
-    "accuracy": 0.25,
-    "accuracy_by_class": {"1": 0.5, "2": 0.0},
-    "kept_generated": 1200,
-    "kept_rationalized": 34,
-    "train_fraction": 0.1234,
-    "unparsable": 7,
-    "train_steps": 57,
-    "train_loss": 0.98765,
-    "seconds_generate": 1.25,
-    "seconds_rationalize": None,
-    "seconds_finetune": 10,
-    "seconds_evaluate": 0.25,
-}
+from star_jax.run.progress import log, progress
 
 
 class Clock:
@@ -167,23 +151,3 @@ def test_default_console_is_stderr(capsys):
 )
 def test_duration(seconds, text):
     assert progress_lib._duration(seconds) == text
-
-
-def test_row_stands_under_its_header():
-    classes = ("1", "2")
-    assert [format_header(classes), format_row(ROW, classes)] == [
-        "  iter   acc %   1 dig   2 dig  kept gen  kept rat  train %  unparsed   steps    loss"
-        "  seconds",
-        "     3    25.0    50.0     0.0      1200        34     12.3         7      57  0.9877"
-        "     11.5",
-    ]
-
-
-def test_base_row_has_no_training_values_and_missing_classes_are_dashes():
-    base = {"iteration": 0, "accuracy": 1, "accuracy_by_class": {}, "kept_generated": 0}
-    assert format_row(base, ("1",)).split() == ["base", "100.0", *["-"] * 7, "0.0"]
-
-
-def test_classes_are_sorted_as_numbers_then_names_over_all_rows():
-    rows = [{"accuracy_by_class": {"2": 0, "b": 0}}, {"accuracy_by_class": {"10": 0, "1": 0}}]
-    assert group_names(rows) == ("1", "2", "10", "b")

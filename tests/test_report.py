@@ -10,35 +10,40 @@ from matplotlib.image import imread
 
 from star_jax.errors import UserError
 from star_jax.reporting import sections as sections_lib
-from star_jax.reporting.figures import draw_figure4, picture
-from star_jax.reporting.report import load_run, report, wilson_interval, write_report
+from star_jax.reporting.figures import draw_accuracies, picture
+from star_jax.reporting.intervals import wilson_interval
+from star_jax.reporting.loading import load_run
+from star_jax.reporting.report import report, write_report
 from star_jax.reporting.tables import comparison_table, metrics_table
 from star_jax.run import run_dir
 
 COMMAND = "python -m star_jax.main --gin_file=runs/star.gin"
 
 
-def make_row(iteration, by_class, *, overall=None, n_per_class=50, rationalize=True, seed=3):
-    """A line of metrics.jsonl; `overall` is for tasks without classes (200 questions)."""
+def make_row(iteration, by_group, *, overall=None, n_per_group=50, rationalize=True, seed=3):
+    """A line of metrics.jsonl; `overall` is for tasks without groups (200 questions)."""
+    seconds = {"generate": 1.5, "rationalize": 0.5, "finetune": 10.0, "evaluate": 2.0}
+    kept = {"generate": 100 * iteration, "rationalize": 7}
     trained = iteration > 0
     return {
         "iteration": iteration,
-        "rationalize": rationalize,
-        "accuracy": sum(by_class.values()) / len(by_class) if by_class else overall,
-        "accuracy_by_class": by_class,
-        "n_eval": n_per_class * len(by_class) or 200,
-        "n_eval_by_class": dict.fromkeys(by_class, n_per_class),
-        "kept_generated": 100 * iteration if trained else None,
-        "kept_rationalized": 7 if trained else None,
-        "train_fraction": 0.5 if trained else None,
-        "unparsable": 4,
-        "train_steps": 40 if trained else None,
-        "train_loss": 1.5 if trained else None,
-        "seconds_generate": 1.5 if trained else None,
-        "seconds_rationalize": 0.5 if trained else None,
-        "seconds_finetune": 10.0 if trained else None,
-        "seconds_evaluate": 2.0,
         "seed": seed,
+        "rationalize": rationalize,
+        "accuracy": sum(by_group.values()) / len(by_group) if by_group else overall,
+        "accuracy_by_group": by_group,
+        "n_eval": n_per_group * len(by_group) or 200,
+        "n_eval_by_group": dict.fromkeys(by_group, n_per_group),
+        "unparsable": 4,
+        "dropped": 0,
+        "chance": None,
+        "n_questions": 250 if trained else 0,
+        "kept": kept if trained else {},
+        "seconds": seconds if trained else {"evaluate": 2.0},
+        "counts": {},
+        "filtered": {},
+        "training": {"steps": 40, "loss": 1.5, "packing_efficiency": 0.9}
+        if trained
+        else {"steps": 0, "loss": None, "packing_efficiency": None},
     }
 
 
@@ -65,7 +70,7 @@ def without_rationalization(tmp_path):
 
 
 @pytest.fixture
-def no_classes(tmp_path):
+def no_groups(tmp_path):
     rows = [make_row(i, {}, overall=accuracy) for i, accuracy in enumerate((0.03, 0.06, 0.1))]
     return write_run(tmp_path / "gsm8k", rows)
 
@@ -99,13 +104,13 @@ def test_metrics_table_has_the_metrics(with_rationalization):
     assert header.split()[:7] == ["iter", "acc", "%", "1", "dig", "2", "dig"]
     assert [line.split() for line in lines] == [
         ["base", "5.0", "10.0", "0.0", "-", "-", "-", "4", "-", "-", "2.0"],
-        ["1", "30.0", "50.0", "10.0", "100", "7", "50.0", "4", "40", "1.5000", "14.0"],
-        ["2", "65.0", "90.0", "40.0", "200", "7", "50.0", "4", "40", "1.5000", "14.0"],
+        ["1", "30.0", "50.0", "10.0", "100", "7", "42.8", "4", "40", "1.5000", "14.0"],
+        ["2", "65.0", "90.0", "40.0", "200", "7", "82.8", "4", "40", "1.5000", "14.0"],
     ]
 
 
-def test_comparison_has_the_last_iteration_of_each_run(with_rationalization, no_classes):
-    table = comparison_table([load_run(with_rationalization), load_run(no_classes)])
+def test_comparison_has_the_last_iteration_of_each_run(with_rationalization, no_groups):
+    table = comparison_table([load_run(with_rationalization), load_run(no_groups)])
     assert table == [
         ["run", "iter", "acc %", "1 dig", "2 dig", "95 % interval", "n", "seed"],
         ["star", "2", "65.0", "90.0", "40.0", "55.3 to 73.6", "100", "3"],
@@ -116,9 +121,9 @@ def test_comparison_has_the_last_iteration_of_each_run(with_rationalization, no_
 # The figure
 
 
-def test_figure_shows_each_class_of_each_run(with_rationalization, without_rationalization):
+def test_figure_shows_each_group_of_each_run(with_rationalization, without_rationalization):
     runs = [load_run(with_rationalization), load_run(without_rationalization)]
-    figure = draw_figure4(runs)
+    figure = draw_accuracies(runs)
     left, right = figure.axes
     for panel in (left, right):
         lines = {line.get_label(): line for line in panel.lines}
@@ -137,13 +142,13 @@ def test_figure_shows_each_class_of_each_run(with_rationalization, without_ratio
 
 
 def test_iteration_zero_is_labelled_base(with_rationalization):
-    (panel,) = draw_figure4([load_run(with_rationalization)]).axes
+    (panel,) = draw_accuracies([load_run(with_rationalization)]).axes
     labels = panel.xaxis.get_major_formatter().format_ticks([0, 1, 2])
     assert labels == ["base", "1", "2"]
 
 
-def test_figure_without_classes_has_overall_line_and_wilson_band(no_classes):
-    figure = draw_figure4([load_run(no_classes)])
+def test_figure_without_groups_has_overall_line_and_wilson_band(no_groups):
+    figure = draw_accuracies([load_run(no_groups)])
     (panel,) = figure.axes
     (line,) = panel.lines
     np.testing.assert_allclose(line.get_xydata(), [[0, 3], [1, 6], [2, 10]])
@@ -155,27 +160,27 @@ def test_figure_without_classes_has_overall_line_and_wilson_band(no_classes):
     assert not figure.legends
 
 
-def test_class_that_joins_later_starts_later(tmp_path):
+def test_group_that_enters_later_starts_later(tmp_path):
     rows = [make_row(0, {"1": 0.5}), make_row(1, {"1": 0.6, "10": 0.1, "2": 0.2})]
     run = load_run(write_run(tmp_path / "run", rows))
-    (panel,) = draw_figure4([run]).axes
+    (panel,) = draw_accuracies([run]).axes
     assert [line.get_label() for line in panel.lines] == ["1", "2", "10"]
     np.testing.assert_allclose(panel.lines[2].get_xydata(), [[1, 10]])
 
 
 def test_many_runs_wrap_to_more_lines_of_panels(tmp_path):
     runs = [load_run(write_run(tmp_path / f"run{i}", arithmetic_rows())) for i in range(6)]
-    figure = draw_figure4(runs)
+    figure = draw_accuracies(runs)
     assert [panel.get_title() for panel in figure.axes] == [f"run{i}" for i in range(6)]
     assert len({panel.get_subplotspec().rowspan.start for panel in figure.axes}) == 2
 
 
 def test_a_picture_is_a_png_of_150_dpi(with_rationalization):
     run = load_run(with_rationalization)
-    content = picture("figure.png", "", draw_figure4([run])).png
+    content = picture("figure.png", "", draw_accuracies([run])).png
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     pixels = imread(io.BytesIO(content))
-    width, height = draw_figure4([run]).get_size_inches()
+    width, height = draw_accuracies([run]).get_size_inches()
     assert pixels.shape[:2] == (round(150 * height), round(150 * width))
     assert pixels.std() > 0.01  # something is drawn
 
@@ -189,14 +194,14 @@ def test_report_has_command_tables_comparison_and_figure(
     out = tmp_path / "out"
     path = write_report([with_rationalization, without_rationalization], str(out), COMMAND)
     assert path == out / "report.md"
-    files = ["accuracy_by_class.png", "report.html", "report.json", "report.md", "training_set.png"]
+    files = ["accuracy_by_group.png", "report.html", "report.json", "report.md", "training_set.png"]
     assert sorted(os.listdir(out)) == files
     text = path.read_text()
     assert f"    {COMMAND}\n" in text
-    assert "(accuracy_by_class.png)" in text
+    assert "(accuracy_by_group.png)" in text
     assert "## Last iteration of each run" in text
     assert "## plain (no rationalization)" in text
-    row = "| 2 | 65.0 | 55.3 to 73.6 | 100 | 90.0 | 40.0 | 200 | 7 | 50.0 | 4 | 40 | 1.5000 |"
+    row = "| 2 | 65.0 | 55.3 to 73.6 | 100 | 90.0 | 40.0 | 200 | 7 | 82.8 | 4 | 40 | 1.5000 |"
     assert text.count(f"{row} 14.0 | 3 |\n") == 2
 
 
@@ -242,7 +247,7 @@ def test_report_writes_beside_the_first_run_and_prints_the_table(
     for line in metrics_table(load_run(with_rationalization)):
         assert line + "\n" in printed
     assert "Last iteration of each run\n" in printed
-    for name in ("report.md", "report.json", "accuracy_by_class.png"):
+    for name in ("report.md", "report.json", "accuracy_by_group.png"):
         path = os.path.join(with_rationalization, "report", name)
         assert path + "\n" in printed and os.path.getsize(path) > 0
 
@@ -251,7 +256,7 @@ def test_failure_in_drawing_leaves_no_file(with_rationalization, tmp_path, monke
     def fail(runs):
         raise MemoryError
 
-    monkeypatch.setattr(sections_lib, "draw_figure4", fail)
+    monkeypatch.setattr(sections_lib, "draw_accuracies", fail)
     with pytest.raises(MemoryError):
         write_report([with_rationalization], str(tmp_path / "out"), COMMAND)
     assert not (tmp_path / "out").exists()
@@ -306,14 +311,25 @@ def test_empty_metrics(tmp_path):
         ({"n_eval": 0}, "n_eval is 0, expected at least 1"),
         ({"n_eval": 10.5}, "n_eval is 10.5, expected an integer"),
         ({"iteration": 4}, "expected iteration 1, found 4"),
-        ({"train_fraction": 50}, "train_fraction is 50, expected 0 to 1"),
-        ({"train_loss": "low"}, "train_loss is 'low', expected a number"),
-        ({"train_loss": float("nan")}, "NaN is not a number"),
-        ({"accuracy_by_class": None}, "accuracy_by_class is None, expected an object"),
-        ({"accuracy_by_class": {"1": 0.5}}, "accuracy_by_class has ['1'], n_eval_by_class"),
+        ({"chance": 50}, "chance is 50, expected 0 to 1"),
+        ({"kept": {"generate": 1.5}}, "kept['generate'] is 1.5, expected an integer"),
+        ({"seconds": [1.0]}, "seconds is [1.0], expected an object"),
+        ({"seconds": {"generate": 1e999}}, "Infinity is not a number"),
         (
-            {"accuracy_by_class": {"1": 0.5, "2": -1}},
-            "accuracy_by_class['2'] is -1, expected 0 to 1",
+            {"counts": {"generate": {"checkable": 3, "right_steps": 4}}},
+            "counts['generate'] has more right_steps than checkable",
+        ),
+        (
+            {"filtered": {"right_answer": {"generate": -3}}},
+            "filtered['right_answer']['generate'] is -3, expected at least 0",
+        ),
+        ({"training": {"loss": "low"}}, "training['loss'] is 'low', expected a number"),
+        ({"training": {"loss": float("nan")}}, "NaN is not a number"),
+        ({"accuracy_by_group": None}, "accuracy_by_group is None, expected an object"),
+        ({"accuracy_by_group": {"1": 0.5}}, "accuracy_by_group has ['1'], n_eval_by_group"),
+        (
+            {"accuracy_by_group": {"1": 0.5, "2": -1}},
+            "accuracy_by_group['2'] is -1, expected 0 to 1",
         ),
     ],
 )

@@ -39,7 +39,8 @@ from star_jax.modes.runs import RUNS
 from star_jax.parallel import processes
 from star_jax.parallel.partitioning import MeshConfig, Rules, make_mesh
 from star_jax.records import to_json
-from star_jax.reporting.report import report, wilson_interval
+from star_jax.reporting.intervals import wilson_interval
+from star_jax.reporting.report import report
 from star_jax.rollout.engine import Loaded
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.run import compilation, tracking

@@ -1,67 +1,66 @@
-"""The attempts that a reader of the report can leaf through: a sample of every stage of every run.
+"""The attempts that a reader of the report can browse: a sample of every stage of every run.
 
 A stage's sample are the attempts at the questions that come first in one fixed, random order of
-all questions. So the same held-out questions are seen in every iteration and every run, whatever
-the number of attempts, and a training question that was drawn again is seen again.
+all questions. So the same held-out questions are shown for every iteration and every run, whatever
+the number of attempts, and a training question that is sampled again is shown again.
 """
 
-import contextlib
 import dataclasses
 import heapq
-import json
-import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-from star_jax.errors import UserError
-from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED
-from star_jax.run.paths import told
+from star_jax.loop.stages import EVALUATE, SAMPLED, TRAIN_FILE
+from star_jax.records import Key
+from star_jax.reporting.former_format import Row
+from star_jax.reporting.stage_files import ATTEMPT, KEPT, key_of, numbered_lines, parsed, readable
 
 EVALUATION = "evaluation"
-STAGES = {  # what the page calls it -> its file; in the order of an outer iteration
-    GENERATED: "generations.jsonl",
-    RATIONALIZED: "rationalizations.jsonl",
-    RESAMPLED: "resamplings.jsonl",
-    EVALUATION: "eval.jsonl",
-}
-KEPT = "train.jsonl"
-RIGHT, WRONG, UNPARSED, LEFT_OUT = "right", "wrong", "unparsed", "left out"
-VERDICTS = (RIGHT, WRONG, UNPARSED, LEFT_OUT)
+# The stage as the page shows it -> its file; in the order of an outer iteration.
+STAGES = {stage.source: f"{stage.file}.jsonl" for stage in SAMPLED}
+STAGES[EVALUATION] = f"{EVALUATE.file}.jsonl"
+KEPT_FILE = f"{TRAIN_FILE}.jsonl"
+RIGHT, WRONG, UNPARSED, DROPPED = "right", "wrong", "unparsed", "dropped"
+VERDICTS = (RIGHT, WRONG, UNPARSED, DROPPED)
+HINT = ("without hint", "with hint")
+KEPT_WORDS = ("not kept", "kept", "not for training")  # the last: an evaluation, no train.jsonl yet
+STEPS = ("a wrong step", "all steps correct", "not checked")  # of a kept rationale
 
 MOST = 100_000  # attempts in a report ...
-MOST_OF_A_STAGE = 1_000  # ... and of one stage; fewer where there are many stages, never below
+MOST_OF_A_STAGE = 1_000  # ... and of one stage; fewer where there are many stages, but at least
 LEAST_OF_A_STAGE = 10
 MOST_CHARACTERS = 4_000  # of a question or a rationale
 
 ITERATION = re.compile(r"iter_(\d+)")
-# (question, source) -> kept examples as they stand in train.jsonl
-Kept = dict[tuple[str, str], list[dict[str, Any]]]
-ID_FIRST = b'{"question_id": "'  # how `records.to_json` begins a line
+Kept: TypeAlias = dict[tuple[Key, str], bool | None]  # -> steps correct?
+ID_FIRST = b'{"question_id": "'  # how a run begins a line
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class ShownAttempt:
-    """An attempt as the page shows it; None is what nobody knows or what does not apply."""
+    """An attempt as the page shows it; its fields are columns of the page."""
 
-    question_id: str
-    question: str  # as the model was asked, hint included
+    id: str  # of the question
+    sample: str
+    turn: str
+    question: str  # as in the prompt, hint included
     rationale: str
     answer: str | None
     group: str
     verdict: str  # one of VERDICTS
-    hinted: bool
-    kept: bool | None  # trained on; None for an evaluation, and before train.jsonl is written
-    steps_right: bool | None  # every step of a kept rationale is right
-    ended: bool  # False: cut at the token limit
-    n_tokens: int
+    hint: str  # one of HINT, and so on
+    kept: str
+    steps: str
+    tokens: int
+    ended: int  # 0: truncated at the token limit
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSample:
-    """So many of a stage's `total` attempts, in the fixed order of their questions."""
+    """Some of a stage's `total` attempts, in the fixed order of their questions."""
 
     run: str
     iteration: int
@@ -72,7 +71,7 @@ class StageSample:
 
 @dataclasses.dataclass(frozen=True)
 class AttemptsData:
-    """What was sampled, in the order of runs, iterations and stages."""
+    """The samples, in the order of runs, iterations and stages."""
 
     samples: tuple[StageSample, ...] = ()
 
@@ -100,38 +99,37 @@ def collect_attempts(runs: Mapping[str, Path], most: int = MOST) -> AttemptsData
       most: attempts in all, as far as LEAST_OF_A_STAGE allows.
 
     Raises:
-      UserError: a line that was sampled is malformed, or a bucket cannot be read.
+      UserError: a sampled line is malformed, or a file cannot be read.
     """
     places = [(run, *place) for run, path in runs.items() for place in _iterations(path)]
     n_stages = sum(len(files & {*STAGES.values()}) for *_, files in places)
     cap = max(LEAST_OF_A_STAGE, min(MOST_OF_A_STAGE, most // max(1, n_stages)))
-    samples: list[StageSample] = []
-    for run, iteration, directory, files in places:
-        samples += _samples_of(run, iteration, directory, files, cap)
+    samples = (
+        StageSample(run, iteration, *sample)
+        for run, iteration, directory, files in places
+        for sample in _samples_of(directory, files, cap)
+    )
     return AttemptsData(tuple(samples))
 
 
 def _iterations(run: Path) -> Iterator[tuple[int, Path, set[str]]]:
-    """(n, directory, names of its files), n growing."""
-    with _readable(run):
+    """(n, directory, names of its files), by n."""
+    with readable(run):
         found = [(ITERATION.fullmatch(path.name), path) for path in run.iterdir()]
         for n, directory in sorted((int(match[1]), path) for match, path in found if match):
             yield n, directory, {file.name for file in directory.iterdir()}
 
 
 def _samples_of(
-    run: str, iteration: int, directory: Path, files: set[str], cap: int
-) -> Iterator[StageSample]:
-    stages = [stage for stage, file in STAGES.items() if file in files]
-    chosen = {stage: _sample(directory / STAGES[stage], cap) for stage in stages}
-    sampled = (line for lines, _ in chosen.values() for _, line in lines)
-    ids = {question_id for _, question_id, _ in _lines(sampled)}
-    kept = _kept(directory / KEPT, ids) if KEPT in files else None
+    directory: Path, files: set[str], cap: int
+) -> Iterator[tuple[str, tuple[ShownAttempt, ...], int]]:
+    """(stage, sample of its attempts, number of all) of an iteration."""
+    chosen = {stage: _sample(directory / f, cap) for stage, f in STAGES.items() if f in files}
+    ids = {_raw_id(line) for lines, _ in chosen.values() for _, line in lines}
+    kept = _kept(directory / KEPT_FILE, ids) if KEPT_FILE in files else None
     for stage, (lines, total) in chosen.items():
-        file = directory / STAGES[stage]
-        rows = (_parsed(file, number, line) for number, line in lines)
-        attempts = tuple(_told(file, row, stage, kept) for row in rows)
-        yield StageSample(run, iteration, stage, attempts, total)
+        rows = (parsed(directory / STAGES[stage], *line, ATTEMPT) for line in lines)
+        yield stage, tuple(_shown(row, stage, kept) for row in rows), total
 
 
 def _sample(file: Path, cap: int) -> tuple[list[tuple[int, bytes]], int]:
@@ -139,114 +137,66 @@ def _sample(file: Path, cap: int) -> tuple[list[tuple[int, bytes]], int]:
 
     Lines that are not sampled are not parsed: a run's files may have gigabytes.
     """
-    heap: list[tuple[int, int, bytes]] = []  # the worst first: (-rank, -line number, line)
-    total, worst = 0, -math.inf
-    with _readable(file), file.open("rb") as lines:
-        for number, question_id, line in _lines(lines):
+    total = 0
+
+    def ranked() -> Iterator[tuple[int, int, bytes]]:
+        nonlocal total
+        for number, line in numbered_lines(file):
             total += 1
-            rank = -_rank(question_id)
-            if rank > worst:
-                heapq.heappush(heap, (rank, -number, line))
-                if len(heap) > cap:
-                    heapq.heappop(heap)
-                if len(heap) == cap:
-                    worst = heap[0][0]
-    return [(-number, line) for _, number, line in sorted(heap, reverse=True)], total
+            yield _rank(_raw_id(line)), number, line
+
+    chosen = heapq.nsmallest(cap, ranked())
+    return [(number, line) for _, number, line in chosen], total
 
 
-def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes, bytes]]:
-    """(number, the question's id as it stands in the line, the line) of all that are not blank."""
+def _raw_id(line: bytes) -> bytes:
+    """The question's id as it is written in the line; else the line's first bytes."""
     start = len(ID_FIRST)
-    for number, line in enumerate(file, start=1):
-        if line.startswith(ID_FIRST):
-            yield number, line[start : line.find(b'"', start)], line
-        elif not line.isspace():
-            yield number, line[:start], line  # not as star_jax writes them, but it may be sampled
+    return line[start : line.find(b'"', start)] if line.startswith(ID_FIRST) else line[:start]
 
 
 def _rank(question_id: bytes) -> int:
-    """Where a question stands in the fixed random order; the product mixes what a CRC leaves."""
+    """Place of a question in the fixed random order; the product mixes what a CRC leaves."""
     return zlib.crc32(question_id) * 0x9E3779B1 & 0xFFFFFFFF
 
 
 def _kept(file: Path, ids: set[bytes]) -> Kept:
     """The kept examples of some questions."""
-    kept: Kept = {}
-    with _readable(file), file.open("rb") as lines:
-        for number, question_id, line in _lines(lines):
-            if question_id in ids:
-                row = _parsed(file, number, line)
-                key = str(row.get("question_id")), str(row.get("source"))
-                kept.setdefault(key, []).append(row)
-    return kept
+    lines = ((number, line) for number, line in numbered_lines(file) if _raw_id(line) in ids)
+    rows = (parsed(file, *line, KEPT) for line in lines)
+    return {(key_of(row), row["source"]): row.get("steps_right") for row in rows}
 
 
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns a failure to read it into a UserError."""
-    try:
-        with told(path):
-            yield
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); check its permissions"
-        ) from error
+def _shown(row: Row, stage: str, kept: Kept | None) -> ShownAttempt:
+    reading, key = row["reading"], (key_of(row), stage)
+    trained_on = None if stage == EVALUATION or kept is None else key in kept
+    steps_right = (kept or {}).get(key)
+    return ShownAttempt(
+        id=row["question_id"],
+        sample=str(row["sample"]),
+        turn=str(row["turn"]),
+        question=_truncated(row["prompt"]),
+        rationale=_truncated(row["completion"]),
+        answer=None if reading["answer"] is None else _truncated(reading["answer"]),
+        group=row["group"],
+        verdict=_verdict(row),
+        hint=HINT[row["hinted"]],
+        kept=KEPT_WORDS[2 if trained_on is None else trained_on],
+        steps=STEPS[2 if steps_right is None else steps_right],
+        tokens=row["n_tokens"],
+        ended=int(row["ended"]),
+    )
 
 
-def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file}, line {number}: {error}; restore the file, or remove "
-            f"{file.with_suffix('.done').name} and resume the run to have it written again"
-        ) from error
-    return row
-
-
-def _told(file: Path, row: Mapping[str, Any], stage: str, kept: Kept | None) -> ShownAttempt:
-    try:
-        rationale, steps = _cut(row["completion"]), None
-        trained_on = None if stage == EVALUATION or kept is None else False
-        for example in (kept or {}).get((str(row["question_id"]), stage), ()):
-            # What is kept ends with the answer, wherever the completion went on to.
-            if row["correct"] and row["completion"].startswith(example["completion"]):
-                trained_on, steps = True, example.get("steps_right")
-        if steps not in (None, False, True):
-            raise ValueError(f"steps_right is {repr(steps)[:60]}")
-        return ShownAttempt(
-            question_id=str(row["question_id"]),
-            question=_cut(row["prompt"]),
-            rationale=rationale,
-            answer=None if row["answer"] is None else _cut(row["answer"]),
-            group=str(row["group"]),
-            verdict=_verdict(row),
-            hinted=bool(row["hinted"]),
-            kept=trained_on,
-            steps_right=steps,
-            ended=bool(row["ended"]),
-            n_tokens=int(row["n_tokens"]),
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{file}: the attempt at {row.get('question_id')!r} is no attempt as star_jax writes "
-            f"them ({type(error).__name__}: {error}); restore the file"
-        ) from error
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    if row.get("left_out"):
-        return LEFT_OUT
-    if row["correct"]:
+def _verdict(row: Row) -> str:
+    if row.get("dropped"):
+        return DROPPED
+    if row["reading"]["correct"]:
         return RIGHT
-    return UNPARSED if row["answer"] is None else WRONG
+    return UNPARSED if row["reading"]["answer"] is None else WRONG
 
 
-def _cut(text: str) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"{repr(text)[:60]} is no text")
+def _truncated(text: str) -> str:
     if len(text) <= MOST_CHARACTERS:
         return text
-    return f"{text[:MOST_CHARACTERS]} […] (cut here: {len(text):,} characters)"
+    return f"{text[:MOST_CHARACTERS]} […] (truncated here: {len(text):,} characters)"

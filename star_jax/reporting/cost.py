@@ -1,44 +1,37 @@
-"""What each outer iteration cost: tokens, time, and how near the devices came to their peak."""
+"""What each outer iteration cost: tokens, time, and the share of the devices' peak used."""
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from star_jax.errors import UserError
+from star_jax.loop.stages import EVALUATE, FINETUNE, SAMPLED
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import n_params
 from star_jax.parallel.topologies import GENERATIONS
 from star_jax.reporting.document import Section, Table
-from star_jax.reporting.runs import Run
-from star_jax.reporting.tables import command_note, number, percent, ratio, run_title
+from star_jax.reporting.runs import RunReport
+from star_jax.reporting.tables import number, percent, ratio, run_table, times
 
-# As JAX calls the devices, and as the topologies do.
-DEVICE_KINDS = {
-    "TPU v3": "v3",
-    "TPU v4": "v4",
-    "TPU v5 lite": "v5e",
-    "TPU v5e": "v5e",
-    "TPU v5": "v5p",
-    "TPU v5p": "v5p",
-    "TPU v6 lite": "v6e",
-    "TPU v6e": "v6e",
-}
-STAGES = ("generate", "rationalize", "resample", "finetune", "evaluate")
-HEADER = (
-    "iteration", "prefilled", "written", "trained on", *(f"{stage} s" for stage in STAGES),
-    "all s", "device s", "sampling %", "training %",
-)  # fmt: skip
+Numbers: TypeAlias = dict[str, float | None]  # by column
+
+STAGES = (*(stage.name for stage in SAMPLED), FINETUNE, EVALUATE.name)
+DEVICE_KINDS = {  # in JAX -> in the topologies
+    "TPU v3": "v3", "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p",
+    "TPU v5p": "v5p", "TPU v6 lite": "v6e", "TPU v6e": "v6e",
+}  # fmt: skip
 
 
-def cost_section(runs: Sequence[Run]) -> Section:
+def cost_section(runs: Sequence[RunReport]) -> Section:
     """Tokens, seconds and shares of the roofline."""
     text = (
-        "Tokens that were prefilled, written and trained on; each stage's time by the clock, in "
-        "seconds; `device s` is how long the devices worked on sampling, compiling apart. "
+        "Tokens that were prefilled, written and trained on; the wall time of each stage in "
+        "seconds; `device s` is the time that the devices sampled, without compilation. "
         "`sampling %` and `training %` are shares of the roofline: the FLOPs needed, over the time "
-        "(for sampling the devices', for training the clock's) times the peak of all devices in "
-        "bf16. Needed are taken to be 2 FLOPs a parameter and token sampled, 6 trained on "
-        '(attention\'s scores left out). "-" where the peak is not known, as on a CPU.',
+        "(of the devices for sampling, wall time for training) times the peak of all devices in "
+        "bf16. We count 2 FLOPs per parameter for each sampled token and 6 for each training token "
+        '(attention scores are not counted). "-" where the peak is not known, as on a CPU.',
     )
     return Section("Cost", text, tuple(map(_table, runs)))
 
@@ -51,17 +44,16 @@ def peak_flops(device: str, n_devices: int) -> float | None:
     return None
 
 
-def parameters(run: Run) -> int | None:
-    """Of the run's model, if its configuration says what it is."""
-    fields = literals(run.bindings, "DecoderConfig")
+def parameters(run: RunReport) -> int | None:
+    """Of the run's model, None if its configuration does not define one."""
     try:
-        return n_params(DecoderConfig(**fields))
+        return n_params(DecoderConfig(**literals(run.bindings, "DecoderConfig")))
     except (UserError, TypeError, ValueError, AttributeError):
         return None  # a model that is read from its checkpoint, or one of another release
 
 
 def literals(bindings: Mapping[str, str], name: str) -> dict[str, Any]:
-    """The arguments that gin text binds to `name` as plain numbers and strings."""
+    """Argument -> value of the plain numbers and strings that are bound to `name` in gin text."""
     found = {}
     for target, text in bindings.items():
         owner, _, argument = target.rpartition(".")
@@ -70,61 +62,57 @@ def literals(bindings: Mapping[str, str], name: str) -> dict[str, Any]:
     return found
 
 
-def trained_tokens(run: Run, n: int) -> float | None:
-    """That the steps of outer iteration `n` went through, padding left out."""
-    row, trainer = run.rows[n], literals(run.bindings, "TrainerConfig")
-    factors = [row.get("train_steps"), row.get("packing_efficiency")]
-    factors += [trainer.get("batch_size"), trainer.get("row_length")]
-    if not all(type(factor) in (int, float) for factor in factors):
-        return None
-    steps, efficiency, batch_size, row_length = factors
-    return steps * efficiency * batch_size * row_length
+def trained_tokens(run: RunReport, n: int) -> float | None:
+    """Tokens in the training steps of outer iteration `n`, without padding."""
+    trainer = literals(run.bindings, "TrainerConfig")
+    steps, efficiency = (run.rows[n].training.get(x) for x in ("steps", "packing_efficiency"))
+    factors = [steps, efficiency, trainer.get("batch_size"), trainer.get("row_length")]
+    known = [float(factor) for factor in factors if isinstance(factor, int | float)]
+    return math.prod(known) if len(known) == len(factors) else None
 
 
-def _table(run: Run) -> Table:
+def _table(run: RunReport) -> Table:
     peak = peak_flops(run.facts.device, run.facts.n_devices)
     size = parameters(run) if peak else None
-    lines = [_numbers(run, n, None if not size else peak / size) for n in range(len(run.rows))]
-    rows = [_cells("base" if n == 0 else str(n), line) for n, line in enumerate(lines)]
-    sums = [
-        sum(values) if all(value is not None for value in values) else None
-        for values in zip(*(line[:-2] for line in lines), strict=True)
-    ]
-    rows.append(_cells("all", [*sums, None, None]))
+    lines = [_numbers(run, n, ratio(peak, size)) for n in range(len(run.rows))]
+    total: Numbers = {}
+    for name in lines[0]:
+        values = [line[name] for line in lines]
+        known = [value for value in values if value is not None]
+        total[name] = sum(known) if len(known) == len(values) and "%" not in name else None
+    names = ["base", *map(str, run.trained), "all"]
+    cells = [[x, *_cells(line)] for x, line in zip(names, [*lines, total], strict=True)]
     device = f"; {run.facts.n_devices} x {run.facts.device}" if run.facts.device else ""
-    return Table(run_title(run) + device, HEADER, tuple(rows), command_note(run))
+    return run_table(run, [["iteration", *total], *cells], device)
 
 
-def _numbers(run: Run, n: int, tokens_a_flop: float | None) -> list[float | None]:
-    """In the order of HEADER; `tokens_a_flop` is the devices' peak over the parameters."""
-    row, sampling = run.rows[n], run.iterations[n].sampling.values()
-    names = ("prefix_tokens", "prompt_tokens", "new_tokens", "prefill_seconds", "decode_seconds")
-    prefix, prompt, written, *device = (
-        sum(stage.get(name, 0) for stage in sampling) if sampling else None for name in names
-    )
-    prefilled = prefix + prompt if sampling else None
-    device_seconds = sum(device) if sampling else None
+def _numbers(run: RunReport, n: int, tokens_per_flop: float | None) -> Numbers:
+    """By column, in order; `tokens_per_flop` is the devices' peak over the parameters."""
+    sampling = run.iterations[n].sampling.values()
+
+    def total(*names: str) -> float | None:
+        counts = [stage.get(name, 0) for stage in sampling for name in names]
+        return sum(counts) if counts else None
+
+    sampled = total("prefix_tokens", "prompt_tokens", "new_tokens")
+    device_seconds = total("prefill_seconds", "decode_seconds")
     trained = trained_tokens(run, n) if n else 0
-    seconds = [row.get(f"seconds_{stage}") or 0.0 for stage in STAGES]
-    shares = [None, None]
-    if tokens_a_flop:
-        sampled = prefilled + written if sampling else None
-        shares[0] = ratio(_times(2, sampled), _times(tokens_a_flop, device_seconds))
-        shares[1] = ratio(_times(6, trained), tokens_a_flop * row.get("seconds_finetune", 0))
-    return [prefilled, written, trained, *seconds, sum(seconds), device_seconds, *shares]
+    seconds = {stage: run.rows[n].seconds.get(stage, 0.0) for stage in STAGES}
+    peak = tokens_per_flop or 0  # 0: not known, see `ratio`
+    return {
+        "prefilled": total("prefix_tokens", "prompt_tokens"),
+        "written": total("new_tokens"),
+        "trained on": trained,
+        **{f"{stage} s": value for stage, value in seconds.items()},
+        "all s": sum(seconds.values()),
+        "device s": device_seconds,
+        "sampling %": ratio(times(2, sampled), times(peak, device_seconds)),
+        "training %": ratio(times(6, trained), peak * seconds[FINETUNE]),
+    }
 
 
-def _times(factor: float, value: float | None) -> float | None:
-    return None if value is None else factor * value
-
-
-def _cells(name: str, numbers: Sequence[float | None]) -> tuple[str, ...]:
-    *counted, sampling, training = numbers
-    tokens, seconds = counted[:3], counted[3:]
-    return (
-        name,
-        *(number(value) for value in tokens),
-        *(number(value, ",.1f") for value in seconds),
-        percent(sampling),
-        percent(training if training else None),
-    )
+def _cells(numbers: Numbers) -> list[str]:
+    return [
+        percent(value or None) if "%" in name else number(value, ",.1f" if " s" in name else ",.0f")
+        for name, value in numbers.items()
+    ]

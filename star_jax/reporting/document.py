@@ -1,6 +1,10 @@
-"""What a report says, whatever it is written in: sections of text, tables and pictures."""
+"""What a report contains, in whatever format: sections of text, tables and pictures."""
 
 import dataclasses
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from star_jax.run import tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,23 +14,40 @@ class Table:
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    note: str = ""  # what the reader must know to read it: units, n, what "not run" means
+    note: str = ""  # needed to read it: units, n, what "not run" means
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure that is drawn already."""
+    """A figure that is already drawn."""
 
     name: str  # of its file, e.g. "figure4.png"
     png: bytes
-    alt: str  # what it shows, for those who do not see it
+    alt: str  # a description for those who cannot see it
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A headed part of the report."""
+    """A part of the report with a title."""
 
     title: str
     text: tuple[str, ...] = ()  # paragraphs, plain text
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
+
+
+def as_markdown(sections: Sequence[Section], command: str) -> str:
+    """The whole report, with the command that made it; its pictures are files next to it."""
+    parts = ["# STaR report", "Command:", textwrap.indent(command, "    ")]
+    for section in sections:
+        parts += _section(section)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield f"## {section.title}"
+    yield from section.text
+    yield from (f"![{picture.alt}]({picture.name})" for picture in section.pictures)
+    for table in section.tables:
+        cells = tables.as_markdown([table.header, *table.rows])
+        yield from filter(None, [table.title and f"### {table.title}", cells, table.note])

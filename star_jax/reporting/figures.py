@@ -3,8 +3,8 @@
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,31 +14,47 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from star_jax.reporting.document import Picture
-from star_jax.reporting.runs import Arm, Run, arms
-from star_jax.reporting.tables import interval
-from star_jax.run.progress import group_names
+from star_jax.reporting.intervals import wilson_interval
+from star_jax.reporting.runs import Arm, RunReport, arms, group_kind, groups_of, runs_of
+from star_jax.reporting.tables import right_of, times
 
-MAX_COLUMNS = 4  # panels side by side; more go on the next line
+MAX_COLUMNS = 4  # panels per line
 DPI = 150
-LINE = {"markersize": 5, "linewidth": 1.6}
-MARKERS = "osD^vP*X<>"  # a second cue beside the colour
-BAND = {"alpha": 0.18, "linewidth": 0}
+LINE: dict[str, Any] = {"markersize": 5, "linewidth": 1.6}
+MARKERS = "osD^vP*X<>"  # a second cue in addition to the colour
+BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
-Points = Mapping[int, Sequence[float]]  # outer iteration -> a value of each run that has one
-Measure = Callable[[Run, int], float | None]  # of a run and an outer iteration
+Points: TypeAlias = Mapping[int, Sequence[float]]  # outer iteration -> a value of each run with one
+Measure: TypeAlias = Callable[[RunReport, int], float | None]  # of a run and an outer iteration
+Style: TypeAlias = dict[str, Any]  # of a matplotlib line
 
 
 def picture(name: str, alt: str, figure: Figure) -> Picture:
-    """A figure, drawn to a PNG of 150 dots an inch."""
+    """A figure, drawn to a PNG of 150 dots per inch."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return Picture(name, buffer.getvalue(), alt)
 
 
 def panels_for(
-    n: int, *, sharey: bool = True, width: float = 4.4, height: float = 4.0, margin: float = 1.4
+    n: int,
+    ylabel: str = "",
+    *,
+    sharey: bool = True,
+    width: float = 4.4,
+    height: float = 4.0,
+    margin: float = 1.4,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `n` panels in lines of `MAX_COLUMNS`; sizes are in inches, of a panel."""
+    """(figure, its `n` panels), in lines of `MAX_COLUMNS`.
+
+    Args:
+      n: number of panels.
+      ylabel: label of the first panel of each line.
+      sharey: whether all panels have one y axis.
+      width: of a panel in inches.
+      height: of a panel in inches.
+      margin: inches right of the panels, for a legend.
+    """
     columns = min(n, MAX_COLUMNS)
     lines = math.ceil(n / columns)
     size = (width * columns + margin, height * lines)
@@ -47,28 +63,37 @@ def panels_for(
     panels = list(figure.subplots(lines, columns, sharey=sharey, squeeze=False).flatten())
     for unused in panels[n:]:
         unused.remove()
+    for line_start in panels[:n:MAX_COLUMNS]:
+        line_start.set_ylabel(ylabel)
     return figure, panels[:n]
 
 
-def style_panel(panel: Axes, title: str, under: str, last_iteration: int) -> None:
-    """Title with a grey line under it, and an axis of outer iterations."""
-    panel.set_title(title, fontsize=11, pad=20, parse_math=False)  # "$" is no formula here
-    panel.text(
-        0.5, 1.025, under, transform=panel.transAxes, ha="center", color="0.35", fontsize=9,
-        parse_math=False,
-    )  # fmt: skip
+def style_panel(panel: Axes, title: str, subtitle: str, last_iteration: int) -> None:
+    """Writes title and subtitle, and makes the x axis one of outer iterations.
+
+    Args:
+      panel: with accuracies or the like over outer iterations.
+      title: above it.
+      subtitle: a grey line under the title.
+      last_iteration: where the x axis ends.
+    """
+    title_panel(panel, title, subtitle)
     panel.set_xlabel("outer iteration")
     panel.set_xlim(-0.5, last_iteration + 0.5)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "base" if x == 0 else f"{x:.0f}"))
-    plain(panel)
-
-
-def plain(panel: Axes) -> None:
-    """Horizontal rules behind the data, no box around it."""
     panel.grid(axis="y", color="0.9")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def title_panel(panel: Axes, title: str, subtitle: str) -> None:
+    """Title with a grey line under it; "$" is no formula in them."""
+    panel.set_title(title, fontsize=11, pad=20, parse_math=False)
+    panel.text(
+        0.5, 1.025, subtitle, transform=panel.transAxes, ha="center", color="0.35", fontsize=9,
+        parse_math=False,
+    )  # fmt: skip
 
 
 def wrapped(arm: Arm) -> str:
@@ -87,30 +112,24 @@ def sample_line(arm: Arm, of_several: str = "mean and range") -> str:
     return f"{arm.sample} ({'mean; dotted: some seeds' if unequal else of_several})"
 
 
-def last_iteration(arms_: Iterable[Arm]) -> int:
+def last_iteration(shown: Sequence[Arm]) -> int:
     """The last outer iteration of any run."""
-    return max(row["iteration"] for arm in arms_ for run in arm.runs for row in run.rows)
+    return max((run.last.iteration for run in runs_of(shown)), default=0)
 
 
-def class_style(classes: Sequence[str], name: str) -> dict[str, Any]:
-    """Colour and marker of a class, the same in every panel; viridis reads without hue too."""
-    index = classes.index(name)
-    share = index / max(len(classes) - 1, 1)
-    color = matplotlib.colormaps["viridis"](0.88 * share)  # its yellow end is lost on white
-    return {"color": color, "marker": MARKERS[index % len(MARKERS)], **LINE}
+def group_style(groups: Sequence[str], name: str) -> Style:
+    """Line style of a group (colour, marker, label, sizes), the same in every panel."""
+    index = groups.index(name)
+    share = index / max(len(groups) - 1, 1)
+    # viridis can be read without hue too; its yellow end is hard to see on white.
+    color = matplotlib.colormaps["viridis"](0.88 * share)
+    return {"color": color, "marker": MARKERS[index % len(MARKERS)], "label": name, **LINE}
 
 
-def class_legend(figure: Figure, classes: Sequence[str]) -> None:
-    """A legend of the classes, right of the panels."""
-    handles = [Line2D([], [], label=name, **class_style(classes, name)) for name in classes]
-    title = "digits" if all(name.isdecimal() for name in classes) else "class"
-    figure.legend(handles=handles, title=title, loc="outside right center", frameon=False)
+def plot_mean(panel: Axes, points: Points, style: Style) -> None:
+    """The mean of the runs over iterations, and a band from their lowest to their highest value.
 
-
-def plot_mean(panel: Axes, points: Points, **style: Any) -> None:
-    """The mean of the runs over iterations, and behind it a band from their least to their most.
-
-    Where some of the runs have not come, which would bend the line, it is dotted.
+    Where some of the runs are not that far yet, which would bend the line, it is dotted.
     """
     xs = sorted(points)
     means = [sum(points[x]) / len(points[x]) for x in xs]
@@ -127,7 +146,7 @@ def plot_mean(panel: Axes, points: Points, **style: Any) -> None:
 
 
 def arm_points(arm: Arm, measure: Measure) -> Points:
-    """What `measure` says of each run and iteration, where it says anything."""
+    """The values of `measure` for each run and iteration, where it has one."""
     points: dict[int, list[float]] = {}
     for run in arm.runs:
         for n in range(len(run.rows)):
@@ -136,87 +155,127 @@ def arm_points(arm: Arm, measure: Measure) -> Points:
     return dict(sorted(points.items()))
 
 
-def class_points(arm: Arm, name: str) -> Points:
-    """Accuracy (%) on a class, of every run; a class may join later."""
+def accuracies(arm: Arm, group: str = "") -> Points:
+    """Accuracy (%) of every run, over all questions or on a group, which may enter later."""
 
-    def measure(run: Run, n: int) -> float | None:
-        accuracy = run.rows[n]["accuracy_by_class"].get(name)
-        return None if accuracy is None else 100 * accuracy
+    def measure(run: RunReport, n: int) -> float | None:
+        row = run.rows[n]
+        return times(100, row.accuracy_by_group.get(group) if group else row.accuracy)
 
     return arm_points(arm, measure)
-
-
-def overall_points(arm: Arm) -> Points:
-    """Accuracy (%) over all questions, of every run."""
-    return arm_points(arm, lambda run, n: 100 * run.rows[n]["accuracy"])
 
 
 def draw_arms(
     shown: Sequence[Arm],
     measures: Sequence[tuple[str, str, Measure]],
-    ylim: tuple[float, float] | None = None,
+    ylim: tuple[float, float | None] = (0, None),
 ) -> Figure:
-    """A panel for each (title, label of its axis, measure), in all of them a line for each arm."""
-    lines = math.ceil(len(shown) / len(measures))  # of the legend, one column a panel
+    """A panel for each (title, label of its axis, measure), with a line for each arm."""
+    lines = math.ceil(len(shown) / len(measures))  # of the legend, which has a column per panel
     figure, panels = panels_for(len(measures), sharey=False, height=3.4 + 0.4 * lines, margin=0)
+    styles = [
+        {"color": f"C{i % 10}", "marker": MARKERS[i // 10 % len(MARKERS)], **LINE}
+        for i in range(len(shown))
+    ]
     for panel, (title, label, measure) in zip(panels, measures, strict=True):
         style_panel(panel, title, "", last_iteration(shown))
         panel.set_ylabel(label)
-        for i, arm in enumerate(shown):
-            if not (points := arm_points(arm, measure)):
-                continue  # the box around a line without points reaches to the figure's corner
-            style = {"color": f"C{i % 10}", "marker": MARKERS[i // 10 % len(MARKERS)], **LINE}
-            plot_mean(panel, points, **style)
-        panel.set_ylim(*(ylim or (0, None)))
+        for arm, style in zip(shown, styles, strict=True):
+            if points := arm_points(arm, measure):  # the box of an empty line begins at (0, 0)
+                plot_mean(panel, points, style)
+        panel.set_ylim(*ylim)
     handles = [
-        Line2D([], [], label=f"{arm.label}\n{sample_line(arm)}", color=f"C{i % 10}",
-               marker=MARKERS[i // 10 % len(MARKERS)], **LINE)
-        for i, arm in enumerate(shown)
-    ]  # fmt: skip
+        Line2D([], [], label=f"{arm.label}\n{sample_line(arm)}", **style)
+        for arm, style in zip(shown, styles, strict=True)
+    ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(measures), frameon=False, fontsize=8
     )
     return figure
 
 
-def draw_figure4(runs: Sequence[Run]) -> Figure:
-    """The paper's Figure 4: accuracy (%) per class over outer iterations, one panel an arm."""
-    shown = arms(runs)
-    classes = group_names(row for run in runs for row in run.rows)
-    alike = len({bool(arm.classes) for arm in shown}) == 1
-    figure, panels = panels_for(len(shown), sharey=alike)
-    bounds = [interval(row)[1] for run in runs if not run.classes for row in run.rows]
+def draw_bars(
+    shown: Sequence[Arm], series: Sequence[tuple[str, str, Measure]], ylabel: str
+) -> Figure:
+    """A panel per arm of bars, means over its runs, from iteration 1 on.
+
+    Args:
+      shown: the arms.
+      series: (label, colour, measure) of each; positive bars are stacked upwards, negative ones
+        downwards.
+      ylabel: of the panels.
+    """
+    figure, panels = panels_for(len(shown), ylabel, height=3.3)
+    last = last_iteration(shown)
     for panel, arm in zip(panels, shown, strict=True):
-        style_panel(panel, wrapped(arm), sample_line(arm), last_iteration(shown))
-        if arm.classes:
-            draw_classes(panel, arm, classes)
-            panel.set_ylim(-2, 102)
-        else:
+        style_panel(panel, wrapped(arm), sample_line(arm, "mean"), last)
+        panel.set_xlim(0.3, last + 0.7)
+        ends: dict[tuple[int, bool], float] = {}  # (iteration, downwards?) -> end of the bars there
+        for label, color, measure in series:
+            points = arm_points(arm, measure)
+            means = {n: sum(values) / len(values) for n, values in points.items() if n}
+            starts = [ends.get((n, mean < 0), 0.0) for n, mean in means.items()]
+            panel.bar([*means], [*means.values()], 0.8, bottom=starts, color=color, label=label)
+            for (n, mean), start in zip(means.items(), starts, strict=True):
+                ends[n, mean < 0] = start + mean
+        panel.axhline(0, color="0.3", linewidth=0.8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    return figure
+
+
+def draw_accuracies(runs: Sequence[RunReport]) -> Figure:
+    """As the paper's Figure 4: accuracy (%) by group over outer iterations, one panel per arm."""
+    shown = arms(runs)
+    alike = len({bool(arm.groups) for arm in shown}) == 1
+    figure, panels = draw_groups(shown, [wrapped(arm) for arm in shown], sharey=alike)
+    bounds = [
+        wilson_interval(*right_of(row))[1]
+        for arm in shown if not arm.groups for run in arm.runs for row in run.rows
+    ]  # fmt: skip
+    for panel, arm in zip(panels, shown, strict=True):
+        if not arm.groups:
             draw_overall(panel, arm)
             # It ends above the highest bound: GSM8K would vanish on 0 to 100.
             panel.set_ylim(0, min(102, 115 * max(bounds)))
-    for line_start in panels[::MAX_COLUMNS]:
-        line_start.set_ylabel("accuracy (%)")
-    if classes:
-        class_legend(figure, classes)
     figure.suptitle("Accuracy after each outer iteration", fontsize=13)
     return figure
 
 
-def draw_classes(panel: Axes, arm: Arm, classes: Sequence[str]) -> None:
-    """A line for each class of the arm."""
-    for name in arm.classes:
-        plot_mean(panel, class_points(arm, name), label=name, **class_style(classes, name))
+def draw_groups(
+    shown: Sequence[Arm], titles: Sequence[str], *, extra: int = 0, sharey: bool = True,
+    width: float = 4.4,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """(figure, panels): accuracy (%) over outer iterations, a panel per arm, a line per group.
+
+    Args:
+      shown: the arms.
+      titles: of their panels.
+      extra: empty panels after them.
+      sharey: whether all panels have one y axis.
+      width: of a panel in inches.
+    """
+    groups, last = groups_of(runs_of(shown)), last_iteration(shown)
+    figure, panels = panels_for(len(shown) + extra, "accuracy (%)", sharey=sharey, width=width)
+    for panel, arm, title in zip(panels, shown, titles, strict=False):
+        style_panel(panel, title, sample_line(arm), last)
+        for name in arm.groups:
+            plot_mean(panel, accuracies(arm, name), group_style(groups, name))
+            panel.set_ylim(-2, 102)
+    if groups:
+        handles = [Line2D([], [], **group_style(groups, name)) for name in groups]
+        title = "digits" if group_kind(groups) == "digit count" else "group"
+        figure.legend(handles=handles, title=title, loc="outside right center", frameon=False)
+    return figure, panels
 
 
 def draw_overall(panel: Axes, arm: Arm) -> None:
-    """One line; around that of a single run the Wilson interval of each point."""
-    style = {"label": "all", "color": "C0", "marker": "o", **LINE}
-    plot_mean(panel, overall_points(arm), **style)
+    """One line; for a single run with the Wilson interval of each point."""
+    plot_mean(panel, accuracies(arm), {"color": "C0", "marker": "o", "label": "all", **LINE})
     if len(arm.runs) == 1:
         rows = arm.runs[0].rows
-        xs = [row["iteration"] for row in rows]
-        lows, highs = zip(*[interval(row) for row in rows], strict=True)
-        lows, highs = [100 * low for low in lows], [100 * high for high in highs]
+        xs = [row.iteration for row in rows]
+        bounds = zip(*[wilson_interval(*right_of(row)) for row in rows], strict=True)
+        lows, highs = ([100 * bound for bound in side] for side in bounds)
         panel.fill_between(xs, lows, highs, color="C0", **BAND)
-        panel.vlines(xs, lows, highs, color="C0", alpha=0.5, linewidth=1)  # for a lone point
+        panel.vlines(xs, lows, highs, color="C0", alpha=0.5, linewidth=1)  # for a single point

@@ -1,8 +1,8 @@
 """The report as one HTML page that needs nothing else: no network, no other file, no server.
 
-What models wrote is hostile text. It stands in the page as base64 alone, and the script writes it
-as text and never as HTML; a Content-Security-Policy lets only this page's own script and style,
-known by their hashes, and pictures within the page.
+The text that models write is hostile. The page contains it as base64 only, and the script inserts
+it as text and never as HTML; a Content-Security-Policy allows only this page's own script and
+style, known by their hashes, and pictures within the page.
 """
 
 import base64
@@ -10,7 +10,7 @@ import hashlib
 import html
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
@@ -22,7 +22,7 @@ ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("tables.js", "store.js", "browser.js")
 MOST_BYTES = 19_000_000  # of the whole page
 LEAST_BYTES = 1_000_000  # of the attempts, however long the rest is
-PIXEL_DENSITY = 1.5  # of the figures
+PIXEL_DENSITY = 1.5  # of the figures, which are finer than a screen
 NUMBER = re.compile(r"[-+\u2212±]?[\d.,]+( ?%)?(( to |[-\u2013]| ± )[\d.,]+( ?%)?)?")
 CODE = re.compile(r"`([^`]+)`")
 ABSENT = ("", "-", "\u2013", "\u2014", "not run")
@@ -31,7 +31,7 @@ ABSENT = ("", "-", "\u2013", "\u2014", "not run")
 def render_page(
     title: str, command: str, sections: Sequence[Section], attempts: AttemptsData
 ) -> str:
-    """The whole page, encodable as UTF-8; below 20 MB, if the pictures are, by fewer attempts.
+    """The whole page, encodable as UTF-8; with fewer attempts if it would exceed 20 MB.
 
     Args:
       title: of the page, plain text like everything else.
@@ -45,10 +45,14 @@ def render_page(
     room = max(LEAST_BYTES, MOST_BYTES - len(body.encode("utf-8", "replace")))
     packed, shown = pack(attempts, room)
     page = Template(_asset("page.html")).substitute(
-        policy=html.escape(_policy(script, style)),
+        script_sha256=_sha256(script),
+        style_sha256=_sha256(style),
         title=_text(title),
         command=_text(command),
-        contents="\n".join(_contents(sections)),
+        contents="\n".join(
+            f'<li><a href="#part-{i}">{_text(part.title)}</a></li>'
+            for i, part in enumerate(sections, start=1)
+        ),
         sections=body,
         sampling=_text(_sampling(shown)),
         style=style,
@@ -62,21 +66,8 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _policy(script: str, style: str) -> str:
-    def sha256(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-    rules = (
-        "default-src 'none'",
-        f"script-src 'sha256-{sha256(script)}'",
-        f"style-src 'sha256-{sha256(style)}'",
-        "img-src data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "require-trusted-types-for 'script'",  # assigning to innerHTML is an error
-        "trusted-types 'none'",
-    )
-    return "; ".join(rules)
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _text(text: str) -> str:
@@ -84,13 +75,8 @@ def _text(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Plain text, what stands between backticks as code."""
+    """Plain text, with text between backticks as code."""
     return CODE.sub(r"<code>\1</code>", _text(text))
-
-
-def _contents(sections: Sequence[Section]) -> Iterator[str]:
-    for i, part in enumerate(sections, start=1):
-        yield f'<li><a href="#part-{i}">{_text(part.title)}</a></li>'
 
 
 def _section(name: str, part: Section) -> str:
@@ -131,13 +117,13 @@ def _class(number: bool, cell: str) -> str:
 
 
 def _is_numeric(column: Sequence[str]) -> bool:
-    """Whether all cells that say something are numbers, percentages or intervals."""
+    """Whether all cells that are not absent are numbers, percentages or intervals."""
     return all(cell in ABSENT or NUMBER.fullmatch(cell) for cell in column)
 
 
 def _picture(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode()
-    # The header of a PNG has its size at byte 16. Figures are drawn finer than screens show them.
+    # The header of a PNG has its size at byte 16.
     width, height = (round(n / PIXEL_DENSITY) for n in struct.unpack(">II", picture.png[16:24]))
     size = f'width="{width}" height="{height}"'
     alt = _text(picture.alt)
@@ -148,10 +134,10 @@ def _sampling(attempts: AttemptsData) -> str:
     """How the attempts on the page were chosen."""
     most = max((len(sample.attempts) for sample in attempts.samples), default=0)
     if attempts.n_shown == attempts.n_total:
-        return "Every attempt of these runs is here."
+        return "All attempts of these runs are shown."
     return (
-        f"{attempts.n_shown:,} of the {attempts.n_total:,} attempts of these runs are here: at "
-        f"most {most:,} of each run, iteration and stage, those at the questions that come first "
-        "in one fixed random order, so that the same questions come back in every iteration. "
-        f"Texts are cut after {MOST_CHARACTERS:,} characters."
+        f"{attempts.n_shown:,} of the {attempts.n_total:,} attempts of these runs are shown: at "
+        f"most {most:,} per run, iteration and stage. Their questions come first in one fixed "
+        "random order, so every iteration shows the same questions. "
+        f"Texts are truncated after {MOST_CHARACTERS:,} characters."
     )

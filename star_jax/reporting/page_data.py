@@ -9,23 +9,21 @@ import base64
 import json
 import re
 import zlib
-from typing import Any
 
-from star_jax.reporting.attempts import STAGES, VERDICTS, AttemptsData, ShownAttempt, StageSample
+from star_jax.reporting.attempts import HINT, KEPT_WORDS, STAGES, STEPS, VERDICTS, AttemptsData
 
-# What can be chosen from where the choice is the same in every report.
-HINT = ("without hint", "with hint")
-KEPT = ("not kept", "kept", "not for training")
-STEPS = ("a wrong step", "every step right", "not checked")
+# The filters whose choices are the same in every report.
+FIXED = {"stage": (*STAGES,), "verdict": VERDICTS, "hint": HINT, "kept": KEPT_WORDS, "steps": STEPS}
 
-TEXTS = ("id", "question", "rationale", "answer")  # columns of places in the list of texts
+FILTERS = ("run", "iteration", *FIXED, "group", "sample", "turn")  # columns of indices of values
+TEXTS = ("id", "question", "rationale", "answer")  # columns of indices of the list of texts
 NUMBERS = ("tokens", "ended")  # columns of the numbers themselves
 
 
 def pack(attempts: AttemptsData, most_bytes: int) -> tuple[str, AttemptsData]:
-    """The attempts as base64 text of at most `most_bytes`, and which of them these are.
+    """(the attempts as base64 text of at most `most_bytes`, those that are in it).
 
-    Where they do not fit, every stage gives up the last of its attempts, down to one.
+    Where they do not fit, the last attempts of every stage are dropped; one at least stays.
     """
     longest = max((len(sample.attempts) for sample in attempts.samples), default=0)
     while True:
@@ -39,64 +37,39 @@ def pack(attempts: AttemptsData, most_bytes: int) -> tuple[str, AttemptsData]:
 def as_json(attempts: AttemptsData) -> bytes:
     """The attempts as JSON, a number for every attempt and column.
 
-    `columns` has places in `values` of the same name, in `texts` (-1: there is none), or the
+    `columns` has indices of `values` of the same name, of `texts` (-1: there is none), or the
     numbers of tokens and whether EOS was written (0, 1). `samples` has run, iteration and stage as
-    places in `values`, then the number of attempts here, and of those on disk.
+    indices of `values`, then the number of attempts here, and of those on disk.
     """
-    samples = attempts.samples
-    values: dict[str, list[str]] = {
-        "run": [*dict.fromkeys(sample.run for sample in samples)],
-        "iteration": [str(n) for n in sorted({sample.iteration for sample in samples})],
-        "stage": [*STAGES],
-        "verdict": [*VERDICTS],
-        "hint": [*HINT],
-        "kept": [*KEPT],
-        "steps": [*STEPS],
-        "group": sorted({a.group for s in samples for a in s.attempts}, key=_natural),
+    rows = [
+        {"run": s.run, "iteration": str(s.iteration), "stage": s.stage, **vars(attempt)}
+        for s in attempts.samples
+        for attempt in s.attempts
+    ]
+    values: dict[str, list[str]] = {name: list(FIXED.get(name, ())) for name in FILTERS}
+    values["run"] = list(dict.fromkeys(sample.run for sample in attempts.samples))
+    values["iteration"] = [str(n) for n in sorted({s.iteration for s in attempts.samples})]
+    for name in ("group", "sample", "turn"):
+        values[name] = sorted({row[name] for row in rows}, key=_natural)
+    index = {name: {value: i for i, value in enumerate(of)} for name, of in values.items()}
+    texts: dict[str | int | None, int] = {None: -1}
+    columns = {
+        **{name: [index[name][row[name]] for row in rows] for name in FILTERS},
+        **{name: [texts.setdefault(row[name], len(texts) - 1) for row in rows] for name in TEXTS},
+        **{name: [row[name] for row in rows] for name in NUMBERS},
     }
-    places = {name: {value: i for i, value in enumerate(of)} for name, of in values.items()}
-    texts: dict[str | None, int] = {None: -1}
-    columns: dict[str, list[int]] = {name: [] for name in (*values, *TEXTS, *NUMBERS)}
-    for sample in samples:
-        for attempt in sample.attempts:
-            for name, value in _row(sample, attempt).items():
-                if name in places:
-                    value = places[name][value]
-                elif name in TEXTS:
-                    value = texts.setdefault(value, len(texts) - 1)
-                columns[name].append(value)
     counts = [
         [
-            places["run"][s.run],
-            places["iteration"][str(s.iteration)],
-            places["stage"][s.stage],
+            index["run"][s.run],
+            index["iteration"][str(s.iteration)],
+            index["stage"][s.stage],
             len(s.attempts),
             s.total,
         ]
-        for s in samples
+        for s in attempts.samples
     ]
     content = {"values": values, "samples": counts, "columns": columns, "texts": [*texts][1:]}
     return json.dumps(content, separators=(",", ":")).encode()
-
-
-def _row(sample: StageSample, attempt: ShownAttempt) -> dict[str, Any]:
-    """Every column of one attempt, in words."""
-    return {
-        "run": sample.run,
-        "iteration": str(sample.iteration),
-        "stage": sample.stage,
-        "verdict": attempt.verdict,
-        "hint": HINT[attempt.hinted],
-        "kept": KEPT[2 if attempt.kept is None else attempt.kept],
-        "steps": STEPS[2 if attempt.steps_right is None else attempt.steps_right],
-        "group": attempt.group,
-        "id": attempt.question_id,
-        "question": attempt.question,
-        "rationale": attempt.rationale,
-        "answer": attempt.answer,
-        "tokens": attempt.n_tokens,
-        "ended": int(attempt.ended),
-    }
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

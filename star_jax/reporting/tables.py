@@ -1,40 +1,17 @@
-"""Numbers as a report writes them: intervals, means over seeds, the table of a run."""
+"""Cells and tables of the report: numbers as text, the table of a run, runs next to each other."""
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from star_jax.reporting.document import Table
-from star_jax.reporting.runs import Arm, Run
-from star_jax.run.progress import format_header, format_row, group_names, header_cells, row_cells
-
-NOTHING = "-"  # what does not apply, or is not known
-
-
-def wilson_interval(k: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a proportion, k successes of n (Wilson 1927, JASA 22:209)."""
-    assert 0 <= k <= n and n > 0, (k, n)
-    z = statistics.NormalDist().inv_cdf(0.975)
-    center = (k + z**2 / 2) / (n + z**2)
-    half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
-    return max(0.0, center - half), min(1.0, center + half)  # k = 0 or n: only rounding is cut
+from star_jax.reporting.intervals import interval_text
+from star_jax.reporting.runs import Arm, RunReport, groups_of
+from star_jax.run.metrics import IterationMetrics
+from star_jax.run.tables import NOTHING, format_header, format_row, header_cells, row_cells
 
 
-def interval(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The 95 % Wilson interval of a metrics line's accuracy."""
-    return wilson_interval(round(row["accuracy"] * row["n_eval"]), row["n_eval"])
-
-
-def interval_text(k: int, n: int) -> str:
-    """The same in percent: 65 of 100 -> "55.3 to 73.6"."""
-    low, high = wilson_interval(k, n)
-    return f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def accuracy_interval(row: Mapping[str, Any]) -> str:
-    """The interval of a metrics line's accuracy in percent."""
-    return interval_text(round(row["accuracy"] * row["n_eval"]), row["n_eval"])
+def right_of(row: IterationMetrics) -> tuple[int, int]:
+    """(correct, all) evaluation questions of a line of metrics."""
+    return round(row.accuracy * row.n_eval), row.n_eval
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -47,38 +24,48 @@ def number(value: float | None, form: str = ",.0f") -> str:
     return NOTHING if value is None else format(value, form)
 
 
+def share_cells(k: int, n: int) -> tuple[str, str]:
+    """(k of n in percent, its interval); "-" for both if n is 0."""
+    return (percent(k / n), interval_text(k, n)) if n else (NOTHING, NOTHING)
+
+
 def ratio(part: float | None, whole: float | None) -> float | None:
-    """What `part` is of `whole`, None where one is not known or the whole is nothing."""
+    """Part / whole, None where one is not known or the whole is 0."""
     return None if part is None or not whole else part / whole
 
 
-def metrics_table(run: Run) -> list[str]:
-    """The header and a line per row, as the live table shows them."""
-    return [format_header(run.classes), *(format_row(row, run.classes) for row in run.rows)]
+def times(factor: float, value: float | None) -> float | None:
+    """Factor * value, None where the value is not known."""
+    return None if value is None else factor * value
 
 
-def comparison_table(runs: Sequence[Run]) -> list[list[str]]:
-    """Header and one row per run: its last iteration's accuracy, overall and by class (%)."""
-    classes = group_names(row for run in runs for row in run.rows)
-    n_accuracies = 2 + len(classes)  # iteration, overall, each class
-    header = ["run", *header_cells(classes)[:n_accuracies], "95 % interval", "n", "seed"]
-    table = [header]
+def metrics_table(run: RunReport) -> list[str]:
+    """The header and a line per row, as in the live table."""
+    groups = groups_of([run])
+    return [format_header(groups), *(format_row(row, groups) for row in run.rows)]
+
+
+def comparison_table(runs: Sequence[RunReport]) -> list[list[str]]:
+    """Header and one row per run: its last iteration's accuracy, overall and by group (%)."""
+    groups = groups_of(runs)
+    n_accuracies = 2 + len(groups)  # iteration, overall, each group
+    table = [["run", *header_cells(groups)[:n_accuracies], "95 % interval", "n", "seed"]]
     for run in runs:
-        last = run.rows[-1]
-        cells = row_cells(last, classes)[:n_accuracies]
-        tail = [accuracy_interval(last), str(last["n_eval"]), str(last["seed"])]
-        table.append([run.label, *cells, *tail])
+        cells = row_cells(run.last, groups)[:n_accuracies]
+        interval = interval_text(*right_of(run.last))
+        table.append([run.label, *cells, interval, str(run.last.n_eval), str(run.seed)])
     return table
 
 
-def run_cells(run: Run) -> list[list[str]]:
+def run_cells(run: RunReport) -> list[list[str]]:
     """The metrics table with the sample behind each accuracy: interval, n and seed."""
-    header = header_cells(run.classes)
+    groups = groups_of([run])
+    header = header_cells(groups)
     table = [[*header[:2], "95 % interval", "n", *header[2:], "seed"]]
     for row in run.rows:
-        cells = row_cells(row, run.classes)
-        sample = [accuracy_interval(row), str(row["n_eval"])]
-        table.append([*cells[:2], *sample, *cells[2:], str(row["seed"])])
+        cells = row_cells(row, groups)
+        sample = [interval_text(*right_of(row)), str(row.n_eval)]
+        table.append([*cells[:2], *sample, *cells[2:], str(row.seed)])
     return table
 
 
@@ -88,22 +75,22 @@ def table_of(cells: Sequence[Sequence[str]], title: str = "", note: str = "") ->
     return Table(title, header, tuple(rows), note)
 
 
-def sample(run: Run) -> str:
+def run_table(run: RunReport, cells: Sequence[Sequence[str]], device: str = "") -> Table:
+    """A table of one run: its name and sample are the title, its command the note.
+
+    Args:
+      run: whose table it is.
+      cells: the header first.
+      device: that the title names.
+    """
+    return table_of(cells, f"{run.label}: {sample(run)}{device}", command_note(run))
+
+
+def sample(run: RunReport) -> str:
     """Sample size and seed, e.g. `n = 200 per digit count, seed 0`."""
     return Arm(run.label, (run,)).sample
 
 
-def run_title(run: Run) -> str:
-    """What stands over a table of one run: its name and the sample behind it."""
-    return f"{run.label}: {sample(run)}"
-
-
-def command_note(run: Run) -> str:
-    """What stands under it."""
+def command_note(run: RunReport) -> str:
+    """The note that says how a run was started."""
     return f"Command: {run.command}"
-
-
-def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of text in which the columns stand under each other."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]

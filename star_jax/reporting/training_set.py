@@ -1,139 +1,146 @@
-"""What each outer iteration trained on: where its rationales came from, how long and how alike."""
+"""What each outer iteration trained on: the sources of its rationales, filters, lengths."""
 
+import itertools
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from star_jax.records import SOURCES
 from star_jax.reporting import figures
-from star_jax.reporting.document import Section, Table
-from star_jax.reporting.runs import Arm, Run, arms
-from star_jax.reporting.stages import DIVERSITY_SAMPLE
-from star_jax.reporting.tables import command_note, number, percent, ratio, run_title
+from star_jax.reporting.digests import DIVERSITY_SAMPLE
+from star_jax.reporting.document import Section
+from star_jax.reporting.runs import STAGE_OF, Arm, RunReport, arms
+from star_jax.reporting.tables import number, percent, ratio, run_table, times
 
-COLORS = dict(zip(SOURCES, ("#3b6fb6", "#e08a2e", "#5a9e4b"), strict=True))
+COLORS = ("#3b6fb6", "#e08a2e", "#5a9e4b", "#8a5fb0")
 
 
-def training_set_sections(runs: Sequence[Run]) -> list[Section]:
+def training_set_sections(runs: Sequence[RunReport]) -> list[Section]:
     """Composition, and length and diversity, of the runs that trained on rationales."""
-    trained = [run for run in runs if any(kept(run, n, s) for n in _ns(run) for s in SOURCES)]
+    trained = [run for run in runs if _sources(run)]
     if not trained:
         return []
     title = "Training set of each outer iteration"
     drawn = figures.picture("training_set.png", title, draw_composition(arms(trained)))
-    composition = Section(title, (), tuple(map(_composition, trained)), (drawn,))
+    tables = tuple(run_table(run, _composition(run)) for run in trained)
+    composition = Section(title, (), tables, (drawn,))
     written = [run for run in trained if any(digest.kept for digest in run.iterations)]
-    return [composition, *([_rationales(written)] if written else [])]
+    return [composition, *_filters(runs), *([_rationales(written)] if written else [])]
 
 
-def kept(run: Run, n: int, source: str) -> int:
+def _sources(run: RunReport) -> list[str]:
+    return [s for s in STAGE_OF if any(kept(run, n, s) for n in run.trained)]
+
+
+def kept(run: RunReport, n: int, source: str) -> float:
     """How many rationales of a source outer iteration `n` trained on."""
-    return run.rows[n].get(f"kept_{source}") or 0
-
-
-def _ns(run: Run) -> range:
-    return range(1, len(run.rows))
+    return run.rows[n].kept.get(STAGE_OF[source], 0)
 
 
 # Composition
 
 
-def _composition(run: Run) -> Table:
-    header = ("iteration", "asked", *SOURCES, "together", "train %")
-    rows = []
-    for n in _ns(run):
-        row, counts = run.rows[n], [kept(run, n, source) for source in SOURCES]
-        cells = [f"{count:,}" for count in [*counts, sum(counts)]]
-        share = percent(row.get("train_fraction"))
-        rows.append((str(n), number(row.get("n_sampled")), *cells, share))
-    return Table(run_title(run), header, tuple(rows), command_note(run))
+def _composition(run: RunReport) -> list[list[str]]:
+    cells = [["iteration", "questions", *STAGE_OF, "all", "train %"]]
+    for n in run.trained:
+        counts = [kept(run, n, source) for source in STAGE_OF]
+        numbers = [number(x) for x in (run.rows[n].n_questions, *counts, sum(counts))]
+        cells.append([str(n), *numbers, percent(run.rows[n].train_fraction)])
+    return cells
 
 
 def draw_composition(shown: Sequence[Arm]) -> Figure:
-    """Stacked bars of the sources, means over an arm's runs; one panel an arm."""
-    figure, panels = figures.panels_for(len(shown), height=3.4)
-    last = figures.last_iteration(shown)
-    occurring = [
-        s for s in SOURCES if any(kept(r, n, s) for a in shown for r in a.runs for n in _ns(r))
+    """Stacked bars of the sources, means over an arm's runs; one panel per arm."""
+    occurring = [s for s in STAGE_OF if any(s in _sources(r) for arm in shown for r in arm.runs)]
+    series = [
+        (source, color, lambda run, n, source=source: kept(run, n, source))
+        for source, color in zip(STAGE_OF, itertools.cycle(COLORS), strict=False)
+        if source in occurring
     ]
-    for panel, arm in zip(panels, shown, strict=True):
-        figures.style_panel(panel, figures.wrapped(arm), figures.sample_line(arm, "mean"), last)
-        panel.set_xlim(0.3, last + 0.7)
-        ns = range(1, max(len(run.rows) for run in arm.runs))
-        floor = [0.0] * len(ns)
-        for source in occurring:
-            runs = [[run for run in arm.runs if n < len(run.rows)] for n in ns]
-            means = [
-                sum(kept(run, n, source) for run in there) / len(there)
-                for n, there in zip(ns, runs, strict=True)
-            ]
-            panel.bar(ns, means, 0.8, bottom=floor, color=COLORS[source], label=source)
-            floor = [a + b for a, b in zip(floor, means, strict=True)]
-    panels[0].set_ylim(0, 1.05 * panels[0].get_ylim()[1])
-    for line_start in panels[:: figures.MAX_COLUMNS]:
-        line_start.set_ylabel("rationales kept")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    return figure
+    return figures.draw_bars(shown, series, "rationales kept")
+
+
+# Filters
+
+
+def _filters(runs: Sequence[RunReport]) -> list[Section]:
+    filtered = [run for run in runs if _filter_names(run)]
+    text = (
+        "Attempts of each stage, how many of them each filter dropped, and how many were kept to "
+        "train on. The filters run in the order of the columns; each one sees the attempts that "
+        'those before it kept. "-" where it was not recorded.',
+    )
+    tables = tuple(run_table(run, _dropped(run)) for run in filtered)
+    return [Section("What the filters dropped", text, tables)] if filtered else []
+
+
+def _filter_names(run: RunReport) -> list[str]:
+    return [*dict.fromkeys(name for row in run.rows for name in row.filtered)]
+
+
+def _dropped(run: RunReport) -> list[list[str]]:
+    names = _filter_names(run)
+    cells = [["iteration", "stage", "attempts", *names, "kept"]]
+    for n in run.trained:
+        row = run.rows[n]
+        for stage in dict.fromkeys(s for by_stage in row.filtered.values() for s in by_stage):
+            dropped = [row.filtered.get(name, {}).get(stage) for name in names]
+            counts = [row.counts.get(stage, {}).get("attempts"), *dropped, row.kept.get(stage)]
+            cells.append([str(n), stage, *map(number, counts)])
+    return cells
 
 
 # Length and diversity
 
 
-def _rationales(runs: Sequence[Run]) -> Section:
+def _rationales(runs: Sequence[RunReport]) -> Section:
     text = (
-        "Length is in tokens that the model wrote, answer and end included, on average over the "
-        "kept rationales of a source. `different %` is how many different texts there are among "
-        "them, of all. Distinct-2 is the share of word pairs that differ (Li et al. 2016, A "
-        "Diversity-Promoting Objective Function for Neural Conversation Models), here of "
-        f"{DIVERSITY_SAMPLE} of them or all if there are fewer, evenly spread, since the measure "
-        "falls with the amount of text.",
+        "Length is the mean number of tokens that the model generated for the kept rationales of "
+        "a source, answer included. `distinct %` is the share of distinct rationales. Distinct-2 "
+        "is the share of distinct word pairs (Li et al. 2016, A Diversity-Promoting Objective "
+        "Function for Neural Conversation Models), here of "
+        f"{DIVERSITY_SAMPLE} rationales, evenly spread, or of all if there are fewer, since the "
+        "measure falls with the amount of text.",
     )
     alt = "Length and diversity of kept rationales over outer iterations"
     drawn = figures.picture("rationales.png", alt, draw_rationales(arms(runs)))
-    return Section(
-        "Kept rationales: length and diversity", text, tuple(map(_table, runs)), (drawn,)
-    )
+    tables = tuple(run_table(run, _lengths(run)) for run in runs)
+    return Section("Kept rationales: length and diversity", text, tables, (drawn,))
 
 
-def tokens(run: Run, n: int, source: str | None = None) -> float | None:
+def tokens(run: RunReport, n: int, source: str | None = None) -> float | None:
     """Mean length of the kept rationales of a source or of all, None where it is not known."""
     found = run.iterations[n].kept or {}
-    digests = [found[s] for s in SOURCES if s in found and source in (None, s)]
-    if not digests or any(digest.n_tokens is None for digest in digests):
-        return None
-    return ratio(sum(d.n_tokens for d in digests), sum(d.n for d in digests))
+    digests = [found[s] for s in STAGE_OF if s in found and source in (None, s)]
+    lengths = [digest.n_tokens for digest in digests if digest.n_tokens is not None]
+    return ratio(sum(lengths), sum(d.n for d in digests)) if len(lengths) == len(digests) else None
 
 
-def unique_share(run: Run, n: int) -> float | None:
-    """Of the kept rationales, those that differ."""
-    digest = run.iterations[n]
-    return ratio(digest.n_unique, sum(d.n for d in (digest.kept or {}).values()))
+def n_kept(run: RunReport, n: int) -> int | None:
+    """Number of kept rationales in the files of the run, None without any."""
+    found = run.iterations[n].kept
+    return sum(digest.n for digest in found.values()) if found else None
 
 
-def _table(run: Run) -> Table:
-    header = ("iteration", "kept", *(f"tokens, {s}" for s in SOURCES), "tokens, all")
-    rows = []
-    for n in _ns(run):
-        digest = run.iterations[n]
-        count = sum(d.n for d in digest.kept.values()) if digest.kept else None
-        lengths = [number(tokens(run, n, source), ".1f") for source in (*SOURCES, None)]
-        diversity = [percent(unique_share(run, n)), number(digest.distinct_2, ".3f")]
-        rows.append((str(n), number(count), *lengths, *diversity))
-    return Table(
-        run_title(run), (*header, "different %", "distinct-2"), tuple(rows), command_note(run)
-    )
+def unique_share(run: RunReport, n: int) -> float | None:
+    """Share of distinct rationales among the kept ones."""
+    return ratio(run.iterations[n].n_unique, n_kept(run, n))
+
+
+def _lengths(run: RunReport) -> list[list[str]]:
+    lengths = [f"tokens, {source}" for source in (*STAGE_OF, "all")]
+    cells = [["iteration", "kept", *lengths, "distinct %", "distinct-2"]]
+    for n in run.trained:
+        means = [number(tokens(run, n, source), ".1f") for source in (*STAGE_OF, None)]
+        pairs = number(run.iterations[n].distinct_2, ".3f")
+        cells.append([str(n), number(n_kept(run, n)), *means, percent(unique_share(run, n)), pairs])
+    return cells
 
 
 def draw_rationales(shown: Sequence[Arm]) -> Figure:
     """Three panels, a line for each arm in all of them."""
     panels = [
-        ("Length", "tokens a rationale", tokens),
-        ("Different rationales", "%", lambda run, n: _times(100, unique_share(run, n))),
+        ("Length", "tokens per rationale", tokens),
+        ("Distinct rationales", "%", lambda run, n: times(100, unique_share(run, n))),
         ("Distinct-2", "share of word pairs", lambda run, n: run.iterations[n].distinct_2),
     ]
     return figures.draw_arms(shown, panels)
-
-
-def _times(factor: float, value: float | None) -> float | None:
-    return None if value is None else factor * value

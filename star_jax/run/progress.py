@@ -1,9 +1,8 @@
-"""What a run says while it works: a bar for each long stage, and the live table's rows."""
+"""Progress of a run: a bar for each long stage, or lines in a log."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -120,61 +119,3 @@ def _duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-# The live table: a header once, then a row an outer iteration. `row` is a line of metrics.jsonl.
-
-
-def group_names(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Groups that occur in any row, digit counts by size ("2" before "10"), others by name."""
-    names = {name for row in rows for name in row["accuracy_by_group"]}
-    return tuple(
-        sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
-    )
-
-
-def header_cells(groups: Sequence[str]) -> list[str]:
-    """Column names of the metrics table."""
-    by_group = [f"{name} dig" if name.isdecimal() else name for name in groups]
-    trained = ["kept gen", "kept rat", "train %", "unparsed", "steps", "loss", "seconds"]
-    return ["iter", "acc %", *by_group, *trained]
-
-
-def row_cells(row: Mapping[str, Any], groups: Sequence[str]) -> list[str]:
-    """One outer iteration as text, "-" for what does not apply; accuracies in percent."""
-    is_base = row["iteration"] == 0
-
-    def of_training(value: float | None, form: str) -> str:
-        return "-" if is_base or value is None else format(value, form)
-
-    unparsable, kept, training = row.get("unparsable"), row["kept"], row["training"]
-    by_group = (row["accuracy_by_group"].get(name) for name in groups)
-    share = sum(kept.values()) / max(1, row["n_questions"])
-    return [
-        "base" if is_base else str(row["iteration"]),
-        f"{100 * row['accuracy']:.1f}",
-        *("-" if accuracy is None else f"{100 * accuracy:.1f}" for accuracy in by_group),
-        of_training(kept.get("generate", 0), "d"),
-        of_training(kept.get("rationalize", 0), "d"),
-        of_training(100 * share, ".1f"),
-        "-" if unparsable is None else str(unparsable),
-        of_training(training.get("steps"), "d"),
-        of_training(training.get("loss"), ".4f"),
-        f"{sum(row['seconds'].values()):.1f}",
-    ]
-
-
-def format_header(groups: Sequence[str]) -> str:
-    """The header line of the live table."""
-    return _format(header_cells(groups), groups)
-
-
-def format_row(row: Mapping[str, Any], groups: Sequence[str]) -> str:
-    """The live table's line for one outer iteration, under `format_header(groups)`."""
-    return _format(row_cells(row, groups), groups)
-
-
-def _format(cells: Sequence[str], groups: Sequence[str]) -> str:
-    # Widths come from the header alone, so a row can be printed before the next one is known.
-    widths = [max(6, len(name)) for name in header_cells(groups)]
-    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

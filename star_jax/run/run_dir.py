@@ -20,8 +20,9 @@ from star_jax.records import to_json
 from star_jax.run.files import write_atomically
 from star_jax.run.metrics import IterationMetrics, OnMetrics
 from star_jax.run.paths import path_of, read_if_there, told
-from star_jax.run.progress import format_header, format_row, group_names, log
+from star_jax.run.progress import log
 from star_jax.run.stage_dir import StageDir
+from star_jax.run.tables import format_header, format_row, group_names
 
 FORMAT = 2  # of what is in a run directory; 1 had one attempt a question and no format.json
 # What may change between a run and its continuation, since finished stages do not depend on it.
@@ -182,12 +183,11 @@ class Recorder:
         self.directory.iteration(metrics.iteration).write_metrics(metrics)
         self.directory.write_metrics_lines()
         self._on_metrics(metrics)
-        line = to_json(metrics)
-        groups = group_names([line])
+        groups = group_names([metrics])
         if not self._shown:
             log(format_header(groups))
         self._shown = True
-        log(format_row(line, groups))
+        log(format_row(metrics, groups))
         return metrics
 
 

@@ -1,5 +1,5 @@
-// The browser of attempts. What a model wrote gets into the document as text and only as text:
-// `make` is the one place where elements come from.
+// The browser of attempts. Text of a model is inserted into the document as text only: all elements
+// are made by `make`.
 
 const PAGE_SIZE = 25;
 const FACET_LABELS = {
@@ -11,8 +11,10 @@ const FACET_LABELS = {
   kept: "Kept",
   steps: "Steps",
   group: "Group",
+  sample: "Sample",
+  turn: "Turn",
 };
-const MARKS = { right: "✓", wrong: "✗", unparsed: "?", "left out": "–" };
+const MARKS = { right: "✓", wrong: "✗", unparsed: "?", dropped: "–" };
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -32,7 +34,7 @@ class AttemptBrowser {
     this.store = store;
     this.root = root;
     this.view = {};
-    this.list = {}; // the last view that was not of one question
+    this.list = {}; // the last view of more than one question
     this.selects = {};
     this.rightAnswers = rightAnswers(store);
     this.results = make("div", { class: "results" });
@@ -88,14 +90,14 @@ class AttemptBrowser {
 
   searched() {
     clearTimeout(this.waiting);
-    const replace = Boolean(this.view.q); // typing on is no new step to come back to
+    const replace = Boolean(this.view.q); // further typing adds no step to the history
     this.waiting = setTimeout(
       () => this.go({ ...this.view, q: this.search.value, page: undefined }, replace),
       150,
     );
   }
 
-  // How often each choice occurs, the other filters as they are.
+  // The count of each choice, given the other filters.
   showChoices(counts) {
     for (const [name, select] of Object.entries(this.selects)) {
       const values = this.store.values[name];
@@ -120,7 +122,7 @@ class AttemptBrowser {
     if (hash === location.hash) return;
     if (replace) location.replace(hash);
     else location.hash = hash;
-    this.readHash(); // now: the event comes late, and what is pressed next is meant for the new view
+    this.readHash(); // now: the event is late, and the next key is meant for the new view
   }
 
   readHash(first = false) {
@@ -128,10 +130,10 @@ class AttemptBrowser {
     this.hash = location.hash;
     const isView = location.hash.startsWith(VIEW_PREFIX);
     const before = this.view;
-    // The address of another part of the page shows what was shown before a question was followed.
+    // At the address of another part of the page the list before the question is shown.
     this.view = isView ? viewOf(location.hash) : location.hash === "" ? {} : { ...this.list };
     for (const name of FACETS) {
-      // A link to what this report does not have, such as another report's run, shows everything.
+      // A value that this report does not have, such as another report's run, does not filter.
       if (!this.store.values[name].includes(this.view[name])) delete this.view[name];
     }
     if (this.view.question === undefined) this.list = this.view;
@@ -151,7 +153,7 @@ class AttemptBrowser {
     this.page = Math.min(this.view.page ?? 1, this.pages);
     const start = (this.page - 1) * PAGE_SIZE;
     const here = rows.slice(start, start + PAGE_SIZE);
-    this.status.textContent = this.told(rows.length, start, here.length);
+    this.status.textContent = this.statusOf(rows.length, start, here.length);
     this.results.replaceChildren(
       ...[
         this.view.question === undefined ? null : this.questionHead(rows),
@@ -161,14 +163,14 @@ class AttemptBrowser {
     );
   }
 
-  told(n, start, here) {
+  statusOf(n, start, here) {
     const [shown, total] = sampleOf(this.store, this.view);
     const where = ["run", "iteration", "stage"].some((name) => this.view[name] !== undefined)
       ? "chosen runs, iterations and stages"
       : "runs";
     const sample = `${number(shown)} of ${number(total)} attempts of the ${where} shown`;
     if (total === 0) return "There are no attempts in these runs.";
-    if (n === 0) return `No attempt fits. ${sample}.`;
+    if (n === 0) return `No attempt matches. ${sample}.`;
     const range = n > here ? `, ${number(start + 1)} to ${number(start + here)} below` : "";
     return `${plural(n, "attempt")} found${range}. ${sample}.`;
   }
@@ -185,9 +187,9 @@ class AttemptBrowser {
         ? make("span", { class: "tag" }, "not kept")
         : null,
       says("steps") === "not checked" ? null : make("span", { class: "tag" }, says("steps")),
-      store.columns.ended[row] || verdict === "left out"
+      store.columns.ended[row] || verdict === "dropped"
         ? null
-        : make("span", { class: "tag" }, "did not end"),
+        : make("span", { class: "tag" }, "truncated"),
     ];
     return make(
       "article",
@@ -210,7 +212,7 @@ class AttemptBrowser {
           make("h3", {}, "Rationale"),
           rationale
             ? make("pre", {}, rationale)
-            : make("p", { class: "nothing" }, "Nothing was written."),
+            : make("p", { class: "nothing" }, "The model wrote nothing."),
           this.answer(row),
         ),
       ),
@@ -222,6 +224,9 @@ class AttemptBrowser {
     const parts = [`iteration ${says("iteration")}`, says("stage")];
     if (this.store.values.run.length > 1) parts.unshift(says("run"));
     if (says("group")) parts.push(`group ${says("group")}`);
+    for (const name of ["sample", "turn"]) {
+      if (this.store.values[name].length > 1) parts.push(`${name} ${says(name)}`);
+    }
     return parts.join(" · ");
   }
 
@@ -257,7 +262,7 @@ class AttemptBrowser {
       ...(answer === null ? [] : [make("span", {}, "Answer"), make("output", {}, answer)]),
       ...(others
         ? [
-            make("span", {}, "Right in another attempt"),
+            make("span", {}, "Correct in another attempt"),
             make("output", { "data-verdict": "right" }, rightOne),
           ]
         : []),
@@ -279,7 +284,7 @@ class AttemptBrowser {
     );
   }
 
-  // One question over the iterations: a line for every run and stage, a mark for every iteration.
+  // One question over the iterations: a line for every run and stage, a mark for every attempt.
   questionHead(rows) {
     const { store } = this;
     const iterations = [...new Set(rows.map((row) => store.columns.iteration[row]))].sort(
@@ -309,7 +314,7 @@ class AttemptBrowser {
     const table = make(
       "table",
       { class: "timeline" },
-      make("caption", {}, "Verdicts by iteration; a mark leads to its attempt."),
+      make("caption", {}, "Verdicts by iteration; a click on a mark shows its attempt."),
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "iteration"), ...head)),
       make("tbody", {}, ...body),
     );
@@ -402,10 +407,10 @@ function keyHelp() {
   const keys = [
     ["/", "search"],
     ["j", "next attempt"],
-    ["k", "the one before"],
+    ["k", "previous attempt"],
     ["o", "open its question"],
     ["n", "next page"],
-    ["p", "the page before"],
+    ["p", "previous page"],
   ];
   return keys.flatMap(([key, what]) => [make("kbd", {}, key), ` ${what}  `]);
 }
@@ -425,7 +430,7 @@ async function start() {
       make(
         "p",
         { class: "message" },
-        "This browser is too old to unpack the attempts: it takes Chrome or Edge 80, Firefox 113, " +
+        "This browser is too old to unpack the attempts: use Chrome or Edge 80, Firefox 113, " +
           "Safari 16.4, or a later one.",
       ),
     );
@@ -433,9 +438,9 @@ async function start() {
   }
   root.append(make("p", { class: "message", role: "status" }, "Unpacking the attempts …"));
   const store = await unpackAttempts(data.textContent);
-  data.remove(); // megabytes that nobody needs any more
+  data.remove(); // frees megabytes
   if (store.columns.id.length === 0) {
-    const none = "There are no attempts in these runs: no stage of them has been finished.";
+    const none = "There are no attempts in these runs: no stage is finished.";
     root.replaceChildren(make("p", { class: "message" }, none));
     return;
   }

@@ -1,9 +1,11 @@
-// The attempts of the page and which of them fit a view. Nothing here knows of the document.
+// The attempts of the page and which of them match a view. Nothing here uses the document.
 //
-// A view is {facet: value, ..., q: text, question: id, page: number}; what is missing filters
-// nothing. It is written in the address after "#attempts?".
+// A view is {facet: value, ..., q: text, question: id, page: number}; a missing one does not filter.
+// It is written in the address after "#attempts?".
 
-const FACETS = ["run", "iteration", "stage", "verdict", "hint", "kept", "steps", "group"];
+const FACETS = [
+  "run", "iteration", "stage", "verdict", "hint", "kept", "steps", "group", "sample", "turn",
+];
 const VIEW_PREFIX = "#attempts?";
 
 async function unpackAttempts(base64) {
@@ -74,7 +76,7 @@ function findAttempts(store, view) {
   return { rows, counts: Object.fromEntries(FACETS.map((name, f) => [name, counts[f]])) };
 }
 
-// For every text whether it has the words searched for, whatever their case and spacing.
+// For every text whether it contains the words of a search, ignoring case and spacing.
 function textsWith(store, words) {
   const literal = words.trim().replace(/[.*+?^${}()|[\]\\]/g, "\\$&").replace(/\s+/g, "\\s+");
   const pattern = new RegExp(literal, "i");
@@ -95,7 +97,7 @@ function sampleOf(store, view) {
   return [here, total];
 }
 
-// An answer that was right, by run and question: what nobody got right has none.
+// A correct answer by run and question; none where no attempt is correct.
 function rightAnswers(store) {
   const right = store.values.verdict.indexOf("right");
   const answers = new Map();

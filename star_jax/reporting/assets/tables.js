@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables that have something to sort are sorted by a click on a column's head: up, down, as it was.
+// A click on a column's head sorts a table: ascending, descending, original order.
 
 function sortableTables() {
   for (const table of document.querySelectorAll("div.table > table")) {
@@ -17,7 +17,7 @@ function sortableTables() {
   }
 }
 
-// What is wider than the page is scrolled with the keyboard too.
+// Tables that are wider than the page can be scrolled with the keyboard.
 function scrollableTables() {
   for (const box of document.querySelectorAll("div.table")) {
     if (box.scrollWidth <= box.clientWidth) continue;
@@ -42,7 +42,7 @@ function sortTable(table, rows, column) {
   table.tBodies[0].replaceChildren(...sorted);
 }
 
-// Numbers by their value, texts as a person would; what is absent comes last either way.
+// Numbers by value, texts in natural order; absent cells are last in both directions.
 function compareCells(a, b, sign) {
   const absent = a.classList.contains("absent") - b.classList.contains("absent");
   if (absent) return absent;

@@ -4,15 +4,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from star_jax.errors import UserError
+from star_jax.reporting.intervals import interval_text
 from star_jax.run.files import write_together
 from star_jax.run.paths import path_of, read_if_there
+from star_jax.run.tables import NOTHING, aligned
 from star_jax.tasks.task import VALIDATION, ReasoningTask
 from star_jax.tools.comparison.answers import read_all_answers, read_key
 from star_jax.tools.comparison.items import draw_items, normalized
-from star_jax.tools.comparison.scores import score
+from star_jax.tools.comparison.scores import Scores, score
 from star_jax.tools.comparison.sheets import as_csv, as_html, as_key, as_text
 from star_jax.tools.comparison.sources import read_rationales
 
@@ -28,48 +29,45 @@ def compare(
     split: str = VALIDATION,
     only_right: bool = True,
 ) -> None:
-    """Writes a blind comparison of rationales: raters/ for the raters, key.json for nobody else.
+    """Writes a blind comparison of rationales: raters/ for the raters, key.json for you alone.
 
     Args:
       sources: name -> an iteration's or a run's directory, a file of attempts, or "gold".
       task: that the attempts belong to.
       output_dir: where the comparison goes.
-      n: questions for each two sources.
+      n: pairs of rationales for each two sources.
       seed: of the draw, the order and the sides.
       split: of the questions.
-      only_right: only questions that both answered rightly, as in the paper.
+      only_right: only questions that both answered correctly, as in the paper.
 
     Raises:
-      UserError: mistaken settings or files, no question to compare, or another comparison's key.
+      UserError: invalid settings or files, no question to compare, or another comparison's key.
     """
     _check(sources, n, seed)
     questions = {question.id: question for question in task.questions(split)}
+    paths = {name: str(where) for name, where in sources.items()}
     rationales = {
-        name: read_rationales(str(where), questions, task, only_right)
-        for name, where in sources.items()
+        name: read_rationales(path, questions, task, only_right) for name, path in paths.items()
     }
     texts = {id_: normalized(task.question_text(q, hinted=False)) for id_, q in questions.items()}
     items = draw_items(rationales, texts, n, seed)
     output = path_of(output_dir)
     drawn = {"task": task.name, "split": split, "only_right": only_right, "n": n, "seed": seed}
-    key = as_key(items, {name: str(where) for name, where in sources.items()}, drawn)
+    key = as_key(items, paths, drawn)
     known = read_if_there(output / "key.json")
     if known not in (None, key):
         raise UserError(
             f"{output / 'key.json'} is the key of another comparison, which its raters' answers "
             f"need; give another compare.output_dir"
         )
-    raters = {
-        "instructions.txt": as_text(),
-        "comparison.html": as_html(items),
-        "comparison.csv": as_csv(items),
-    }
+    tables = {"comparison.html": as_html(items), "comparison.csv": as_csv(items)}
+    raters = {"instructions.txt": as_text(), **tables}
     _write(output, {"key.json": key}, "compare.output_dir")
     _write(output / "raters", raters, "compare.output_dir")
     for name, found in rationales.items():
-        print(f"{name}: {len(found)} of {len(questions)} questions have a rationale to compare")
+        print(f"{name}: {len(found)} rationales to compare, of {len(questions)} questions")
     print(f"{len(items)} items for the raters: {output / 'raters'}")
-    print(f"which is which: {output / 'key.json'} (keep it from the raters)")
+    print(f"the key: {output / 'key.json'} (do not give it to the raters)")
 
 
 def score_comparison(key: str, answers: Sequence[str], output_file: str = "") -> None:
@@ -77,8 +75,8 @@ def score_comparison(key: str, answers: Sequence[str], output_file: str = "") ->
 
     Args:
       key: the key.json of the comparison.
-      answers: filled-in CSV files, one a rater, or folders of them.
-      output_file: of the JSON; "" for scores.json beside the key.
+      answers: filled-in CSV files, one per rater, or folders of them.
+      output_file: of the JSON; "" for scores.json in the directory of the key.
 
     Raises:
       UserError: a file cannot be read or is of another comparison, or there is no valid answer.
@@ -95,7 +93,7 @@ def score_comparison(key: str, answers: Sequence[str], output_file: str = "") ->
     print(output)
 
 
-def _check(sources: Any, n: Any, seed: Any) -> None:
+def _check(sources: object, n: object, seed: object) -> None:
     if not isinstance(sources, Mapping) or len(sources) < 2 or not all(sources):
         raise UserError(
             f"compare.sources = {str(sources)[:200]!r}: give two or more, as "
@@ -116,22 +114,27 @@ def _write(directory: Path, contents: Mapping[str, bytes], binding: str) -> None
         ) from error
 
 
-def _tables(scores: Mapping[str, Any]) -> list[str]:
-    lines = ["Preferences (share without ties, 95 % Wilson interval, two-sided sign test)"]
-    rows = [["first", "second", "counted by", "n", "first", "second", "ties", "share of first",
-             "95 % interval", "p"]]  # fmt: skip
-    rows += [
+def _tables(scores: Scores) -> list[str]:
+    sources = [*next(iter(scores["raters"].values()))["preferred"]]
+    pairs = [["first", "second", "counted by", "n", "first", "second", "ties", "share of first",
+              "95 % interval", "p"]]  # fmt: skip
+    pairs += [
         [*pair["sources"], unit, *_tally_cells(pair[unit])]
         for pair in scores["pairs"]
         for unit in ("ratings", "majority")
     ]
-    lines += [*_aligned(rows), ""]
-    rows = [["rater", "n", *next(iter(scores["raters"].values()))["preferred"], "ties",
-             "chose A", "missing", "invalid"]]  # fmt: skip
+    raters = [["rater", "n", *sources, "ties", "chose A", "missing", "invalid"]]
     for name, x in scores["raters"].items():
         cells = [x["n"], *x["preferred"].values(), x["ties"], x["left"], x["missing"], x["invalid"]]
-        rows.append([name, *map(str, cells)])
-    lines += [*_aligned(rows), "", _agreement(scores["agreement"])]
+        raters.append([name, *map(str, cells)])
+    lines = [
+        "Preferences (share without ties, 95 % Wilson interval, two-sided sign test)",
+        *aligned(pairs),
+        "",
+        *aligned(raters),
+        "",
+        _agreement(scores["agreement"]),
+    ]
     for kind in ("missing", "invalid"):
         found = scores[kind]
         lines += [f"{kind}: {line}" for line in found[:SHOWN]]
@@ -140,26 +143,21 @@ def _tables(scores: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _tally_cells(tally: Mapping[str, Any]) -> list[str]:
-    counts = [str(x) for x in (tally["n"], *tally["preferred"].values(), tally["ties"])]
+def _tally_cells(tally: Scores) -> list[str]:
+    first, second = tally["preferred"].values()
+    counts = [str(x) for x in (tally["n"], first, second, tally["ties"])]
     if tally["share"] is None:
-        return [*counts, "-", "-", "-"]
-    low, high = tally["interval_95"]
-    share, interval = f"{100 * tally['share']:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}"
-    return [*counts, share, interval, f"{tally['p_value']:.2g}"]
+        return [*counts, NOTHING, NOTHING, NOTHING]
+    interval = interval_text(first, first + second)
+    return [*counts, f"{100 * tally['share']:.1f} %", interval, f"{tally['p_value']:.2g}"]
 
 
-def _agreement(agreement: Mapping[str, Any]) -> str:
+def _agreement(agreement: Scores) -> str:
     n = agreement["n_items"]
     if agreement["fleiss_kappa"] is None:
-        return f"Agreement: not to be told ({n} items with two ratings or more)"
+        return f"Agreement: not defined ({n} items with two ratings or more)"
     return (
         f"Agreement on {n} items with two ratings or more: Fleiss' kappa "
         f"{agreement['fleiss_kappa']:.2f} ({100 * agreement['observed']:.1f} % of pairs agree, "
         f"{100 * agreement['by_chance']:.1f} % would by chance)"
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]

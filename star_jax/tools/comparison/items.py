@@ -1,8 +1,8 @@
 """Draws the pairs that raters compare, and decides which rationale is A and which is B.
 
-The draw never sees whose a rationale is: pairs are put in the order of their texts, and one seed
-shuffles them and flips their sides. So the raters' sheet is byte for byte the same if two sources
-change places, and nothing in it but the rationales themselves can tell them apart.
+The draw does not depend on the sources: pairs are sorted by their texts, and one seed shuffles them
+and flips their sides. So the raters' sheet is byte for byte the same if two sources change places,
+and only the rationales themselves can distinguish them.
 """
 
 import dataclasses
@@ -12,12 +12,17 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from star_jax.errors import UserError
+from star_jax.records import Key
 
-CONSONANTS = "bcdfghjkmnpqrstvwxz"  # no word, number or month for a spreadsheet to read
+# source -> (question id, sample, turn) -> rationale, normalized
+Rationales: TypeAlias = Mapping[str, Mapping[Key, str]]
+
+CONSONANTS = "bcdfghjkmnpqrstvwxz"  # make no word, number or month, which spreadsheets convert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Item:
     """One comparison; the sources are for the key alone."""
 
     name: str  # such as "kxbf-07": of this comparison and no other
-    question_id: str
+    key: Key  # of the two attempts
     question: str
     rationale_a: str
     rationale_b: str
@@ -53,14 +58,14 @@ def _visible(line: str) -> str:
 
 
 def draw_items(
-    rationales: Mapping[str, Mapping[str, str]], questions: Mapping[str, str], n: int, seed: int
+    rationales: Mapping[str, Mapping[Key, str]], questions: Mapping[str, str], n: int, seed: int
 ) -> list[Item]:
-    """Up to `n` questions of every two sources, shuffled, with the sides shuffled too.
+    """Up to `n` pairs of every two sources, shuffled, with the sides shuffled too.
 
-    Equal rationales are no pair: nobody could prefer one.
+    A pair has the same question, sample and turn. Equal rationales are no pair.
 
     Args:
-      rationales: source -> question id -> rationale, normalized.
+      rationales: of each source.
       questions: question id -> text.
       n: items for each two sources.
       seed: of all draws.
@@ -72,25 +77,26 @@ def draw_items(
         pair for two in itertools.combinations(rationales, 2)
         for pair in _pairs_of(two, rationales, n, seed)
     ]  # fmt: skip
-    # In an order that is the texts' own; from here on the sources only come along.
-    pairs.sort(key=lambda pair: (questions[pair[0]], pair[0], pair[1][0][0], pair[1][1][0]))
+    # By the texts alone, so that nothing after this line depends on the sources.
+    pairs.sort(key=lambda pair: (questions[pair[0][0]], pair[0], pair[1][0][0], pair[1][1][0]))
     draws = np.random.default_rng([seed, 9])
     order = draws.permutation(len(pairs))
     flipped = draws.integers(2, size=len(pairs))
     sided = [
-        (id_, two[::-1] if flip else two)
-        for (id_, two), flip in zip([pairs[i] for i in order], flipped, strict=True)
+        (key, two[::-1] if flip else two)
+        for (key, two), flip in zip([pairs[i] for i in order], flipped, strict=True)
     ]
-    texts = [(questions[id_], a, b) for id_, ((a, _), (b, _)) in sided]
-    names = item_names(texts)
+    texts = [(questions[key[0]], a, b) for key, ((a, _), (b, _)) in sided]
     return [
-        Item(name, id_, questions[id_], a, b, source_a, source_b)
-        for name, (id_, ((a, source_a), (b, source_b))) in zip(names, sided, strict=True)
+        Item(name, key, question, a, b, source_a, source_b)
+        for name, (question, a, b), (key, ((_, source_a), (_, source_b))) in zip(
+            item_names(texts), texts, sided, strict=True
+        )
     ]
 
 
 def item_names(texts: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Names that tell this comparison's items from any other's: they hang on all its texts."""
+    """Names that tell this comparison's items from any other's: they depend on all its texts."""
     digest = hashlib.sha256(json.dumps(texts).encode()).digest()
     word = "".join(CONSONANTS[byte % len(CONSONANTS)] for byte in digest[:4])
     width = len(str(len(texts)))
@@ -98,21 +104,21 @@ def item_names(texts: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def _pairs_of(
-    two: tuple[str, str], rationales: Mapping[str, Mapping[str, str]], n: int, seed: int
-) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(question id, the two (rationale, source) in the order of their texts) of drawn questions."""
+    two: tuple[str, str], rationales: Rationales, n: int, seed: int
+) -> list[tuple[Key, list[tuple[str, str]]]]:
+    """(key, the two (rationale, source) in the order of their texts) of drawn attempts."""
     first, second = (rationales[source] for source in two)
     both = sorted(first.keys() & second.keys())
-    shared = [id_ for id_ in both if first[id_] != second[id_]]
+    shared = [key for key in both if first[key] != second[key]]
     if not shared:
         raise UserError(
             f"compare.sources: {two[0]!r} has {len(first)} rationales to compare, {two[1]!r} "
-            f"{len(second)}, and {len(both)} questions are in both, none of them with two "
+            f"{len(second)}, and {len(both)} are for the same question, none of them with two "
             f"different rationales; name other sources, or set compare.only_right = False"
         )
-    # Every two sources draw with the same seed: where they share questions, the same ones.
+    # All pairs of sources draw with the same seed, so they draw the same questions if they can.
     drawn = np.random.default_rng([seed, 8]).permutation(len(shared))[:n]
     return [
-        (id_, sorted((rationales[source][id_], source) for source in two))
-        for id_ in (shared[i] for i in drawn)
+        (key, sorted((rationales[source][key], source) for source in two))
+        for key in (shared[i] for i in drawn)
     ]

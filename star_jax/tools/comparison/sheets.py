@@ -1,36 +1,26 @@
-"""What raters get, as a table and as a page, and the key that they do not get."""
+"""The raters' table and page, and the key, which they do not get."""
 
 import csv
 import html
 import io
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
 
 from star_jax.tools.comparison.items import Item
-from star_jax.tools.comparison.page import PAGE
 
+PAGE = Path(__file__).with_name("raters.html").read_text(encoding="utf-8")
+INSTRUCTIONS = Path(__file__).with_name("instructions.txt").read_text(encoding="utf-8")
 COLUMNS = ("item", "question", "rationale_a", "rationale_b", "preference")
 PREFERENCES = ("A", "B", "tie")
-# A spreadsheet takes what begins so for a formula; some take the wide forms too.
+# Spreadsheets read cells that begin so as formulas; some read the wide forms so, too.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 MARK = "'"
 
-INSTRUCTIONS = (
-    "Each item has a question and two explanations of its answer, A and B. Read both, and choose "
-    "the one that justifies the answer better: its steps are right, follow from each other, and "
-    "lead to the answer.",
-    "Judge the reasoning, not the length, the spelling or the layout. The order of the items and "
-    "of the two sides is random. If neither is better, choose tie.",
-    "Please work alone, and do not look anything up about where the explanations come from.",
-)
-HOW_IN_THE_TABLE = (
-    "Write A, B or tie into the column preference of every row, change nothing else, and save "
-    "the file as CSV under your name."
-)
-
 
 def harmless(cell: str) -> str:
-    """The cell so that no spreadsheet takes it for a formula; `as_written` undoes it."""
+    """The cell as no spreadsheet reads a formula; `as_written` undoes it."""
     return MARK + cell if cell.startswith((*FORMULA, MARK)) else cell
 
 
@@ -40,7 +30,7 @@ def as_written(cell: str) -> str:
 
 
 def as_csv(items: Sequence[Item]) -> bytes:
-    """The raters' table; its byte order mark tells spreadsheets that it is UTF-8."""
+    """The raters' table, with a byte order mark, by which spreadsheets recognize UTF-8."""
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
@@ -52,21 +42,18 @@ def as_csv(items: Sequence[Item]) -> bytes:
 
 def as_text() -> bytes:
     """The raters' instructions for the table."""
-    return ("\n\n".join([*INSTRUCTIONS, HOW_IN_THE_TABLE]) + "\n").encode()
+    return INSTRUCTIONS.encode()
 
 
 def as_html(items: Sequence[Item]) -> bytes:
     """The same as a page that works without network and saves the answers as CSV."""
-    parts = {
-        "INSTRUCTIONS": "\n".join(f"<p>{html.escape(text)}</p>" for text in INSTRUCTIONS),
-        "ITEMS": "\n".join(_section(i, item) for i, item in enumerate(items, start=1)),
-        "NAME": items[0].name.partition("-")[0],
-    }
-    before, *rest = PAGE.split("%%")  # %%NAME%% marks a place
-    pieces = [before]
-    for place, text in zip(rest[::2], rest[1::2], strict=True):
-        pieces += [parts[place], text]
-    return "".join(pieces).encode()
+    *paragraphs, _ = INSTRUCTIONS.split("\n\n")  # the last one is on the table
+    page = Template(PAGE).substitute(
+        instructions="\n".join(f"<p>{html.escape(text)}</p>" for text in paragraphs),
+        items="\n".join(_section(i, item) for i, item in enumerate(items, start=1)),
+        name=items[0].name.partition("-")[0],
+    )
+    return page.encode()
 
 
 def _section(number: int, item: Item) -> str:
@@ -85,9 +72,13 @@ def _section(number: int, item: Item) -> str:
 
 
 def as_key(items: Sequence[Item], sources: Mapping[str, str], drawn: Mapping[str, object]) -> bytes:
-    """Which is which; `sources` is name -> where from, `drawn` how the items were drawn."""
+    """Which side is which source; `sources` is name -> path, `drawn` how the items were drawn."""
     sides = {
-        item.name: {"question_id": item.question_id, "A": item.source_a, "B": item.source_b}
+        item.name: {
+            **dict(zip(("question_id", "sample", "turn"), item.key, strict=True)),
+            "A": item.source_a,
+            "B": item.source_b,
+        }
         for item in items
     }
     key = {"sources": dict(sources), **drawn, "items": sides}

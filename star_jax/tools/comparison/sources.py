@@ -1,87 +1,87 @@
 """Whose rationales are compared: attempts of a run, lines of a file, or the data set's own."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from star_jax.errors import UserError
-from star_jax.records import Question
-from star_jax.run.paths import is_dir, path_of, read_if_there, told
+from star_jax.loop.stages import EVALUATE
+from star_jax.records import Key, Question
+from star_jax.reporting.former_format import Row
+from star_jax.reporting.stage_files import WRITTEN, key_of, numbered_lines, parsed
+from star_jax.run.paths import is_dir, path_of, told
 from star_jax.tasks.task import ReasoningTask
 from star_jax.tools.comparison.items import normalized
 
 GOLD = "gold"  # in place of a path: the data set's own rationales
-KINDS = {
-    "question_id": str, "completion": str, "prompt": str, "correct": bool, "hinted": bool,
-    "left_out": bool,
-}  # fmt: skip
 
 
 def read_rationales(
     where: str, questions: Mapping[str, Question], task: ReasoningTask, only_right: bool
-) -> dict[str, str]:
-    """Question id -> rationale of one source, each trimmed and spaced in the same way.
+) -> dict[Key, str]:
+    """(question id, sample, turn) -> rationale of one source, trimmed and with normal spacing.
 
-    Of several for a question the first counts. Those that give their hint away are left out.
+    The first of several with one key counts. Those that leak their hint are dropped.
 
     Args:
       where: an iteration's directory (its evaluation), a run's (its last one's), a file of
         attempts, of kept examples or of lines with `question_id` and `completion`; or "gold".
       questions: those that may be compared, by id.
       task: that they belong to.
-      only_right: leave out what did not reach the right answer; what has no verdict is right.
+      only_right: drop incorrect answers; lines without a verdict count as correct.
 
     Raises:
-      UserError: it cannot be read, has no such questions, or they were asked in another way.
+      UserError: it cannot be read, has no such questions, or their prompts differ.
     """
     if where == GOLD:
-        found = {q.id: text for q in questions.values() if (text := task.gold_completion(q))}
+        gold = {(q.id, 0, 0): task.gold_completion(q) for q in questions.values()}
+        found = {key: text for key, text in gold.items() if text}
         if not found:
             raise UserError(
                 f"compare.sources has {GOLD!r}, but task {task.name} has no rationales of its own"
             )
     else:
-        file = attempts_file(where)
-        found = _of_records(file, questions, task, only_right)
-    texts = {id_: normalized(task.trim(questions[id_], text)) for id_, text in found.items()}
-    return {id_: text for id_, text in texts.items() if text}
+        found = _of_file(attempts_file(where), questions, task, only_right)
+    texts = {key: normalized(text) for key, text in found.items()}
+    return {key: text for key, text in texts.items() if text}
 
 
 def attempts_file(where: str) -> Path:
-    """The file of attempts that a path stands for.
+    """The file of attempts that a path means.
 
     Raises:
       UserError: there is none.
     """
-    path = path_of(where)
-    if not is_dir(path):
-        return path
+    path, file_name = path_of(where), f"{EVALUATE.file}.jsonl"
+    folders = [path]
+    if is_dir(path):
+        with told(path):
+            folders += sorted(path.glob("iter_*"), reverse=True)
+    files = [folder / file_name for folder in folders] if is_dir(path) else [path]
     with told(path):
-        iterations = sorted(path.glob("iter_*"))
-        files = [folder / "eval.jsonl" for folder in (path, *reversed(iterations))]
-        for file in files:
-            if file.exists():
-                return file
-    raise UserError(
-        f"compare.sources: {path} has no eval.jsonl, nor has an iteration in it; name an "
-        f"iteration's directory, or a file of attempts"
-    )
+        found = next((file for file in files if file.exists()), None)
+    if found is None and files == [path]:
+        raise UserError(f"compare.sources: {path} does not exist; check the path")
+    if found is None:
+        raise UserError(
+            f"compare.sources: {path} has no {file_name}, and its iterations have none; name "
+            f"an iteration's directory, or a file of attempts"
+        )
+    return found
 
 
-def _of_records(
+def _of_file(
     file: Path, questions: Mapping[str, Question], task: ReasoningTask, only_right: bool
-) -> dict[str, str]:
-    found: dict[str, str] = {}
+) -> dict[Key, str]:
+    found: dict[Key, str] = {}
     known = 0
-    for place, record in _records(file):
-        question = questions.get(record["question_id"])
-        if question is None:
-            continue
-        known += 1
-        _check_prompt(place, record, question, task)
-        if question.id not in found and _counts(record, question, task, only_right):
-            found[question.id] = record["completion"]
+    for number, line in numbered_lines(file):
+        row = parsed(file, number, line, WRITTEN)
+        if question := questions.get(row["question_id"]):
+            known += 1
+            _check_prompt(f"{file}, line {number}", row, question, task)
+            rationale = _rationale(row, question, task, only_right)
+            if rationale is not None:
+                found.setdefault(key_of(row), rationale)
     if not known:
         raise UserError(
             f"compare.sources: no question of {file} is in this split of task {task.name}; set "
@@ -90,53 +90,25 @@ def _of_records(
     return found
 
 
-def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        data = read_if_there(file)
-    except OSError as error:
-        raise UserError(f"compare.sources: {file} cannot be read ({error.strerror})") from error
-    if data is None:
-        raise UserError(f"compare.sources: {file} is not there; check the path")
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{file}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{place}: no JSON ({error})") from error
-        _check_record(place, record)
-        yield place, record
-
-
-def _check_record(place: str, record: Any) -> None:
-    if not isinstance(record, dict):
-        raise UserError(f"{place}: expected a JSON object, found {type(record).__name__}")
-    for name, kind in KINDS.items():
-        if name in ("question_id", "completion") and name not in record:
-            raise UserError(f"{place}: {name} is missing; a line needs question_id and completion")
-        if not isinstance(record.get(name, kind()), kind):
-            raise UserError(f"{place}: {name} is {str(record[name])[:60]!r}, no {kind.__name__}")
-
-
-def _check_prompt(
-    place: str, record: Mapping[str, Any], question: Question, task: ReasoningTask
-) -> None:
+def _check_prompt(place: str, row: Row, question: Question, task: ReasoningTask) -> None:
     """The same id may be another question under other settings of the task."""
-    asked = record.get("prompt")
-    if asked not in (None, *(task.question_text(question, hinted=h) for h in (False, True))):
+    prompt = row.get("prompt")
+    if row["turn"] or prompt is None:  # a later prompt contains the turns before it
+        return
+    if prompt not in [task.question_text(question, hinted=hinted) for hinted in (False, True)]:
         raise UserError(
-            f"{place}: question {question.id} was asked as {asked[:80]!r}, which task {task.name} "
-            f"does not ask; bind the task as config.gin of that run has it"
+            f"{place}: question {question.id} has the prompt {prompt[:80]!r}, which task "
+            f"{task.name} does not write; bind the task as config.gin of that run has it"
         )
 
 
-def _counts(
-    record: Mapping[str, Any], question: Question, task: ReasoningTask, only_right: bool
-) -> bool:
-    if only_right and not record.get("correct", True):
-        return False
-    if record.get("left_out") or record.get("answer", "") is None:
-        return False  # no answer is no rationale for it
-    rationale = task.trim(question, record["completion"])
-    return not (record.get("hinted") and task.leaks_hint(question, rationale))
+def _rationale(row: Row, question: Question, task: ReasoningTask, only_right: bool) -> str | None:
+    """The completion up to the end of its answer, None if it is not to be compared."""
+    reading = row.get("reading", {})
+    if (only_right and not reading.get("correct", True)) or reading.get("answer", "") is None:
+        return None
+    if "end" not in reading:
+        ours = task.read(question, row["completion"])
+        reading = {"end": ours.end, "hint_leaked": ours.hint_leaked}
+    leaks = row.get("hinted") and reading["hint_leaked"]
+    return None if leaks or row.get("dropped") else row["completion"][: reading["end"]]
