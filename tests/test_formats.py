@@ -132,7 +132,6 @@ def test_flax_arrays_that_were_parted_for_their_size(tmp_path, rng, monkeypatch,
 
 def test_large_tensors_are_read_in_blocks_of_rows(tmp_path, rng, monkeypatch):
     monkeypatch.setattr("star_jax.models.formats.files.MAPPED_BYTES", 300)
-    monkeypatch.setattr("star_jax.models.formats.safetensors_files.MAPPED_BYTES", 300)
     tensors = gptj_tensors(rng)
     assert_holds(open_model(write_safetensors(tmp_path / "safetensors", tensors)), tensors, rng)
     assert_holds(open_model(write_flax(tmp_path / "flax", tensors)), tensors, rng)

@@ -1,7 +1,7 @@
 """Flax msgpack as Hugging Face's Flax models have it, e.g. EleutherAI's GPT-J (24 GB in one file).
 
-The file is a map of maps with arrays for leaves. One pass notes where each array's bytes lie and
-jumps over them, so that no array is read before its turn.
+The file is a map of maps with arrays for leaves. One pass notes where each array's bytes begin and
+skips them, so that each array is read only when it is needed.
 """
 
 import math

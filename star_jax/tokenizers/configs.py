@@ -1,11 +1,10 @@
-"""What the JSON files around a tokenizer say about where texts begin and end."""
+"""What the JSON files of a tokenizer say about where texts begin and end."""
 
 import dataclasses
 import importlib
 import json
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
 
 from star_jax.errors import UserError
 
@@ -28,8 +27,8 @@ class Configs:
     source: str  # where they came from
     files: Files = dataclasses.field(repr=False)
 
-    def read(self, name: str) -> Mapping[str, Any]:
-        """The object in the file `name`, empty without such a file; UserError if damaged."""
+    def read(self, name: str) -> Mapping[str, object]:
+        """The object in the file `name`, empty if there is no such file; UserError if damaged."""
         try:
             value = json.loads(self.files.get(name, b"{}"))
         except ValueError as error:  # bad UTF-8, too
@@ -41,7 +40,7 @@ class Configs:
     def damaged(self, name: str, why: object) -> UserError:
         """The error of a file that is not what it should be."""
         return UserError(
-            f"{self.source}: {name} is damaged or cut short ({one_line(why)}); fetch it again"
+            f"{self.source}: {name} is damaged or truncated ({one_line(why)}); fetch it again"
         )
 
     def token(self, key: str) -> str | None:
@@ -145,6 +144,6 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: object) -> bytes:
     """UTF-8 JSON as Hugging Face's files are written."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
