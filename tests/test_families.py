@@ -17,6 +17,7 @@ from star_jax.models.attention import Store, causal_mask
 from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.models.families import ARCHITECTURE, decoder_config, family_of, hf_config
+from star_jax.models.families.gptj import mesh_config
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Prompt
 from star_jax.rollout.engine import prompt_key
@@ -240,3 +241,10 @@ def test_impossible_decoders_are_refused(fields, message):
 def test_impossible_rope_scaling_is_refused():
     with pytest.raises(UserError, match=r"low_freq_factor = 4.0 < high_freq_factor = 4.0"):
         RopeScaling(low_freq_factor=4.0)
+
+
+def test_a_slim_checkpoint_without_a_config_json_is_gptj_6b_if_its_sizes_are():
+    config = mesh_config(50400, 4096, 28)
+    assert decoder_config(config, "shards") == DecoderConfig()
+    assert (config["bos_token_id"], config["eos_token_id"]) == (50256, 50256)
+    assert mesh_config(50400, 4096, 27) is None

@@ -10,7 +10,7 @@ from star_jax.errors import UserError, mismatch
 from star_jax.models.config import DecoderConfig
 from star_jax.models.families import decoder_config, differences, family_of
 from star_jax.models.places import Place, places
-from star_jax.models.tensors import StoredModel, Tensor
+from star_jax.models.tensors import Index, StoredModel, Tensor
 from star_jax.records import Params
 
 
@@ -92,7 +92,8 @@ def _checked_places(stored: StoredModel, config: DecoderConfig) -> list[Place]:
 
 
 def _load(tensors: Mapping[str, Tensor], place: Place, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Index | None) -> np.ndarray:
+        assert index is not None
         index = tuple(slice(*i.indices(n)[:2]) for i, n in zip(index, leaf.shape, strict=True))
         if not place.stacked:
             return place.read(tensors[place.names[0]].read, index).astype(leaf.dtype)

@@ -15,6 +15,7 @@ import numpy as np
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params
 from star_jax.models.families.family import Family
+from star_jax.models.tensors import Index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +35,7 @@ class Place:
             return math.prod(self.shape[self.n_in :]), math.prod(self.shape[: self.n_in])
         return self.shape if self.is_embedding else (math.prod(self.shape),)
 
-    def read(
-        self, read: Callable[[tuple[slice, ...]], np.ndarray], index: tuple[slice, ...]
-    ) -> np.ndarray:
+    def read(self, read: Callable[[Index], np.ndarray], index: Index) -> np.ndarray:
         """A part of a parameter (of one layer, if stacked), in our layout.
 
         `read` gives a part of the tensor, by one slice for each of the tensor's own axes; `index`
@@ -85,7 +84,7 @@ def places(config: DecoderConfig, family: Family) -> list[Place]:
     return [place(path, leaf) for path, leaf in leaves]
 
 
-def _rows(shape: tuple[int, ...], index: tuple[slice, ...]) -> slice:
+def _rows(shape: tuple[int, ...], index: Index) -> slice:
     """The rows that a slice of the first axis takes when all axes of `shape` are made one."""
     inner = math.prod(shape[1:])
     return slice(index[0].start * inner, index[0].stop * inner)

@@ -3,8 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+
+Index: TypeAlias = tuple[slice, ...]  # one slice per axis, without a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Tensor:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[tuple[slice, ...]], np.ndarray]  # one slice an axis
+    read: Callable[[Index], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,15 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 
 from star_jax.errors import UserError
-from star_jax.tokenizers.configs import (
-    ADDED_TOKENS,
-    MERGES,
-    TOKENIZER_CONFIG,
-    VOCAB,
-    Configs,
-    import_needed,
-    one_line,
-)
+from star_jax.tokenizers.configs import Configs, import_needed, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,22 +100,22 @@ def from_vocab_and_merges(configs: Configs) -> bytes:
     Raises:
       UserError: they are damaged or of another class than GPT-2's or Qwen2's.
     """
-    tokenizer_class = configs.read(TOKENIZER_CONFIG).get("tokenizer_class")
+    tokenizer_class = configs.read("tokenizer_config.json").get("tokenizer_class")
     name = tokenizer_class.removesuffix("Fast") if tokenizer_class else None
     if name not in CLASS_SCHEMES:
         raise UserError(
-            f"{configs.source}: {VOCAB} and {MERGES} of the class {tokenizer_class} are not "
+            f"{configs.source}: vocab.json and merges.txt of the class {tokenizer_class} are not "
             f"supported ({', '.join(filter(None, CLASS_SCHEMES))} are); write tokenizer.json with "
             f"transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
-    added = configs.read(ADDED_TOKENS)
-    vocabulary = {**configs.read(VOCAB), **added}
-    named = {configs.token(f"{role}_token") for role in ("bos", "eos", "unk", "pad")}
-    special = named & vocabulary.keys()
+    added = configs.read("added_tokens.json")
+    vocabulary = {**configs.read("vocab.json"), **added}
+    named = [configs.token(f"{role}_token") for role in ("bos", "eos", "unk", "pad")]
+    special = {token for token in named if token in vocabulary}
     try:
-        lines = configs.files[MERGES].decode().splitlines()
+        lines = configs.files["merges.txt"].decode().splitlines()
     except UnicodeDecodeError as error:
-        raise configs.damaged(MERGES, error) from error
+        raise configs.damaged("merges.txt", error) from error
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     return byte_level_json(
         configs.source,

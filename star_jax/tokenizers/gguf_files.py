@@ -5,25 +5,16 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md lists the metadata.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from sentencepiece import sentencepiece_model_pb2
 
 from star_jax.errors import UserError
 from star_jax.run.paths import check_local
 from star_jax.tokenizers.byte_level import SCHEMES, byte_level_json
-from star_jax.tokenizers.configs import (
-    GENERATION_CONFIG,
-    TOKENIZER_CONFIG,
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-    Files,
-    import_needed,
-    one_line,
-    to_json,
-)
+from star_jax.tokenizers.configs import Files, Json, import_needed, json_files, one_line
 
-Metadata = dict[str, Any]  # by the names in the file, without tokenizer.ggml
+Metadata: TypeAlias = dict[str, Json]  # by the names in the file, without tokenizer.ggml
 # GGUF's kinds of tokens, which are SentencePiece's.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")  # end of text, turn and message
@@ -101,7 +92,7 @@ def _byte_level(path: Path, values: Metadata) -> Files:
         bos=tokens[values["bos_token_id"]] if adds_bos else None,
     )
     configs = _configs(values, tokenizer_class="PreTrainedTokenizerFast", add_bos_token=adds_bos)
-    return {TOKENIZER_JSON: tokenizer, **configs}
+    return {"tokenizer.json": tokenizer, **configs}
 
 
 def _sentence_piece(path: Path, values: Metadata) -> Files:
@@ -111,7 +102,7 @@ def _sentence_piece(path: Path, values: Metadata) -> Files:
             f"again"
         )
     tokens, scores, kinds = values["tokens"], values["scores"], values["token_type"]
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     for piece, score, kind in zip(tokens, scores, kinds, strict=True):
         model.pieces.add(piece=piece, score=score, type=kind)
     trainer = model.trainer_spec
@@ -132,7 +123,7 @@ def _sentence_piece(path: Path, values: Metadata) -> Files:
         add_prefix_space=adds_space,
         legacy=False,
     )
-    return {TOKENIZER_MODEL: model.SerializeToString(deterministic=True), **configs}
+    return {"tokenizer.model": model.SerializeToString(deterministic=True), **configs}
 
 
 def _configs(values: Metadata, **settings: object) -> Files:
@@ -144,4 +135,4 @@ def _configs(values: Metadata, **settings: object) -> Files:
         config["chat_template"] = values["chat_template"]
     stops = list(dict.fromkeys(values[key] for key in STOP_KEYS if key in values))
     generation = {"bos_token_id": ids["bos"], "eos_token_id": stops or None}
-    return {TOKENIZER_CONFIG: to_json(config), GENERATION_CONFIG: to_json(generation)}
+    return json_files({"tokenizer_config.json": config, "generation_config.json": generation})

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from star_jax.errors import UserError
 from star_jax.tokenizers.byte_level import byte_symbols
-from star_jax.tokenizers.configs import TOKENIZER_JSON, import_needed
+from star_jax.tokenizers.configs import Json, import_needed
 from star_jax.tokenizers.pretrained_vocabulary import PretrainedVocabulary
 
-Spec = Mapping[str, object]  # tokenizer.json, or a part of it
+Spec: TypeAlias = Mapping[str, Json]  # tokenizer.json, or a part of it
 
 
 class HuggingFaceVocabulary(PretrainedVocabulary):
@@ -21,12 +22,12 @@ class HuggingFaceVocabulary(PretrainedVocabulary):
     _transformers_class = "PreTrainedTokenizerFast"
 
     def _load(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        library = import_needed("tokenizers", TOKENIZER_JSON)
-        spec = self._configs.read(TOKENIZER_JSON)
+        library = import_needed("tokenizers", "tokenizer.json")
+        spec = self._configs.read("tokenizer.json")
         try:
             self._tokenizer = library.Tokenizer.from_str(json.dumps(_lossless(spec)))
         except Exception as error:  # the library raises nothing narrower
-            raise self._configs.damaged(TOKENIZER_JSON, error) from error
+            raise self._configs.damaged("tokenizer.json", error) from error
         self._tokenizer.encode_special_tokens = True  # as plain text
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self._n_ids = max(vocabulary.values(), default=-1) + 1
@@ -77,7 +78,9 @@ def _lossless(spec: Spec) -> dict[str, object]:
 
 def _plain(part: Spec | None) -> Spec | None:
     """A normalizer, pre-tokenizer or decoder without what adds a space or strips."""
-    match part and part.get("type"):
+    if part is None:
+        return None
+    match part.get("type"):
         case None | "Prepend" | "Strip":
             return None
         case "Sequence":

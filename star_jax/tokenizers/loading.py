@@ -6,16 +6,7 @@ from pathlib import Path
 from star_jax.errors import UserError
 from star_jax.run.paths import path_of, told
 from star_jax.tokenizers.byte_level import from_vocab_and_merges
-from star_jax.tokenizers.configs import (
-    CONFIG,
-    MERGES,
-    SAVED,
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-    VOCAB,
-    Configs,
-    Files,
-)
+from star_jax.tokenizers.configs import SAVED, Configs, Files
 from star_jax.tokenizers.gguf_files import from_gguf
 from star_jax.tokenizers.hugging_face import HuggingFaceVocabulary
 from star_jax.tokenizers.pretrained_vocabulary import PretrainedVocabulary
@@ -36,7 +27,7 @@ def load_vocabulary(path: str | Path) -> PretrainedVocabulary:
     """
     with told(path):
         source, files = _find_files(path_of(path))
-    kind = HuggingFaceVocabulary if TOKENIZER_JSON in files else SentencePieceVocabulary
+    kind = HuggingFaceVocabulary if "tokenizer.json" in files else SentencePieceVocabulary
     return kind(str(source), files)
 
 
@@ -47,15 +38,15 @@ def _find_files(path: Path) -> tuple[Path, Files]:
     if path.suffix == ".gguf":
         return path, from_gguf(path)
     directory = path if path.is_dir() else path.parent
-    names = [name for name in (*SAVED, CONFIG) if (directory / name).is_file()]
+    names = [name for name in (*SAVED, "config.json") if (directory / name).is_file()]
     files = {name: (directory / name).read_bytes() for name in names}
-    if path.name == TOKENIZER_MODEL:
-        files.pop(TOKENIZER_JSON, None)
-    if TOKENIZER_JSON in files or TOKENIZER_MODEL in files:
+    if path.name == "tokenizer.model":
+        files.pop("tokenizer.json", None)
+    if "tokenizer.json" in files or "tokenizer.model" in files:
         return directory, files
-    if {VOCAB, MERGES} <= files.keys():
+    if {"vocab.json", "merges.txt"} <= files.keys():
         made = from_vocab_and_merges(Configs(str(directory), files))
-        return directory, {**files, TOKENIZER_JSON: made}
+        return directory, {**files, "tokenizer.json": made}
     gguf = _only_gguf(directory)
     return gguf, from_gguf(gguf)
 
@@ -66,8 +57,8 @@ def _only_gguf(directory: Path) -> Path:
     heads = [file for file, part in parts if part is None or int(part[1]) == 1]
     if not heads:
         raise UserError(
-            f"{directory} holds no tokenizer: neither {TOKENIZER_JSON} nor {TOKENIZER_MODEL} nor "
-            f"{VOCAB} with {MERGES} nor a .gguf file; copy the model's tokenizer files there"
+            f"{directory} holds no tokenizer: neither tokenizer.json nor tokenizer.model nor "
+            f"vocab.json with merges.txt nor a .gguf file; copy the model's tokenizer files there"
         )
     if len(heads) > 1:
         names = ", ".join(file.name for file in heads)

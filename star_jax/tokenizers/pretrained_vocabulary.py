@@ -8,18 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from star_jax.errors import UserError
-from star_jax.tokenizers.configs import (
-    GENERATION_CONFIG,
-    SAVED,
-    TOKENIZER_CONFIG,
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-    Configs,
-    Files,
-    Roles,
-    read_roles,
-    to_json,
-)
+from star_jax.tokenizers.configs import SAVED, Configs, Files, Roles, json_files, read_roles
 from star_jax.tokenizers.vocabularies import PythonVocabulary
 
 
@@ -106,11 +95,11 @@ class PretrainedVocabulary(PythonVocabulary):
         }
         if self._transformers_class:
             config["tokenizer_class"] = self._transformers_class
-        if TOKENIZER_JSON not in self._configs.files:  # which itself says what comes first
+        if "tokenizer.json" not in self._configs.files:  # which itself says what comes first
             config["add_bos_token"] = bool(self.document_start_ids)
         generation = {"bos_token_id": self.bos_id, "eos_token_id": self.stop_ids}
-        made = {TOKENIZER_CONFIG: to_json(config), GENERATION_CONFIG: to_json(generation)}
-        files = {**made, **self._configs.files}
+        made = {"tokenizer_config.json": config, "generation_config.json": generation}
+        files = {**json_files(made), **self._configs.files}
         Path(directory).mkdir(parents=True, exist_ok=True)
         for name in files.keys() & set(SAVED):
             Path(directory, name).write_bytes(files[name])
@@ -139,7 +128,7 @@ class PretrainedVocabulary(PythonVocabulary):
     def _identity(self) -> tuple[object, ...]:
         """All that ids and texts depend on."""
         files = self._configs.files
-        model = files[TOKENIZER_JSON if TOKENIZER_JSON in files else TOKENIZER_MODEL]
+        model = files["tokenizer.json" if "tokenizer.json" in files else "tokenizer.model"]
         special = frozenset(self._special)
         return type(self), hashlib.sha256(model).digest(), self._n_ids, special, self._roles
 

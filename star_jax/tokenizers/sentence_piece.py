@@ -1,13 +1,15 @@
 """tokenizer.model through the `sentencepiece` library."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
-from star_jax.tokenizers.configs import ADDED_TOKENS, TOKENIZER_CONFIG, TOKENIZER_MODEL
 from star_jax.tokenizers.pretrained_vocabulary import PretrainedVocabulary
+
+ModelProto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
 
 
 class SentencePieceVocabulary(PretrainedVocabulary):
@@ -21,15 +23,13 @@ class SentencePieceVocabulary(PretrainedVocabulary):
     def _load(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         added = self._added_tokens()
         try:
-            model = sentencepiece_model_pb2.ModelProto.FromString(
-                self._configs.files[TOKENIZER_MODEL]
-            )
+            model = ModelProto.FromString(self._configs.files["tokenizer.model"])
             model.normalizer_spec.add_dummy_prefix = False
             model.normalizer_spec.remove_extra_whitespaces = False
-            _add_pieces(model, added)
+            _add_pieces(model.pieces, added)
             processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
         except (DecodeError, RuntimeError) as error:
-            raise self._configs.damaged(TOKENIZER_MODEL, error) from error
+            raise self._configs.damaged("tokenizer.model", error) from error
         self._processor, self._n_ids = processor, processor.get_piece_size()
         is_bpe = model.trainer_spec.model_type == model.trainer_spec.BPE
         self._transformers_class = "LlamaTokenizer" if is_bpe else None
@@ -41,13 +41,14 @@ class SentencePieceVocabulary(PretrainedVocabulary):
 
     def _added_tokens(self) -> dict[int, tuple[str, bool]]:
         """The tokens that files other than the model add, by id: text and whether it is special."""
-        config = self._configs.read(TOKENIZER_CONFIG)
-        added = {id_: (text, False) for text, id_ in self._configs.read(ADDED_TOKENS).items()}
+        more = self._configs.read("added_tokens.json")
+        added = {id_: (text, False) for text, id_ in more.items()}
+        config = self._configs.read("tokenizer_config.json")
         try:
             for id_, token in config.get("added_tokens_decoder", {}).items():
                 added[int(id_)] = (token["content"], bool(token.get("special")))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise self._configs.damaged(TOKENIZER_CONFIG, error) from error
+            raise self._configs.damaged("tokenizer_config.json", error) from error
         return added
 
     @property
@@ -69,12 +70,9 @@ class SentencePieceVocabulary(PretrainedVocabulary):
         return self._processor.id_to_piece(id_)
 
 
-def _add_pieces(
-    model: sentencepiece_model_pb2.ModelProto, added: Mapping[int, tuple[str, bool]]
-) -> None:
-    """Appends the added tokens that the model lacks, each at its id."""
-    pieces = model.pieces
-    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+def _add_pieces(pieces: Any, added: Mapping[int, tuple[str, bool]]) -> None:
+    """Appends the added tokens that a model's pieces lack, each at its id."""
+    kinds = ModelProto.SentencePiece
     for id_ in sorted(id_ for id_ in added if id_ >= len(pieces)):
         text, special = added[id_]
         while len(pieces) < id_:  # unused ids

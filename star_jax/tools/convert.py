@@ -104,8 +104,8 @@ def _export(
     vocabulary: seqio.Vocabulary,
 ) -> None:
     n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    special = {"bos_token_id": document_start(vocabulary), "eos_token_id": stop_ids(vocabulary)}
-    special = {name: ids[0] if len(ids) == 1 else list(ids) for name, ids in special.items() if ids}
+    roles = {"bos_token_id": document_start(vocabulary), "eos_token_id": stop_ids(vocabulary)}
+    special = {name: ids[0] if len(ids) == 1 else list(ids) for name, ids in roles.items() if ids}
     with (
         tempfile.TemporaryDirectory() as tokenizer,
         progress("export", n_bytes, "bytes") as advance,
@@ -116,7 +116,7 @@ def _export(
             directory,
             hf_tensors(params, model),
             {**config, **special},
-            dtype=model.param_dtype,
+            dtype=np.dtype(model.param_dtype),
             generation_config=special,
             files=sorted(Path(tokenizer).iterdir()),
             on_progress=advance,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
@@ -18,7 +18,7 @@ class ConfigJson:
     Every method raises a UserError that names the file, the field and its value.
     """
 
-    def __init__(self, fields: Mapping[str, object], where: str):
+    def __init__(self, fields: Mapping[str, Any], where: str):
         """Wraps the file's `fields`; `where` is its name, for messages."""
         self.fields, self.where = fields, where
 
@@ -42,7 +42,7 @@ class ConfigJson:
         return ConfigJson(value, self.where)
 
     def only(self, name: str, value: object) -> None:
-        """Accepts a field that is absent or has this value, the only one that is supported."""
+        """Checks that a field is absent or has the only value that is supported."""
         found = self.fields.get(name)
         if found is not None and found != value:
             raise UserError(f"{self.where}: {name} = {found!r} is not supported, only {value!r}")
@@ -78,7 +78,7 @@ class Gguf:
 
     architecture: str  # in the file's metadata
     names: Mapping[str, str]  # of the tensors, as in `Family.names`
-    config: Callable[[GgufFile], dict[str, object]]  # the config.json that the metadata imply
+    config: Callable[[GgufFile], dict[str, Any]]  # the config.json that the metadata describe
     interleaves: bool = False  # the rows of queries and keys, so that rotary pairs are neighbours
 
 

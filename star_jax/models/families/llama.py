@@ -5,7 +5,9 @@ Source: the published config.json files, transformers' defaults, and llama.cpp's
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from star_jax.errors import UserError
@@ -94,7 +96,7 @@ def transformers_class(model_type: str) -> str:
     return f"{model_type.title()}ForCausalLM"
 
 
-def modern_gguf_config(gguf: GgufFile) -> dict[str, object]:
+def modern_gguf_config(gguf: GgufFile) -> dict[str, Any]:
     """What config.json would say of a GGUF file of Llama and its relatives.
 
     Raises:
@@ -207,7 +209,7 @@ def _gguf_rope(
         return None if kind == "none" else {"rope_type": kind, **given}
     stored = divisors.read((slice(None),))
     head_dim = sizes["head_dim"]
-    frequencies = sizes["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
+    frequencies = jnp.asarray(sizes["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim))
     for scaling in map(RopeScaling, LLAMA3_FACTORS):
         expected = frequencies / np.asarray(stretch(frequencies, scaling))
         if stored.shape == expected.shape and np.allclose(stored, expected, rtol=1e-4):

@@ -17,7 +17,7 @@ from star_jax.models.families import FAMILIES, Family
 from star_jax.models.families.family import Gguf, GgufFile
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, some
 from star_jax.models.formats.views import bounds, in_blocks
-from star_jax.models.tensors import StoredModel, Tensor
+from star_jax.models.tensors import Index, StoredModel, Tensor
 
 UNQUANTIZED = {
     GGMLQuantizationType.F32: np.dtype(np.float32),
@@ -28,21 +28,21 @@ DEQUANTIZED_ROWS = 1024  # at a time, since dequantizing takes several times the
 INTERLEAVED = ("attention/query", "attention/key")
 
 
-def open_gguf(path: Path) -> StoredModel:
+def open_weights(path: Path) -> StoredModel:
     """Opens a .gguf file, or the directory of one; its metadata replace config.json.
 
     Raises:
       UserError: damaged, split over files, of an architecture or number type that is not read.
     """
     file = _read(path if path.is_file() else _only_file(path))
-    known = {family.gguf.architecture: family for family in FAMILIES.values() if family.gguf}
+    known = {f.gguf.architecture: (f, f.gguf) for f in FAMILIES.values() if f.gguf}
     architecture = file.metadata.get("general.architecture")
     if architecture not in known:
         raise UserError(
             f"{file.path} holds the architecture {architecture!r}; star_jax reads GGUF files of "
             f"{', '.join(known)}"
         )
-    family, layout = known[architecture], known[architecture].gguf
+    family, layout = known[architecture]
     names = _hugging_face_names(file, family, layout)
     config = layout.config(file)
     tensors = {}
@@ -114,7 +114,7 @@ def _tensor(
     byte_shape = gguf.quant_shape_to_byte_shape(shape, kind)
     stored = file_tensor(path, offset, np.dtype(np.uint8), byte_shape)
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Index) -> np.ndarray:
         return gguf.dequantize(stored.read((index[0], slice(None))), kind)[:, index[1]]
 
     return in_blocks(Tensor(shape, np.dtype(np.float32), read), DEQUANTIZED_ROWS)
@@ -150,7 +150,7 @@ def _in_halves(path: Path, tensor: Tensor, head_dim: int) -> Tensor:
     if head_dim % 2 or tensor.shape[0] % head_dim:
         raise damaged(path, "GGUF", f"{tensor.shape} is not in heads of {head_dim} dims")
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Index) -> np.ndarray:
         start, stop = bounds(index[0], tensor.shape[0])
         low, high = start // head_dim * head_dim, math.ceil(stop / head_dim) * head_dim
         heads = tensor.read((slice(low, high), *index[1:]))

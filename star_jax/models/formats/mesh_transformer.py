@@ -26,7 +26,7 @@ from star_jax.models.families.gptj import (
 )
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, read_config, some
 from star_jax.models.formats.views import concatenated, transposed
-from star_jax.models.tensors import StoredModel, Tensor
+from star_jax.models.tensors import Index, StoredModel, Tensor
 
 PIECES = 16  # files per shard
 # What zipfile and numpy raise for other or damaged files.
@@ -34,7 +34,7 @@ DAMAGE = (zipfile.BadZipFile, struct.error, ValueError, RuntimeError, EOFError, 
 EMBEDDING = "transformer.wte"
 
 
-def open_mesh_transformer(path: Path) -> StoredModel:
+def open_weights(path: Path) -> StoredModel:
     """Opens the directory of `shard_0` ..., or one with a single such directory (`step_*`) in it.
 
     The configuration is that of a config.json in the directory of the shards or in its parent;
@@ -63,7 +63,8 @@ def open_mesh_transformer(path: Path) -> StoredModel:
     weight, bias = tensors[f"{EMBEDDING}.weight"], tensors.pop(f"{EMBEDDING}.bias")
     tensors[f"{EMBEDDING}.weight"] = _plus(weight, bias)
     config = read_config(directory) or read_config(directory.parent)
-    return StoredModel(path, config or mesh_config(*weight.shape, n_layers), tensors)
+    known = mesh_config(len(shards) * sizes["V"], sizes["D"], n_layers)
+    return StoredModel(path, config or known, tensors)
 
 
 def _directory_of_shards(path: Path) -> Path:
@@ -180,14 +181,14 @@ def _joined(name: str, divided: str, parts: Sequence[Tensor]) -> Tensor:
 def _summed(parts: Sequence[Tensor]) -> Tensor:
     """The sum in float32, since bfloat16's eight bits would lose some of it."""
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        return sum(part.read(index).astype(np.float32) for part in parts)
+    def read(index: Index) -> np.ndarray:
+        return np.asarray(sum(part.read(index).astype(np.float32) for part in parts))
 
     return Tensor(parts[0].shape, np.dtype(np.float32), read)
 
 
 def _plus(weight: Tensor, bias: Tensor) -> Tensor:
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Index) -> np.ndarray:
         return weight.read(index).astype(np.float32) + bias.read(index[1:])
 
     return Tensor(weight.shape, bias.dtype, read)

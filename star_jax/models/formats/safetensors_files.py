@@ -18,7 +18,7 @@ DTYPES = {
 }
 
 
-def open_safetensors(path: Path) -> StoredModel:
+def open_weights(path: Path) -> StoredModel:
     """Opens a safetensors file, or the directory of one or of an index and its shards.
 
     Raises:
