@@ -443,6 +443,7 @@ MISTAKES = {
         "config.json is no JSON file.*not an object",
     ),
     "flax number": (lambda d: flax_file(d, b"\x07"), "its top is not a map"),
+    "flax params": (lambda d: flax_file(d, b"\x81\xa6params\x07"), "its top is not a map"),
     "flax twice": (lambda d: flax_file(d, b"\x82\xa1a\x01\xa1a\x01"), "a is there twice"),
     "flax object": (lambda d: flax_file(d, b"\x81\xa1a\xd4\x05\x00"), "extension type 5"),
     "flax depth": (lambda d: flax_file(d, b"\x81\xa1a" * 99), "maps in maps"),

@@ -6,13 +6,14 @@ skips them, so that each array is read only when it is needed.
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import ml_dtypes
 import msgpack
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, open_files
 from star_jax.models.formats.views import concatenated, shaped, transposed
@@ -65,19 +66,13 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             tree = _Scanner(path, file).value()
-        if not isinstance(tree, dict):
+        params = tree.get("params", tree) if isinstance(tree, dict) else None
+        if not isinstance(params, dict):
             raise ValueError("its top is not a map")
-        return dict(_leaves(tree.get("params", tree)))
+        leaves = flatten_dict(params, sep="/")
+        return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}
     except DAMAGE as error:
         raise damaged(path, "Flax msgpack", f"{type(error).__name__} {error}".strip()) from error
-
-
-def _leaves(tree: Mapping[str, Value], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    for name, value in tree.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-        elif isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}/")
 
 
 class _Scanner:

@@ -15,15 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from star_jax.errors import UserError
-from star_jax.models.families.gptj import (
-    COPIES,
-    MESH_EMBEDDING,
-    MESH_HEAD,
-    MESH_LAYER,
-    OUTPUTS,
-    SUM,
-    mesh_config,
-)
+from star_jax.models.families import gptj
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, read_config, some
 from star_jax.models.formats.views import concatenated, transposed
 from star_jax.models.tensors import Index, StoredModel, Tensor
@@ -50,9 +42,9 @@ def open_weights(path: Path) -> StoredModel:
     layers = [
         (f"transformer.h.{i}.{name}", divided, dims)
         for i in sorted(range(n_layers), key=str)
-        for name, divided, dims in MESH_LAYER
+        for name, divided, dims in gptj.MESH_LAYER
     ]
-    rules = [*MESH_EMBEDDING, *layers, *MESH_HEAD]
+    rules = [*gptj.MESH_EMBEDDING, *layers, *gptj.MESH_HEAD]
     sizes = _sizes(directory, shards)
     tensors = {}
     # Without `strict`: after the parameters there may be the step, which a model does not need.
@@ -63,7 +55,7 @@ def open_weights(path: Path) -> StoredModel:
     weight, bias = tensors[f"{EMBEDDING}.weight"], tensors.pop(f"{EMBEDDING}.bias")
     tensors[f"{EMBEDDING}.weight"] = _plus(weight, bias)
     config = read_config(directory) or read_config(directory.parent)
-    known = mesh_config(len(shards) * sizes["V"], sizes["D"], n_layers)
+    known = gptj.mesh_config(len(shards) * sizes["V"], sizes["D"], n_layers)
     return StoredModel(path, config or known, tensors)
 
 
@@ -118,23 +110,20 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Te
     dtype = np.dtype(ml_dtypes.bfloat16) if dtype.kind == "V" else dtype
     if member.file_size - header_bytes != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{member.filename} is not {shape} {dtype}")
-    # A member that is not compressed lies in the file as it is, so that parts of it can be read.
-    offset = _start_of(path, member) + header_bytes
+    # A member that is not compressed is in the file unchanged, after a local header of 30 bytes, a
+    # name and extras; so parts of it can be read.
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)
+        name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
+    offset = member.header_offset + 30 + name_bytes + extra_bytes + header_bytes
     if is_fortran:
         return transposed(file_tensor(path, offset, dtype, shape[::-1]))
     return file_tensor(path, offset, dtype, shape)
 
 
-def _start_of(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where a zip's member begins: behind its local header of 30 bytes, a name and extras."""
-    with path.open("rb") as file:
-        file.seek(member.header_offset + 26)
-        name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
-    return member.header_offset + 30 + name_bytes + extra_bytes
-
-
 def _n_layers(directory: Path, n_leaves: Sequence[int]) -> int:
-    n_layers, rest = divmod(n_leaves[0] - len(MESH_EMBEDDING) - len(MESH_HEAD), len(MESH_LAYER))
+    n_others = len(gptj.MESH_EMBEDDING) + len(gptj.MESH_HEAD)
+    n_layers, rest = divmod(n_leaves[0] - n_others, len(gptj.MESH_LAYER))
     if len(set(n_leaves)) > 1 or n_layers < 1 or rest > 1:
         raise UserError(
             f"{directory} has {some(sorted({str(n) for n in n_leaves}))} arrays in a shard; a slim "
@@ -169,11 +158,11 @@ def _check_parts(
 
 
 def _joined(name: str, divided: str, parts: Sequence[Tensor]) -> Tensor:
-    if divided == COPIES:
+    if divided == gptj.COPIES:
         return parts[0]
-    if divided == SUM:
+    if divided == gptj.SUM:
         return _summed(parts)
-    axis = len(parts[0].shape) - 1 if divided == OUTPUTS else 0
+    axis = len(parts[0].shape) - 1 if divided == gptj.OUTPUTS else 0
     whole = concatenated(parts, axis)
     return whole if name == f"{EMBEDDING}.weight" else transposed(whole)
 
