@@ -15,8 +15,8 @@ import jax.numpy as jnp
 class KeyValues(NamedTuple):
     """Keys and values of one layer: [B, G, S, K], or [G, S, K] when all rows share them.
 
-    Heads come before the tokens: each head's keys then lie together, which makes a decoding
-    step's products over the cache about five times faster on the CPU.
+    Heads come before the tokens: each head's keys are then contiguous, which makes a decoding
+    step's products over the KV cache about five times faster on the CPU.
     """
 
     key: jax.Array

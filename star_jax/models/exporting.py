@@ -52,10 +52,9 @@ def export_model(
     unfinished = directory.parent / f".export-{uuid.uuid4().hex}{UNFINISHED}"
     try:
         unfinished.mkdir()
-        # The one name of the dtype that all versions of transformers read.
-        config = {**config, "torch_dtype": np.dtype(dtype).name}
-        config.pop("dtype", None)
-        _write_json(unfinished / "config.json", config)
+        # torch_dtype is the name that all versions of transformers read.
+        rest = {name: value for name, value in config.items() if name != "dtype"}
+        _write_json(unfinished / "config.json", {**rest, "torch_dtype": np.dtype(dtype).name})
         if generation_config is not None:
             _write_json(unfinished / "generation_config.json", generation_config)
         for file in files:

@@ -139,9 +139,15 @@ def encode_spans(
 def encode_example(
     vocabulary: seqio.Vocabulary, prompt: str, completion: str, loss_on_prompt: bool = False
 ) -> TokenizedExample:
-    """A prompt and the completion to be learnt as one document, here of a model that needs BOS.
+    """A prompt and its completion as one document, here for a model that needs BOS.
 
     tokens        [b p p p r r a e]
     loss_weights  [0 0 0 0 1 1 1 1]     with loss_on_prompt: [0 1 1 1 1 1 1 1]
+
+    Args:
+      vocabulary: encodes them.
+      prompt: the text before the completion.
+      completion: the text to be learnt.
+      loss_on_prompt: whether the prompt has loss too.
     """
     return encode_spans(vocabulary, [(prompt, loss_on_prompt), (completion, True)])
