@@ -30,21 +30,16 @@ class HuggingFaceVocabulary(PretrainedVocabulary):
             raise self._configs.damaged("tokenizer.json", error) from error
         self._tokenizer.encode_special_tokens = True  # as plain text
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        self._n_ids = max(vocabulary.values(), default=-1) + 1
+        self._base_vocab_size = max(vocabulary.values(), default=-1) + 1
         model = spec["model"]
-        self._unk_id = vocabulary.get(model.get("unk_token"), model.get("unk_id"))
+        self.unk_id = vocabulary.get(model.get("unk_token"), model.get("unk_id"))
         added = self._tokenizer.get_added_tokens_decoder()
-        self._special = {id_ for id_, token in added.items() if token.special} - {self._unk_id}
+        self._special = {id_ for id_, token in added.items() if token.special} - {self.unk_id}
         symbols = byte_symbols() if "ByteLevel" in _types(spec.get("pre_tokenizer")) else ()
         self._missing_bytes = {b for b, symbol in enumerate(symbols) if symbol not in vocabulary}
         encoded = self._tokenizer.encode("a", add_special_tokens=True)
         n_start = [*encoded.special_tokens_mask, 0].index(0)
         return tuple(encoded.ids[:n_start]), ()
-
-    @property
-    def unk_id(self) -> int | None:
-        """The id of what the tokenizer cannot express; None for byte-level tokenizers."""
-        return self._unk_id
 
     def _to_ids(self, text: str) -> list[int]:
         if self._missing_bytes and not self._missing_bytes.isdisjoint(text.encode()):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from star_jax.errors import UserError
-from star_jax.tokenizers.configs import SAVED, Configs, Files, Roles, json_files, read_roles
+from star_jax.tokenizers.configs import SAVED, Configs, Files, json_files, read_roles
 from star_jax.tokenizers.vocabularies import PythonVocabulary
 
 
@@ -22,17 +22,22 @@ class PretrainedVocabulary(PythonVocabulary):
     `decode` returns the text up to the first of `stop_ids`, without control tokens.
     """
 
+    eos_id = -1  # ends training documents
+    stop_ids: tuple[int, ...]  # end generation; `eos_id` is the first
+    bos_id: int | None = None  # `document_start_ids` says whether it is used
+    document_start_ids: tuple[int, ...]  # what every document begins with: BOS, or nothing
+    unk_id: int | None = None  # what the tokenizer cannot express; None for byte-level tokenizers
     _transformers_class: str | None  # for tokenizer_config.json where there was none
-    _n_ids: int
     _special: set[int]  # ids that have no text
-    _roles: Roles
 
     def __init__(self, source: str, files: Files):
         """Reads `files`, contents by name, that came from `source`; UserError if they are bad."""
         super().__init__()
         self._configs = Configs(source, files)
-        model_start, model_eos = self._load()
-        self._roles = read_roles(self._configs, self._id_of, self._n_ids, model_start, model_eos)
+        start, eos = self._load()
+        self._roles = read_roles(self._configs, self._id_of, self._base_vocab_size, start, eos)
+        self.eos_id, self.stop_ids = self._roles.eos_id, self._roles.stop_ids
+        self.bos_id, self.document_start_ids = self._roles.bos_id, self._roles.document_start_ids
         self._special |= self._roles.all_ids
         unknown = set() if self.unk_id is None else {self.unk_id}
         spellings = map(self._spelling, sorted(self._special | unknown))
@@ -59,30 +64,6 @@ class PretrainedVocabulary(PythonVocabulary):
     @abc.abstractmethod
     def _spelling(self, id_: int) -> str:
         """The spelling of a token."""
-
-    @property
-    def document_start_ids(self) -> tuple[int, ...]:
-        """The ids that the model needs in front of every document: BOS, or nothing."""
-        return self._roles.document_start_ids
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """All ids that end generation, `eos_id` first."""
-        return self._roles.stop_ids
-
-    @property
-    def eos_id(self) -> int:
-        """The id that ends training documents."""
-        return self._roles.eos_id
-
-    @property
-    def bos_id(self) -> int | None:
-        """The id of BOS, if there is one; `document_start_ids` says whether it is used."""
-        return self._roles.bos_id
-
-    @property
-    def _base_vocab_size(self) -> int:
-        return self._n_ids
 
     def save(self, directory: str | Path) -> None:
         """Writes the tokenizer's files so that `transformers.AutoTokenizer` loads them.
@@ -121,7 +102,11 @@ class PretrainedVocabulary(PythonVocabulary):
         ids = [int(id_) for id_ in ids]
         end = next((i for i, id_ in enumerate(ids) if id_ in self.stop_ids), len(ids))
         return self._to_text(
-            [id_ for id_ in ids[:end] if 0 <= id_ < self._n_ids and id_ not in self._special]
+            [
+                id_
+                for id_ in ids[:end]
+                if 0 <= id_ < self._base_vocab_size and id_ not in self._special
+            ]
         )
 
     @functools.cached_property
@@ -130,7 +115,13 @@ class PretrainedVocabulary(PythonVocabulary):
         files = self._configs.files
         model = files["tokenizer.json" if "tokenizer.json" in files else "tokenizer.model"]
         special = frozenset(self._special)
-        return type(self), hashlib.sha256(model).digest(), self._n_ids, special, self._roles
+        return (
+            type(self),
+            hashlib.sha256(model).digest(),
+            self._base_vocab_size,
+            special,
+            self._roles,
+        )
 
     def __eq__(self, other: object) -> bool:
         """Equal when they encode, begin and end texts alike, whatever their source."""

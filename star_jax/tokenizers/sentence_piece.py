@@ -30,12 +30,13 @@ class SentencePieceVocabulary(PretrainedVocabulary):
             processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
         except (DecodeError, RuntimeError) as error:
             raise self._configs.damaged("tokenizer.model", error) from error
-        self._processor, self._n_ids = processor, processor.get_piece_size()
+        self._processor, self._base_vocab_size = processor, processor.get_piece_size()
         is_bpe = model.trainer_spec.model_type == model.trainer_spec.BPE
         self._transformers_class = "LlamaTokenizer" if is_bpe else None
         special = {id_ for id_, (_, is_special) in added.items() if is_special}
-        self._special = {*special, *filter(processor.is_control, range(self._n_ids))}
-        self._special.discard(processor.unk_id())
+        self._special = {*special, *filter(processor.is_control, range(self._base_vocab_size))}
+        self.unk_id = processor.unk_id()
+        self._special.discard(self.unk_id)
         bos, eos = processor.bos_id(), processor.eos_id()  # negative for none
         return (bos,) if bos >= 0 else (), (eos,) if eos >= 0 else ()
 
@@ -50,11 +51,6 @@ class SentencePieceVocabulary(PretrainedVocabulary):
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._configs.damaged("tokenizer_config.json", error) from error
         return added
-
-    @property
-    def unk_id(self) -> int:
-        """The id of what the model cannot express."""
-        return self._processor.unk_id()
 
     def _to_ids(self, text: str) -> list[int]:
         return self._processor.encode(text, out_type=int)

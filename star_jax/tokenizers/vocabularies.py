@@ -17,6 +17,8 @@ PAD, EOS, NEWLINE = "<pad>", "</s>", "\n"
 class PythonVocabulary(seqio.Vocabulary):
     """A vocabulary that encodes and decodes in Python inside TensorFlow, too."""
 
+    _base_vocab_size = 0  # seqio's name for the number of ids
+
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         def encode(text: tf.Tensor) -> np.ndarray:
             try:
@@ -44,42 +46,23 @@ class WordVocabulary(PythonVocabulary):
     Id 0 is `<pad>`, as seqio requires; nothing in star_jax recognizes padding by its id.
     """
 
+    bos_id = 0  # `<pad>`, as in T5; used only for models that need BOS
+    eos_id = 1  # `</s>`
+    unk_id = None
+
     def __init__(self, words: Sequence[str]):
         """Gives ids to `<pad>`, `</s>`, the line break and then `words`, in this order."""
         super().__init__()
-        self._words = (PAD, EOS, NEWLINE, *words)
-        self._ids = {word: i for i, word in enumerate(self._words)}
-        if len(self._ids) != len(self._words):
+        self.words = (PAD, EOS, NEWLINE, *words)  # in the order of their ids
+        self._base_vocab_size = len(self.words)
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        if len(self._ids) != len(self.words):
             raise UserError(f"vocabulary: a word is listed twice in {list(words)}")
 
     @classmethod
     def of_texts(cls, texts: Iterable[str]) -> "WordVocabulary":
         """The vocabulary of all words in some texts, sorted."""
         return cls(sorted({word for text in texts for word in re.split("[ \n]+", text)} - {""}))
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """All words in the order of their ids."""
-        return self._words
-
-    @property
-    def eos_id(self) -> int:
-        """The id of `</s>`."""
-        return self._ids[EOS]
-
-    @property
-    def bos_id(self) -> int:
-        """The id that documents begin with where a model needs one; `<pad>`, as in T5."""
-        return self._ids[PAD]
-
-    @property
-    def unk_id(self) -> None:
-        """None: an unknown word is an error, not a token."""
-        return None
-
-    @property
-    def _base_vocab_size(self) -> int:
-        return len(self._words)
 
     def _encode(self, s: str) -> list[int]:
         words = s.replace(NEWLINE, f" {NEWLINE} ").split(" ")
@@ -88,20 +71,20 @@ class WordVocabulary(PythonVocabulary):
         except KeyError as missing:
             raise UserError(
                 f"vocabulary lacks the word {missing} of the text {s[:60]!r}; "
-                f"it has {len(self._words)} words: {' '.join(self._words[3:])}"
+                f"it has {len(self.words)} words: {' '.join(self.words[3:])}"
             ) from None
 
     def _decode(self, ids: Iterable[int]) -> str:
-        words = [self._words[i] for i in ids if self._words[i] not in (PAD, EOS)]
+        words = [self.words[i] for i in ids if self.words[i] not in (PAD, EOS)]
         return re.sub(" ?\n ?", NEWLINE, " ".join(words))
 
     def __eq__(self, other: object) -> bool:
         """Equal when the words and their order are equal."""
-        return isinstance(other, WordVocabulary) and self._words == other._words
+        return isinstance(other, WordVocabulary) and self.words == other.words
 
     def __hash__(self) -> int:
         """Hash of the words, so that seqio may key caches by vocabulary."""
-        return hash(self._words)
+        return hash(self.words)
 
 
 def document_start(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
