@@ -35,11 +35,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        h_BLD: jax.Array,
-        angles_BLR: jax.Array,
-        seen: jax.Array,
-        context: tuple[Store, ...],
+        self, h_BLD: jax.Array, angles_BLR: jax.Array, seen: jax.Array, context: tuple[Store, ...]
     ) -> tuple[jax.Array, KeyValues]:
         """Returns (update of the residual stream [B, L, D], the new keys and values).
 

@@ -53,10 +53,7 @@ def serves(
 
 
 def splash_attend(
-    query_BLHK: jax.Array,
-    key_values: KeyValues,
-    segment_ids_BL: jax.Array,
-    interpret: bool = False,
+    query_BLHK: jax.Array, key_values: KeyValues, segment_ids_BL: jax.Array, interpret: bool = False
 ) -> jax.Array:
     """Equals `attend` with `causal_mask(segment_ids_BL)`; returns [B, L, H, K].
 
