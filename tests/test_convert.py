@@ -15,10 +15,10 @@ from star_jax import main
 from star_jax.errors import UserError
 from star_jax.models.decoder import placed_params
 from star_jax.models.exporting import export_model
+from star_jax.models.families import decoder_config, family_of
 from star_jax.models.formats import open_model
-from star_jax.models.hf_config import decoder_config
-from star_jax.models.hf_names import Place, places
 from star_jax.models.importing import check_config, import_params
+from star_jax.models.places import places
 from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.tokenizers.vocabularies import WordVocabulary
 from star_jax.tools.convert import convert_weights
@@ -200,8 +200,7 @@ from pathlib import Path
 from star_jax.models.decoder import placed_params
 from star_jax.models.exporting import export_model
 from star_jax.models.formats import open_model
-from star_jax.models.hf_config import decoder_config
-from star_jax.models.hf_names import Place, places
+from star_jax.models.families import decoder_config
 from star_jax.models.importing import import_params
 from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 
@@ -254,7 +253,7 @@ def write_1_5_billion(folder):
     decoder = decoder_config(config, "config.json")
     shapes = {
         name: place.hf_shape
-        for place in jax.tree.leaves(places(decoder), is_leaf=lambda node: isinstance(node, Place))
+        for place in places(decoder, family_of(decoder))
         for name in place.names
     }
     draws = np.random.default_rng(0).standard_normal(1 << 20).astype(jnp.bfloat16)

@@ -153,7 +153,7 @@ def test_nothing_is_overwritten(tmp_path, tensors, is_file):
         out.write_text("mine")
     else:
         export(out, tensors)
-    with pytest.raises(UserError, match=f"{out} is there already"):
+    with pytest.raises(UserError, match=f"{out} exists already"):
         export(out, {"other": np.ones(2)})
     with pytest.raises(UserError, match="new or empty directory"):
         check_target(out)
@@ -173,7 +173,7 @@ def test_an_empty_directory_is_filled_and_what_lies_beside_it_stays(tmp_path, te
 def test_a_link_is_no_place_for_an_export(tmp_path, tensors):
     (tmp_path / "empty").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "empty")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         export(tmp_path / "out", tensors)
 
 

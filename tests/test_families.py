@@ -16,7 +16,8 @@ from star_jax.errors import UserError
 from star_jax.models.attention import Store, causal_mask
 from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
-from star_jax.models.hf_config import ARCHITECTURE, decoder_config, family_of, hf_config
+from star_jax.models.families import ARCHITECTURE, decoder_config, family_of, hf_config
+from star_jax.models.families.gptj import mesh_config
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Prompt
 from star_jax.rollout.engine import prompt_key
@@ -187,7 +188,8 @@ def test_gin_models_have_their_published_sizes(name, parameters, stated):
     counted = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
     assert counted == parameters
     assert counted / 1e9 == pytest.approx(stated, rel=0.02)
-    assert family_of(config) in name.replace("smollm2", "llama").replace("qwen25", "qwen2")
+    family = family_of(config).model_type
+    assert family in name.replace("smollm2", "llama").replace("qwen25", "qwen2")
 
 
 @pytest.mark.parametrize(
@@ -239,3 +241,10 @@ def test_impossible_decoders_are_refused(fields, message):
 def test_impossible_rope_scaling_is_refused():
     with pytest.raises(UserError, match=r"low_freq_factor = 4.0 < high_freq_factor = 4.0"):
         RopeScaling(low_freq_factor=4.0)
+
+
+def test_a_slim_checkpoint_without_a_config_json_is_gptj_6b_if_its_sizes_are():
+    config = mesh_config(50400, 4096, 28)
+    assert decoder_config(config, "shards") == DecoderConfig()
+    assert (config["bos_token_id"], config["eos_token_id"]) == (50256, 50256)
+    assert mesh_config(50400, 4096, 27) is None

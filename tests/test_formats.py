@@ -131,8 +131,7 @@ def test_flax_arrays_that_were_parted_for_their_size(tmp_path, rng, monkeypatch,
 
 
 def test_large_tensors_are_read_in_blocks_of_rows(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr("star_jax.models.formats.files.MAPPED_BYTES", 300)
-    monkeypatch.setattr("star_jax.models.formats.safetensors_files.MAPPED_BYTES", 300)
+    monkeypatch.setattr("star_jax.models.formats.files.BLOCK_BYTES", 300)
     tensors = gptj_tensors(rng)
     assert_holds(open_model(write_safetensors(tmp_path / "safetensors", tensors)), tensors, rng)
     assert_holds(open_model(write_flax(tmp_path / "flax", tensors)), tensors, rng)
@@ -393,7 +392,7 @@ F8 = {"a": np.zeros(3, ml_dtypes.float8_e4m3fn)}
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12216138240\n"
 HTML = "\n<!DOCTYPE html>\n<html>Access restricted</html>"
 MISTAKES = {
-    "nothing there": (lambda d: d, "is not there"),
+    "nothing there": (lambda d: d, "does not exist"),
     "empty directory": (lambda d: put(d, "README.md"), "holds no weights"),
     "torch": (lambda d: put(d, "pytorch_model.bin"), r"model\.bin is not read.*safe_serialization"),
     "torch file": (
@@ -444,6 +443,7 @@ MISTAKES = {
         "config.json is no JSON file.*not an object",
     ),
     "flax number": (lambda d: flax_file(d, b"\x07"), "its top is not a map"),
+    "flax params": (lambda d: flax_file(d, b"\x81\xa6params\x07"), "its top is not a map"),
     "flax twice": (lambda d: flax_file(d, b"\x82\xa1a\x01\xa1a\x01"), "a is there twice"),
     "flax object": (lambda d: flax_file(d, b"\x81\xa1a\xd4\x05\x00"), "extension type 5"),
     "flax depth": (lambda d: flax_file(d, b"\x81\xa1a" * 99), "maps in maps"),
@@ -578,5 +578,5 @@ def test_a_header_that_claims_too_much_is_told(tmp_path):
     header = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
     data = struct.pack("<Q", len(header)) + header + bytes(12)
     put(tmp_path, "model.safetensors", data)
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         open_model(tmp_path)

@@ -37,7 +37,7 @@ from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.testing.engine import FakeEngine
-from star_jax.tokenizers.pretrained_vocabulary import load_vocabulary
+from star_jax.tokenizers.loading import load_vocabulary
 from tests import fake_runs, tiny
 
 BUCKET = "star-jax"

@@ -15,13 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_jax.errors import UserError
-from star_jax.tokenizers.files.byte_level import SCHEMES, byte_level_json, byte_symbols
-from star_jax.tokenizers.files.configs import import_needed
-from star_jax.tokenizers.pretrained_vocabulary import (
-    HuggingFaceVocabulary,
-    SentencePieceVocabulary,
-    load_vocabulary,
-)
+from star_jax.tokenizers.byte_level import SCHEMES, byte_level_json, byte_symbols
+from star_jax.tokenizers.configs import import_needed
+from star_jax.tokenizers.hugging_face import HuggingFaceVocabulary
+from star_jax.tokenizers.loading import load_vocabulary
+from star_jax.tokenizers.sentence_piece import SentencePieceVocabulary
 from star_jax.tokenizers.vocabularies import encode_example
 from tests.packages import install_beside
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from star_jax.models.decoder import placed_params
+from star_jax.models.families import decoder_config
 from star_jax.models.formats import open_model
-from star_jax.models.hf_config import decoder_config
 from star_jax.models.importing import import_params
 from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.records import Prompt
 from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
-from star_jax.tokenizers.pretrained_vocabulary import load_vocabulary
+from star_jax.tokenizers.loading import load_vocabulary
 from tests.families import hf_greedy, hf_logits, transformers
 from tests.packages import install_beside
 from tests.test_families import logits_of

@@ -225,7 +225,7 @@ def test_splash_where_it_cannot_run_is_refused_with_the_way_out(changes, mesh, p
 def test_splash_wants_whole_rows():
     mesh = mesh_of("TPU v4")
     mesh.shape["sequence"] = 2
-    with pytest.raises(UserError, match=r"wants whole rows, not MeshConfig\.sequence = 2"):
+    with pytest.raises(UserError, match=r"needs whole rows, not MeshConfig\.sequence = 2"):
         check_attention(SPLASH, mesh, TRAINING_RULES)
 
 

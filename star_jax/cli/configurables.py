@@ -33,8 +33,8 @@ from star_jax.loop.stages import EVALUATE
 from star_jax.models import base_weights
 from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.decoder import placed_params
+from star_jax.models.families import decoder_config
 from star_jax.models.formats import open_model
-from star_jax.models.hf_config import decoder_config
 from star_jax.modes.runs import RUNS
 from star_jax.parallel import processes
 from star_jax.parallel.partitioning import MeshConfig, Rules, make_mesh
@@ -55,7 +55,7 @@ from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.task import VALIDATION, ReasoningTask
 from star_jax.tasks.toy.corpus import ToyCorpus, toy_vocabulary
-from star_jax.tokenizers.pretrained_vocabulary import load_vocabulary
+from star_jax.tokenizers.loading import load_vocabulary
 from star_jax.tools.comparison.command import compare, score_comparison
 from star_jax.tools.precompile.settings import Assumptions
 from star_jax.training import schedules

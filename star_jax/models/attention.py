@@ -1,8 +1,8 @@
-"""Attention over several stores of keys and values at once, softmaxed together.
+"""Attention over several stores of keys and values, with one softmax over all of them.
 
-A query may look at the few-shot prefix (stored once, no batch axis), at its row's cache and at
-the tokens that came with it. Nothing of the stores is concatenated, only what they give is added
-up: that is what lets hundreds of rows share one prefix.
+A query may see the few-shot prefix (stored once, no batch axis), its row's KV cache and the tokens
+of the same call. The stores are not concatenated; only their outputs are added, so that hundreds of
+rows can share one prefix.
 """
 
 import functools
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 class KeyValues(NamedTuple):
     """Keys and values of one layer: [B, G, S, K], or [G, S, K] when all rows share them.
 
-    Heads come before the tokens: each head's keys then lie together, which makes a decoding
-    step's products over the cache about five times faster on the CPU.
+    Heads come before the tokens: each head's keys are then contiguous, which makes a decoding
+    step's products over the KV cache about five times faster on the CPU.
     """
 
     key: jax.Array
@@ -24,16 +24,16 @@ class KeyValues(NamedTuple):
 
 
 class Store(NamedTuple):
-    """Keys and values with who may see them: mask bool, broadcastable to [B, T, S]."""
+    """Keys and values, and which queries may see them: mask bool, broadcastable to [B, T, S]."""
 
     key_values: KeyValues
     mask: jax.Array
 
 
 def causal_mask(segment_ids_BL: jax.Array) -> jax.Array:
-    """Bool [B, L, L]: a token sees itself and what came before it in its own segment.
+    """Bool [B, L, L]: a token sees itself and the earlier tokens of its segment.
 
-    Segment 0 is padding: nobody sees it, and what it sees does not matter.
+    Segment 0 is padding: real tokens do not see it, and its output is ignored.
     """
     length = segment_ids_BL.shape[1]
     same_BTS = segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]
@@ -43,19 +43,19 @@ def causal_mask(segment_ids_BL: jax.Array) -> jax.Array:
 def attend(query_BTHK: jax.Array, stores: tuple[Store, ...]) -> jax.Array:
     """Softmax attention over all stores together; returns [B, T, H, K].
 
-    Query heads are taken in G groups of H / G neighbours; a group shares one head of keys and
-    values. Scores are float32 whatever the query's dtype. A query that may see nothing (padding)
-    gets the mean of what it may not see: finite, and never read.
+    Query heads form G groups of H / G neighbours; a group shares one head of keys and values.
+    Scores are float32 for any dtype of the query. A query that may see nothing (padding) gets the
+    mean of the masked values: finite, and never read.
 
-    What each store gives is weighed with the exponentials of its own scores, over one common
-    maximum, and divided by the sum of all of them at the end. A shared store keeps the heads in
-    front of the rows, as its products come: turning them would cost as much as the products.
+    Each store's values are weighted by the exponentials of its own scores less one common maximum;
+    at the end the sum over the stores is divided by the sum of all weights. A shared store keeps
+    heads before rows, in the order of its products: transposing costs as much as the products.
     """
     n_rows, n_queries, n_heads, head_dim = query_BTHK.shape
     n_groups = stores[0].key_values.key.shape[-3]
     grouped = n_rows, n_queries, n_groups, n_heads // n_groups, head_dim
-    # A group's queries, T x R of them, lie together: plain products, whose gradients the CPU
-    # makes in half the time.
+    # A group's T x R queries are contiguous: plain products, whose gradients take half the time on
+    # the CPU.
     query_BGQK = (query_BTHK * head_dim**-0.5).reshape(grouped).swapaxes(1, 2)
     query_BGQK = query_BGQK.reshape(n_rows, n_groups, -1, head_dim)
     scores = [_scores(query_BGQK, store, n_queries) for store in stores]
@@ -80,7 +80,7 @@ def attend(query_BTHK: jax.Array, stores: tuple[Store, ...]) -> jax.Array:
 
 
 def _scores(query_BGQK: jax.Array, store: Store, n_queries: int) -> jax.Array:
-    """float32 [B, G, T x R, S], or [G, B, T x R, S] if shared; hardly any where masked."""
+    """float32 [B, G, T x R, S], or [G, B, T x R, S] if shared; the lowest number where masked."""
     spec = "bgqk,gsk->gbqs" if _is_shared(store) else "bgqk,bgsk->bgqs"
     scores = jnp.einsum(spec, query_BGQK, store.key_values.key, preferred_element_type=jnp.float32)
     n_repeats = query_BGQK.shape[2] // n_queries
@@ -95,5 +95,5 @@ def _is_shared(store: Store) -> bool:
 
 
 def _rows_first(leaf: jax.Array, store: Store) -> jax.Array:
-    """[G, B, ...] of a shared store to [B, G, ...] and back; others as they are."""
+    """[G, B, ...] of a shared store to [B, G, ...] and back; others unchanged."""
     return leaf.swapaxes(0, 1) if _is_shared(store) else leaf

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ import psutil
 from star_jax.models.config import DecoderConfig
 from star_jax.models.formats import is_foreign, open_model
 from star_jax.models.importing import check_config, check_tensors, import_params
-from star_jax.models.tensors import StoredModel
+from star_jax.models.tensors import Index, StoredModel
 from star_jax.parallel import processes
 from star_jax.records import Params
 from star_jax.run import checkpoints
@@ -20,17 +19,13 @@ from star_jax.run.paths import path_of
 from star_jax.run.progress import progress
 
 
-def _free_memory() -> int:
-    return psutil.virtual_memory().available
-
-
-def load_base(path: Path, model: DecoderConfig, abstract: Any) -> Any:
-    """The weights of the original model M from any format, in the places that `abstract` names.
+def load_base(path: Path, model: DecoderConfig, abstract: Params) -> Params:
+    """The weights of the original model M from any format, placed as `abstract` says.
 
     Args:
       path: an Orbax checkpoint, or anything that `models.formats` opens.
       model: the decoder they are for.
-      abstract: as in `load`.
+      abstract: tree of jax.ShapeDtypeStruct with shardings.
 
     Raises:
       UserError: as `check_base`.
@@ -43,7 +38,7 @@ def load_base(path: Path, model: DecoderConfig, abstract: Any) -> Any:
         return import_params(stored, model, abstract, advance)
 
 
-def check_base(path: Path, model: DecoderConfig, abstract: Any) -> StoredModel | None:
+def check_base(path: Path, model: DecoderConfig, abstract: Params) -> StoredModel | None:
     """Raises UserError unless `path` holds weights for `model`; reads none of them.
 
     Returns the opened checkpoint of a foreign format, None for Orbax.
@@ -81,46 +76,40 @@ class BaseWeights:
     its own devices hold; where there is no room for those, they are read again.
     """
 
-    def __init__(self, read: Callable[[], Any], room: Callable[[], int] = _free_memory):
+    def __init__(
+        self,
+        read: Callable[[], Params],
+        room: Callable[[], int] = lambda: psutil.virtual_memory().available,
+    ):
         """`read` gives the weights on the devices; `room` the bytes that are free on the host."""
         self._read, self._room = read, room
-        self._parts: Any = None
+        self._kept: Params = None  # a function for each leaf, which gives it on the devices
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Params:
         """The weights, laid out on the devices as `read` lays them out."""
-        if self._parts is not None:
-            return jax.tree.map(_to_devices, self._parts, is_leaf=lambda x: isinstance(x, _Parts))
+        if self._kept is not None:
+            return jax.tree.map(lambda restore: restore(), self._kept)
         params = self._read()
-        n_bytes = sum(_local_bytes(leaf) for leaf in jax.tree.leaves(params))
-        # All processes alike: reading again is something that they do together.
+        n_bytes = sum(
+            part.nbytes for leaf in jax.tree.leaves(params) for part in _parts(leaf).values()
+        )
+        # All processes decide alike, since they can only read again together.
         if processes.from_lead(lambda: 2 * n_bytes <= self._room()):
-            self._parts = jax.tree.map(_to_host, params)
+            self._kept = jax.tree.map(_keep, params)
         return params
 
 
-class _Parts(NamedTuple):
-    """An array as this process holds it: its parts by the place they begin at."""
-
-    shape: tuple[int, ...]
-    sharding: jax.sharding.Sharding
-    parts: dict[tuple[int, ...], np.ndarray]
-
-
-def _to_host(leaf: jax.Array) -> _Parts:
-    parts = {_place(shard.index): shard.data for shard in leaf.addressable_shards}
-    return _Parts(leaf.shape, leaf.sharding, {at: np.array(x) for at, x in parts.items()})
+def _keep(leaf: jax.Array) -> Callable[[], jax.Array]:
+    """Copies the parts to the host; the function puts them back onto the devices."""
+    parts = {place: np.array(part) for place, part in _parts(leaf).items()}
+    shape, sharding = leaf.shape, leaf.sharding
+    return lambda: jax.make_array_from_callback(shape, sharding, lambda at: parts[_place(at)])
 
 
-def _to_devices(kept: _Parts) -> jax.Array:
-    return jax.make_array_from_callback(
-        kept.shape, kept.sharding, lambda index: kept.parts[_place(index)]
-    )
+def _parts(leaf: jax.Array) -> dict[tuple[int, ...], jax.Array]:
+    """The parts of an array that this process holds, by the index at which they begin."""
+    return {_place(shard.index): shard.data for shard in leaf.addressable_shards}
 
 
-def _place(index: tuple[slice, ...]) -> tuple[int, ...]:
-    return tuple(part.start or 0 for part in index)
-
-
-def _local_bytes(leaf: jax.Array) -> int:
-    parts = {_place(shard.index): shard.data.nbytes for shard in leaf.addressable_shards}
-    return sum(parts.values())
+def _place(index: Index | None) -> tuple[int, ...]:
+    return tuple(part.start or 0 for part in index or ())

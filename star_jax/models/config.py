@@ -1,9 +1,9 @@
-"""What makes one decoder differ from another; the families are values of it."""
+"""The sizes, parts and numerics of a decoder; each model family is a value of it."""
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from star_jax.errors import UserError
 
@@ -21,14 +21,14 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.x's stretching of slow rotary frequencies, for contexts beyond the original one.
+    """Llama 3.x's scaling of slow rotary frequencies, for contexts beyond the original one.
 
     Source: the published configurations of Llama 3.1 and 3.2 ("rope_type": "llama3").
     """
 
     factor: float = 8.0  # slow frequencies are divided by this; Llama 3.2 has 32
-    low_freq_factor: float = 1.0  # slow: fewer turns than this within the original context
-    high_freq_factor: float = 4.0  # fast: more turns than this; they are left alone
+    low_freq_factor: float = 1.0  # slow: fewer turns than this in the original context
+    high_freq_factor: float = 4.0  # fast: more turns than this; they are not scaled
     original_context_length: int = 8192
 
     def __post_init__(self):
@@ -51,14 +51,14 @@ class DecoderConfig:
     n_layers: int = 28
     d_model: int = 4096
     n_heads: int = 16
-    n_kv_heads: int = 0  # heads of keys and values, each for a group of queries; 0: n_heads
+    n_kv_heads: int = 0  # heads of keys and values, each shared by query heads; 0: n_heads
     head_dim: int = 256
     d_ff: int = 16384
-    block: str = "parallel"  # attention and MLP beside each other, or "sequential"
+    block: str = "parallel"  # attention and MLP in parallel, or "sequential"
     norm: str = "layer"  # "layer" (scale and bias) or "rms" (scale)
     mlp: str = "gelu"  # "gelu" (tanh form, biases) or "swiglu" (gated, none)
-    qkv_bias: bool = False  # of queries, keys and values: Qwen2
-    qk_norm: bool = False  # RMS norm of each head's query and key: Qwen3
+    qkv_bias: bool = False  # of queries, keys and values (Qwen2)
+    qk_norm: bool = False  # RMS norm of each head's query and key (Qwen3)
     head: str = "biased"  # output head "biased", "plain" or "tied" to the embedding
     rotary_dim: int = 64  # leading dims of each head that rotate
     rotary_base: float = 10000.0
@@ -66,8 +66,8 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     context_length: int = 2048  # longest document, few-shot prefix included
     norm_epsilon: float = 1e-5
-    dtype: Any = jnp.float32  # of activations and matrix products
-    param_dtype: Any = jnp.float32  # of stored parameters
+    dtype: DTypeLike = jnp.float32  # of activations and matrix products
+    param_dtype: DTypeLike = jnp.float32  # of stored parameters
     scan_layers: bool = True  # one compiled block for all layers, parameters stacked
     attention: str = "einsum"  # or "splash": a kernel for training and prefixes, TPU v4 and newer
     remat: str = "none"  # "none", "dots" (keep matrix products) or "full" (keep block inputs)
@@ -75,7 +75,7 @@ class DecoderConfig:
     init_scale: float = 1.0  # variance of fresh kernels is init_scale / fan_in
 
     def __post_init__(self):
-        """Raises UserError for parts nobody knows and sizes that make no decoder."""
+        """Raises UserError for unknown parts and impossible sizes."""
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(
@@ -93,5 +93,5 @@ class DecoderConfig:
 
     @property
     def kv_heads(self) -> int:
-        """How many heads have keys and values of their own."""
+        """The number of heads of keys and values."""
         return self.n_kv_heads or self.n_heads

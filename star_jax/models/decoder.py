@@ -1,13 +1,11 @@
 """The decoder in Flax linen; GPT-J, Llama, Mistral and Qwen are configurations of it.
 
-Parameters carry logical axis names through `param_with_axes`, where T5X looks for them. The
-decoder never writes a cache: it returns the keys and values of the tokens it was given, and the
-caller decides where they go.
+Parameters have logical axis names through `param_with_axes`, as T5X expects. The decoder never
+writes a KV cache: it returns the keys and values of its input tokens, and the caller stores them.
 """
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax
 import jax
@@ -22,6 +20,7 @@ from star_jax.models.layers import Dense, Norm, param_with_axes
 from star_jax.models.rotary import rotary_angles, rotate
 from star_jax.models.splash import serves, splash_attend
 from star_jax.parallel.partitioning import Rules, keep_rows, parameter_shardings
+from star_jax.records import Params
 
 REMAT = {
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
@@ -36,13 +35,16 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        h_BLD: jax.Array,
-        angles_BLR: jax.Array,
-        seen: jax.Array,
-        context: tuple[Store, ...],
+        self, h_BLD: jax.Array, angles_BLR: jax.Array, seen: jax.Array, context: tuple[Store, ...]
     ) -> tuple[jax.Array, KeyValues]:
-        """Returns what is added to the residual stream [B, L, D], and the new keys and values."""
+        """Returns (update of the residual stream [B, L, D], the new keys and values).
+
+        Args:
+          h_BLD: the normed residual stream.
+          angles_BLR: rotary angles of the tokens.
+          seen: as in `Block`.
+          context: earlier keys and values that the tokens may see too.
+        """
         c = self.config
 
         def project(name: str, n_heads: int, axis: str) -> jax.Array:
@@ -84,7 +86,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP: beside each other from one norm (GPT-J), or one after the other."""
+    """Attention and MLP: in parallel from one norm (GPT-J), or one after the other."""
 
     config: DecoderConfig
     return_key_values: bool = True
@@ -97,14 +99,14 @@ class Block(nn.Module):
         seen: jax.Array,
         context: tuple[Store, ...] = (),
     ) -> tuple[jax.Array, KeyValues | None]:
-        """Returns the block's output [B, L, D] and the new tokens' keys and values, if asked.
+        """Returns (the block's output [B, L, D], the new keys and values or None).
 
         Args:
           x_BLD: the residual stream.
           angles_BLR: rotary angles of the tokens.
           seen: which of the tokens each of them may see, a mask [B, L, L]; or their segment ids
             [B, L], for splash attention.
-          context: earlier keys and values that they may see too.
+          context: earlier keys and values that the tokens may see too.
         """
         c = self.config
         h_BLD = Norm(c, c.norm, name="norm")(x_BLD)
@@ -118,7 +120,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens to logits; keys and values in and out when asked."""
+    """Tokens to logits, optionally with keys and values in and out."""
 
     config: DecoderConfig
 
@@ -132,7 +134,7 @@ class Decoder(nn.Module):
         read_at_BR: jax.Array | None = None,
         return_key_values: bool = False,
     ) -> tuple[jax.Array, tuple[KeyValues, ...] | None]:
-        """Returns logits float32 [B, L, V] and, if asked, each layer's new keys and values.
+        """Returns (logits float32 [B, L, V], each layer's new keys and values or None).
 
         Args:
           tokens_BL: token ids.
@@ -141,7 +143,7 @@ class Decoder(nn.Module):
             `causal_mask` of them; or any mask, bool [B, L, L], which rules out splash attention.
           context: for each layer, earlier stores the tokens may see; needs scan_layers=False.
           read_at_BR: columns to read in each row; the logits are then [B, R, V].
-          return_key_values: also return keys and values; needs scan_layers=False.
+          return_key_values: return keys and values, not None; needs scan_layers=False.
         """
         c = self.config
         embedding = param_with_axes(
@@ -171,7 +173,7 @@ class Decoder(nn.Module):
             logits = Dense(c, (c.vocab_size,), axes=axes, use_bias=biased, name="head")(x_BLD)
         return logits.astype(jnp.float32), key_values if return_key_values else None
 
-    def _block_type(self) -> Any:
+    def _block_type(self) -> type[nn.Module]:
         if self.config.remat == "none":
             return Block
         return nn_partitioning.remat(
@@ -203,23 +205,23 @@ class Decoder(nn.Module):
         return x_BLD, tuple(key_values)
 
 
-def init_params(config: DecoderConfig, key: jax.Array) -> Any:
+def init_params(config: DecoderConfig, key: jax.Array) -> Params:
     """Fresh parameters, a nested dict of arrays; call under `jax.jit` to make them in place."""
     return _init(config, key)["params"]
 
 
-def abstract_params(config: DecoderConfig) -> Any:
+def abstract_params(config: DecoderConfig) -> Params:
     """The parameters' shapes and dtypes, without making them."""
     return jax.tree.map(lambda leaf: leaf, _abstract_variables(config)["params"])
 
 
-def logical_axes(config: DecoderConfig) -> Any:
+def logical_axes(config: DecoderConfig) -> Params:
     """The parameters' logical axis names: a tree of PartitionSpec, shaped like the parameters."""
     variables = _abstract_variables(config)
     return flax.core.unfreeze(nn_partitioning.get_axis_names(variables["params_axes"]))
 
 
-def placed_params(config: DecoderConfig, mesh: Mesh, rules: Rules) -> Any:
+def placed_params(config: DecoderConfig, mesh: Mesh, rules: Rules) -> Params:
     """As `abstract_params`, with the sharding that `rules` give each parameter on `mesh`."""
     shapes = abstract_params(config)
     shardings = parameter_shardings(shapes, logical_axes(config), mesh, rules)
@@ -230,10 +232,10 @@ def placed_params(config: DecoderConfig, mesh: Mesh, rules: Rules) -> Any:
     )
 
 
-def unstack_layers(config: DecoderConfig, params: Any) -> tuple[DecoderConfig, Any]:
-    """The same model with its layers unrolled, as decoding with a cache wants it.
+def unstack_layers(config: DecoderConfig, params: Params) -> tuple[DecoderConfig, Params]:
+    """The same (config, parameters) with unrolled layers, as decoding with a KV cache needs them.
 
-    On the CPU one array a layer decodes about four times faster than one stacked array.
+    On the CPU one array per layer decodes about four times faster than one stacked array.
     """
     if not config.scan_layers:
         return config, params
@@ -246,12 +248,12 @@ def unstack_layers(config: DecoderConfig, params: Any) -> tuple[DecoderConfig, A
 
 
 @functools.lru_cache(maxsize=32)
-def _abstract_variables(config: DecoderConfig) -> Any:
-    """Tracing takes a second for a real model, and its shapes are asked for time and again."""
+def _abstract_variables(config: DecoderConfig) -> Params:
+    """Cached: tracing takes a second for a real model, and its shapes are needed often."""
     return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
 
 
-def _init(config: DecoderConfig, key: jax.Array) -> Any:
+def _init(config: DecoderConfig, key: jax.Array) -> Params:
     tokens = jnp.zeros((1, 2), jnp.int32)
     return Decoder(config).init(key, tokens, tokens, jnp.ones((1, 2, 2), bool))
 

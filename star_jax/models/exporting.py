@@ -1,12 +1,12 @@
-"""Weights as a Hugging Face directory: what transformers and vLLM load."""
+"""Weights as a Hugging Face directory, which transformers and vLLM load."""
 
 import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,39 +20,41 @@ UNFINISHED = ".unfinished"  # ends the name of the directory that an export is w
 def export_model(
     directory: Path,
     tensors: Iterable[tuple[str, Callable[[], np.ndarray]]],
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     *,
     dtype: np.dtype,
-    generation_config: Mapping[str, Any] | None = None,
+    generation_config: Mapping[str, object] | None = None,
     files: Iterable[Path] = (),
     max_shard_bytes: int = 5 * 2**30,
     on_progress: Callable[[int], None] = lambda n_bytes: None,
 ) -> None:
-    """Writes safetensors, config.json and what goes with them; complete or not there at all.
+    """Writes safetensors, config.json and further files; all of them or none.
 
-    A hidden directory beside it, `.export-*.unfinished`, is filled and then renamed. At most one
-    shard is in memory, and the tensor that no longer fitted in it.
+    A hidden directory with the same parent, `.export-*.unfinished`, is filled and then renamed.
+    Memory holds at most one shard, and the tensor that no longer fitted in it.
 
     Args:
-      directory: where to; it must not be there yet, or be empty.
-      tensors: Hugging Face's names, and what gives each tensor when its turn comes.
+      directory: to write; it must not exist yet, or be empty.
+      tensors: Hugging Face's names, each with a function that gives the tensor when it is needed.
       config: for config.json; the dtype is added.
       dtype: of the written numbers.
       generation_config: for generation_config.json.
-      files: to be copied beside the weights, e.g. the tokenizer's.
+      files: to be copied into the directory, e.g. the tokenizer's.
       max_shard_bytes: a further file is begun where this one would become larger.
-      on_progress: called with the bytes of each tensor once it is there.
+      on_progress: called with the bytes of each tensor after it was fetched.
 
     Raises:
-      UserError: something is there already, or cannot be written.
+      UserError: the directory is in use, or cannot be written.
     """
     directory = Path(directory).absolute()
     check_target(directory)
-    # A name that nobody has: what else lies beside the target is not ours to remove.
-    unfinished = Path(tempfile.mkdtemp(suffix=UNFINISHED, prefix=".export-", dir=directory.parent))
+    # A new name: nothing else in the parent may be removed.
+    unfinished = directory.parent / f".export-{uuid.uuid4().hex}{UNFINISHED}"
     try:
-        unfinished.chmod(0o777 & ~_umask())
-        _write_json(unfinished / "config.json", _with_dtype(config, np.dtype(dtype)))
+        unfinished.mkdir()
+        # torch_dtype is the name that all versions of transformers read.
+        rest = {name: value for name, value in config.items() if name != "dtype"}
+        _write_json(unfinished / "config.json", {**rest, "torch_dtype": np.dtype(dtype).name})
         if generation_config is not None:
             _write_json(unfinished / "generation_config.json", generation_config)
         for file in files:
@@ -70,24 +72,19 @@ def export_model(
 def check_target(directory: Path) -> None:
     """Raises UserError when an export to `directory` would overwrite something or cannot be made.
 
-    Makes the folder around it, so that a wrong path is told before any work is done.
+    Makes the parent directory, so that a wrong path is reported before any work is done.
     """
     directory = Path(directory).absolute()
     try:
         empty = directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir())
         if not empty and (directory.exists() or directory.is_symlink()):
             raise UserError(
-                f"{directory} is there already; an export goes to a new or empty directory"
+                f"{directory} exists already; give a new or empty directory for the export"
             )
         directory.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory.parent).close()
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write to {str(directory)[:200]!r}: {error}") from error
-
-
-def _with_dtype(config: Mapping[str, Any], dtype: np.dtype) -> Mapping[str, Any]:
-    """The configuration with the one name of the dtype that all versions of transformers read."""
-    return {**{k: v for k, v in config.items() if k != "dtype"}, "torch_dtype": dtype.name}
 
 
 def _shards(
@@ -97,35 +94,37 @@ def _shards(
     on_progress: Callable[[int], None],
 ) -> Iterator[dict[str, np.ndarray]]:
     """The tensors in groups of at most `max_bytes`; a larger tensor is a group of its own."""
-    shard, size = {}, 0
+    shard: dict[str, np.ndarray] = {}
+    size = 0
     for name, read in tensors:
-        # save_file writes memory as it lies, so rows must lie behind one another.
+        # save_file writes memory in its order, so the rows must be contiguous.
         tensor = np.asarray(read()).astype(dtype, order="C", copy=False)
         on_progress(tensor.nbytes)
         if shard and size + tensor.nbytes > max_bytes:
             yield shard
-            shard.clear()  # not only here: the caller, too, would keep it while the next is read
+            shard.clear()  # not replaced: the caller would keep it while the next is read
             size = 0
         shard[name] = tensor
         size += tensor.nbytes
     yield shard
 
 
-def _write_weights(directory: Path, shards: Iterable[Mapping[str, np.ndarray]]) -> None:
+def _write_weights(directory: Path, shards: Iterable[dict[str, np.ndarray]]) -> None:
     """Writes model.safetensors, or several shards and their index."""
-    names, size = [], 0
+    names: list[list[str]] = []
+    size = 0
     for shard in shards:
-        # How many shards there will be is not known before the last.
+        # The number of shards is not known before the last.
         path = directory / f"{len(names)}.safetensors"
         save_file(shard, path, metadata={"format": "pt"})
-        # safetensors gives its files to the user alone; these are as public as config.json.
+        # safetensors makes its files private; these are as public as config.json.
         shutil.copymode(directory / "config.json", path)
         size += sum(tensor.nbytes for tensor in shard.values())
         names.append(list(shard))
     if len(names) == 1:
         (directory / "0.safetensors").rename(directory / "model.safetensors")
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, names_of_shard in enumerate(names):
         file = f"model-{i + 1:05}-of-{len(names):05}.safetensors"
         (directory / f"{i}.safetensors").rename(directory / file)
@@ -134,11 +133,5 @@ def _write_weights(directory: Path, shards: Iterable[Mapping[str, np.ndarray]]) 
     _write_json(directory / "model.safetensors.index.json", index)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

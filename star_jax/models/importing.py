@@ -1,76 +1,59 @@
-"""Weights of any known format onto the devices: tensor by tensor, each part where it belongs."""
+"""Weights of any known format onto the devices: tensor by tensor, each part to its device."""
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 from star_jax.errors import UserError, mismatch
 from star_jax.models.config import DecoderConfig
-from star_jax.models.hf_config import ARCHITECTURE, decoder_config
-from star_jax.models.hf_names import BUFFERS, Place, places, read_part
-from star_jax.models.tensors import StoredModel, Tensor
+from star_jax.models.families import decoder_config, differences, family_of
+from star_jax.models.places import Place, places
+from star_jax.models.tensors import Index, StoredModel, Tensor
+from star_jax.records import Params
 
 
 def check_config(stored: StoredModel, config: DecoderConfig) -> None:
-    """Raises UserError when the checkpoint's own configuration says other than `config`.
+    """Raises UserError when the checkpoint's own configuration differs from `config`.
 
-    What is ours to choose may differ: dtypes, remat, and a shorter context.
+    Fields that the user chooses may differ: dtypes, remat, and a shorter context.
     """
     if stored.config is None:
         return
     theirs = decoder_config(stored.config, str(stored.path))
     differing = [
         f"{name} = {getattr(config, name)!r} (there {getattr(theirs, name)!r})"
-        for name in ARCHITECTURE
-        if getattr(config, name) != getattr(theirs, name)
+        for name in differences(config, theirs)
     ]
     if config.context_length > theirs.context_length:
         differing.append(f"context_length = {config.context_length} > {theirs.context_length}")
     if differing:
         raise UserError(
-            f"DecoderConfig is not that of {stored.path}: {', '.join(differing)}; include "
-            f"models/pretrained.gin to take what the checkpoint says"
+            f"DecoderConfig differs from that of {stored.path}: {', '.join(differing)}; include "
+            f"models/pretrained.gin to use the checkpoint's"
         )
 
 
 def check_tensors(stored: StoredModel, config: DecoderConfig) -> None:
-    """Raises UserError unless the tensors are those of `config`, no more, no less.
+    """Raises UserError unless the tensors are exactly those of `config`.
 
-    The message lists what is missing, what is left over and what has another shape. Constants
-    that old versions of transformers saved are not left over, nor is a tied head's own copy.
+    The message lists what is missing, what is left over and what has another shape. The family's
+    constants are not left over, nor is a tied head's own copy.
     """
-    wanted = {
-        name: place.hf_shape
-        for place in jax.tree.leaves(places(config), is_leaf=_is_place)
-        for name in place.names
-    }
-    unread = {"lm_head.weight"} if config.head == "tied" else set()
-    found = {
-        name: tensor.shape
-        for name, tensor in stored.tensors.items()
-        if name in wanted or (name not in unread and not BUFFERS.search(name))
-    }
-    problem = mismatch(found, wanted)
-    if problem:
-        raise UserError(
-            f"{stored.path} holds another model: {problem}; give the DecoderConfig it was made "
-            f"with, or another checkpoint"
-        )
+    _checked_places(stored, config)
 
 
 def import_params(
     stored: StoredModel,
     config: DecoderConfig,
-    abstract: Any,
+    abstract: Params,
     on_progress: Callable[[int], None] = lambda n: None,
-) -> Any:
-    """The parameters, read straight into the places and dtypes that `abstract` names.
+) -> Params:
+    """The parameters, read straight onto the devices and into the dtypes that `abstract` names.
 
-    Only the parts that this process' devices hold are read, and never more than one parameter
-    lies in the host's memory besides what is on its devices; the largest come first, when there
-    is still room.
+    Only the parts that this process's devices hold are read. The host's memory holds at most one
+    parameter besides what is on its devices; the largest are read first, while there is most room.
 
     Args:
       stored: an opened checkpoint, of any format.
@@ -81,9 +64,8 @@ def import_params(
     Raises:
       UserError: the tensors are not those of `config`.
     """
-    check_tensors(stored, config)
     leaves, tree = jax.tree.flatten(abstract)
-    where = jax.tree.leaves(places(config), is_leaf=_is_place)
+    where = _checked_places(stored, config)
     loaded: dict[int, jax.Array] = {}
     for i in sorted(range(len(leaves)), key=lambda i: -leaves[i].size):
         loaded[i] = _load(stored.tensors, where[i], leaves[i])
@@ -91,21 +73,36 @@ def import_params(
     return jax.tree.unflatten(tree, [loaded[i] for i in range(len(leaves))])
 
 
+def _checked_places(stored: StoredModel, config: DecoderConfig) -> list[Place]:
+    family = family_of(config, stored.config)
+    where = places(config, family)
+    wanted = {name: place.hf_shape for place in where for name in place.names}
+    unread = f"{family.names['head']}.weight" if config.head == "tied" else None
+    found = {
+        name: tensor.shape
+        for name, tensor in stored.tensors.items()
+        if name in wanted or (name != unread and not re.search(family.constants, name))
+    }
+    if problem := mismatch(found, wanted):
+        raise UserError(
+            f"{stored.path} holds another model: {problem}; give the DecoderConfig it was made "
+            f"with, or another checkpoint"
+        )
+    return where
+
+
 def _load(tensors: Mapping[str, Tensor], place: Place, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Index | None) -> np.ndarray:
+        assert index is not None
         index = tuple(slice(*i.indices(n)[:2]) for i, n in zip(index, leaf.shape, strict=True))
         if not place.stacked:
-            return read_part(place, tensors[place.names[0]].read, index).astype(leaf.dtype)
+            return place.read(tensors[place.names[0]].read, index).astype(leaf.dtype)
         layers, index = index[0], index[1:]
         out = np.empty([i.stop - i.start for i in (layers, *index)], leaf.dtype)
         for row, name in enumerate(place.names[layers]):
-            out[row] = read_part(place, tensors[name].read, index)
+            out[row] = place.read(tensors[name].read, index)
         return out
 
     array = jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
     # The host's copy is freed only when the device has its own.
     return jax.block_until_ready(array)
-
-
-def _is_place(leaf: Any) -> bool:
-    return isinstance(leaf, Place)

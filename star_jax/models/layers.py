@@ -1,13 +1,13 @@
-"""Dense layers and norms with logical axis names, declared where T5X looks for them."""
+"""Dense layers and norms with logical axis names, declared as T5X expects them."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.typing import DTypeLike
 
 from star_jax.models.config import DecoderConfig
 
@@ -35,9 +35,9 @@ class Dense(nn.Module):
             axes=self.axes,
         )
         if self.config.dtype == jnp.bfloat16 and kernel.dtype == jnp.float32:
-            # For TPUs, whose compiler else casts the weights of all layers before the scan over
-            # them, and copies those of queries and keys into another order: a copy more of each.
-            # Rounding first to what the cast gives changes no value.
+            # For TPUs: otherwise the compiler casts the weights of all layers before the scan over
+            # them, and copies those of queries and keys into another order: one more copy of each.
+            # Rounding first, to the result of the cast, changes no value.
             kernel = jax.lax.reduce_precision(kernel, exponent_bits=8, mantissa_bits=7)
             if len(self.features) > 1:  # queries, keys and values
                 kernel = with_layout_constraint(kernel, Layout(tuple(range(kernel.ndim))))
@@ -81,7 +81,7 @@ class Norm(nn.Module):
 def fan_in_normal(scale: float, n_in: int) -> Callable[..., jax.Array]:
     """An initializer: normal with variance scale / (product of the first `n_in` axes)."""
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         fan_in = 1
         for size in shape[:n_in]:
             fan_in *= size

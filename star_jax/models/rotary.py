@@ -26,9 +26,9 @@ def stretch(frequencies: jax.Array, scaling: RopeScaling) -> jax.Array:
 
 
 def rotate(x_BLHK: jax.Array, angles_BLR: jax.Array, pairs: str = "interleaved") -> jax.Array:
-    """Rotates the pairs of the leading 2R dims by the angles; the rest passes through.
+    """Rotates the pairs of the leading 2R dims by the angles; the other dims stay.
 
-    Works in float32 whatever the input, since positions beyond 256 do not fit bfloat16.
+    Computed in float32 for any input dtype, since positions beyond 256 do not fit bfloat16.
     """
     n_pairs = angles_BLR.shape[-1]
     turning = x_BLHK[..., : 2 * n_pairs].astype(jnp.float32)
@@ -39,8 +39,8 @@ def rotate(x_BLHK: jax.Array, angles_BLR: jax.Array, pairs: str = "interleaved")
     cos, sin = jnp.cos(angles_BLR)[:, :, None, :], jnp.sin(angles_BLR)[:, :, None, :]
     turned = first * cos - second * sin, second * cos + first * sin
     if pairs == "interleaved":
-        turned = jnp.stack(turned, axis=-1).reshape(turning.shape)
+        joined = jnp.stack(turned, axis=-1).reshape(turning.shape)
     else:
-        turned = jnp.concatenate(turned, axis=-1)
+        joined = jnp.concatenate(turned, axis=-1)
     rest = x_BLHK[..., 2 * n_pairs :]
-    return jnp.concatenate([turned.astype(x_BLHK.dtype), rest], axis=-1)
+    return jnp.concatenate([joined.astype(x_BLHK.dtype), rest], axis=-1)

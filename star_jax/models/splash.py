@@ -1,8 +1,8 @@
-"""Splash attention: causal within segments, its scores never leave the TPU's on-chip memory.
+"""Splash attention: causal within segments; its scores never leave the TPU's on-chip memory.
 
-The kernel is JAX's own (jax.experimental.pallas.ops.tpu.splash_attention). It serves tokens that
-see only each other: training, and a prefill with nothing before it. `attention.attend` is the
-reference, and does all else.
+The kernel is JAX's own (jax.experimental.pallas.ops.tpu.splash_attention). It is used for tokens
+that see only each other: training, and a prefill without a prefix. `attention.attend` is the
+reference, and is used everywhere else.
 """
 
 import functools
@@ -17,14 +17,14 @@ from star_jax.models.attention import KeyValues, Store
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel.partitioning import Rules, is_on_mesh, n_parts, spec_of
 
-LANES = 128  # the kernel takes tokens by this many
-BLOCKS = (512, 256, 128)  # tokens a step of the kernel takes; the largest that divides is used
-TOO_OLD = ("TPU v2", "TPU v3")  # the compiler refuses the kernel there, in bfloat16
-LARGEST_HEAD = 256  # of 512, v4 has no room on the chip
+LANES = 128  # the kernel needs a multiple of this many tokens
+BLOCKS = (512, 256, 128)  # tokens per step of the kernel; the largest divisor is used
+TOO_OLD = ("TPU v2", "TPU v3")  # their compiler rejects the kernel in bfloat16
+LARGEST_HEAD = 256  # 512 does not fit the on-chip memory of v4
 
 
 def check_attention(config: DecoderConfig, mesh: Mesh, rules: Rules) -> None:
-    """Raises UserError when `config` asks for splash attention where it does not run."""
+    """Raises UserError when `config` has splash attention where it does not run."""
     if config.attention != "splash":
         return
     device, parts = mesh.devices.flat[0], n_parts(mesh, rules, "heads")
@@ -33,11 +33,11 @@ def check_attention(config: DecoderConfig, mesh: Mesh, rules: Rules) -> None:
     elif config.dtype == jnp.float16:
         problem = "does not compute in float16"
     elif config.head_dim > LARGEST_HEAD:
-        problem = f"takes heads of at most {LARGEST_HEAD} dims, not head_dim = {config.head_dim}"
+        problem = f"supports heads of at most {LARGEST_HEAD} dims, not head_dim = {config.head_dim}"
     elif config.kv_heads % parts:
         problem = f"does not split {config.kv_heads} heads of keys over {parts} devices"
     elif n_parts(mesh, rules, "length") > 1:
-        problem = f"wants whole rows, not MeshConfig.sequence = {mesh.shape['sequence']}"
+        problem = f"needs whole rows, not MeshConfig.sequence = {mesh.shape['sequence']}"
     else:
         return
     raise UserError(
@@ -48,25 +48,22 @@ def check_attention(config: DecoderConfig, mesh: Mesh, rules: Rules) -> None:
 def serves(
     config: DecoderConfig, length: int, context: tuple[tuple[Store, ...], ...] | None
 ) -> bool:
-    """Whether splash attention is asked for, able (no earlier stores) and worth its padding."""
+    """Whether splash attention is configured, possible (no context) and worth its padding."""
     return config.attention == "splash" and length >= LANES and not any(context or ())
 
 
 def splash_attend(
-    query_BLHK: jax.Array,
-    key_values: KeyValues,
-    segment_ids_BL: jax.Array,
-    interpret: bool = False,
+    query_BLHK: jax.Array, key_values: KeyValues, segment_ids_BL: jax.Array, interpret: bool = False
 ) -> jax.Array:
-    """What `attend` gives with `causal_mask(segment_ids_BL)`; returns [B, L, H, K].
+    """Equals `attend` with `causal_mask(segment_ids_BL)`; returns [B, L, H, K].
 
-    Under a mesh each device takes its rows and heads. Rows that the mesh does not divide (the
-    few-shot prefix is one) are whole on every device.
+    Under a mesh each device computes its rows and heads. Rows that the mesh does not divide (such
+    as the few-shot prefix) are whole on every device.
 
     Args:
       query_BLHK: rotated queries.
       key_values: of the same tokens, [B, G, L, K] with G a divisor of H.
-      segment_ids_BL: int32, a token sees itself and what came before it in its own segment.
+      segment_ids_BL: int32; a token sees itself and the earlier tokens of its segment.
       interpret: emulate the kernel with plain operations, for tests without a TPU.
     """
     query_BHLK = (query_BLHK * query_BLHK.shape[-1] ** -0.5).swapaxes(1, 2)
@@ -89,8 +86,8 @@ def _attend_rows(
     segment_ids_BL: jax.Array,
     interpret: bool,
 ) -> jax.Array:
-    """On one device; tokens are padded to whole blocks with segment 0, which nobody reads."""
-    # Imported here: it takes a third of a second, and only TPUs need it.
+    """On one device; tokens are padded to whole blocks with segment 0, which is ignored."""
+    # Imported here, since it takes a third of a second and only TPUs need it.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     n_heads, length = query_BHLK.shape[1:3]
@@ -101,7 +98,7 @@ def _attend_rows(
     block = next(size for size in BLOCKS if whole % size == 0)
     attend = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([splash.CausalMask((whole, whole))] * n_heads),
-        block_sizes=splash.BlockSizes(*[block] * 8),
+        block_sizes=splash.BlockSizes(*[block] * 8),  # type: ignore[arg-type]
         interpret=interpret,
     )
     mixed_BHLK = jax.vmap(attend)(query, key, value, splash.SegmentIds(ids_BL, ids_BL))

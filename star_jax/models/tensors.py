@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+
+Index: TypeAlias = tuple[slice, ...]  # one slice per axis, without a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,17 +16,16 @@ class Tensor:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[tuple[slice, ...]], np.ndarray]  # one slice an axis
+    read: Callable[[Index], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredModel:
-    """A checkpoint of any format, in Hugging Face's names, layouts and words.
+    """A checkpoint of any format, in the names and layouts of its family's safetensors.
 
-    A linear layer's weight is [outputs, inputs] and called as in that family's safetensors,
-    whatever the file had.
+    A linear layer's weight is [outputs, inputs].
     """
 
     path: Path
-    config: Mapping[str, Any] | None  # what config.json says, or what stands for it; None: nothing
+    config: Mapping[str, object] | None  # of config.json or its equivalent; None: there is none
     tensors: Mapping[str, Tensor]

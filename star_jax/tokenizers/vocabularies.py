@@ -1,5 +1,6 @@
 """Vocabularies as `seqio.Vocabulary`, and the one way prompts and completions become ids."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -13,51 +14,55 @@ from star_jax.records import TokenizedExample
 PAD, EOS, NEWLINE = "<pad>", "</s>", "\n"
 
 
-class WordVocabulary(seqio.Vocabulary):
-    """One id a word; words are parted by spaces, and a line break is a word of its own.
+class PythonVocabulary(seqio.Vocabulary):
+    """A vocabulary that encodes and decodes in Python inside TensorFlow, too."""
 
-    Decoding gives back the text that was encoded, provided that it had single spaces between
-    words and none beside line breaks. There is no unknown word: encoding one raises UserError.
+    _base_vocab_size = 0  # seqio's name for the number of ids
 
-    Id 0 is `<pad>` because seqio wants it so; nothing in star_jax recognizes padding by its id.
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        def encode(text: tf.Tensor) -> np.ndarray:
+            try:
+                return np.array(self.encode(text.numpy().decode()), np.int32)
+            except UserError as error:
+                raise ValueError(error.message) from error  # TensorFlow: InvalidArgumentError
+
+        return tf.ensure_shape(tf.py_function(encode, [s], tf.int32), [None])
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        def decode(batch: tf.Tensor) -> np.ndarray:
+            *rows, length = batch.shape
+            texts = map(self._decode, batch.numpy().reshape(math.prod(rows), length))
+            return np.array(list(texts), dtype=object).reshape(rows)
+
+        return tf.ensure_shape(tf.py_function(decode, [ids], tf.string), ids.shape[:-1])
+
+
+class WordVocabulary(PythonVocabulary):
+    """One id per word; words are separated by spaces, and a line break is a word of its own.
+
+    Decoding returns the text that was encoded, provided that it had single spaces between words
+    and none around line breaks. There is no unknown word: encoding one raises UserError.
+
+    Id 0 is `<pad>`, as seqio requires; nothing in star_jax recognizes padding by its id.
     """
 
+    bos_id = 0  # `<pad>`, as in T5; used only for models that need BOS
+    eos_id = 1  # `</s>`
+    unk_id = None
+
     def __init__(self, words: Sequence[str]):
-        """Makes ids from `<pad>`, `</s>`, the line break and then `words` in the given order."""
+        """Gives ids to `<pad>`, `</s>`, the line break and then `words`, in this order."""
         super().__init__()
-        self._words = (PAD, EOS, NEWLINE, *words)
-        self._ids = {word: i for i, word in enumerate(self._words)}
-        if len(self._ids) != len(self._words):
+        self.words = (PAD, EOS, NEWLINE, *words)  # in the order of their ids
+        self._base_vocab_size = len(self.words)
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        if len(self._ids) != len(self.words):
             raise UserError(f"vocabulary: a word is listed twice in {list(words)}")
 
     @classmethod
     def of_texts(cls, texts: Iterable[str]) -> "WordVocabulary":
         """The vocabulary of all words in some texts, sorted."""
         return cls(sorted({word for text in texts for word in re.split("[ \n]+", text)} - {""}))
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """All words in the order of their ids."""
-        return self._words
-
-    @property
-    def eos_id(self) -> int:
-        """The id of `</s>`."""
-        return self._ids[EOS]
-
-    @property
-    def bos_id(self) -> int:
-        """The id documents begin with where a model wants one; `<pad>`, as in T5."""
-        return self._ids[PAD]
-
-    @property
-    def unk_id(self) -> None:
-        """None: an unknown word is an error, not a token."""
-        return None
-
-    @property
-    def _base_vocab_size(self) -> int:
-        return len(self._words)
 
     def _encode(self, s: str) -> list[int]:
         words = s.replace(NEWLINE, f" {NEWLINE} ").split(" ")
@@ -66,55 +71,29 @@ class WordVocabulary(seqio.Vocabulary):
         except KeyError as missing:
             raise UserError(
                 f"vocabulary lacks the word {missing} of the text {s[:60]!r}; "
-                f"it has {len(self._words)} words: {' '.join(self._words[3:])}"
+                f"it has {len(self.words)} words: {' '.join(self.words[3:])}"
             ) from None
 
     def _decode(self, ids: Iterable[int]) -> str:
-        words = [self._words[i] for i in ids if self._words[i] not in (PAD, EOS)]
-        return (
-            " ".join(words)
-            .replace(f" {NEWLINE} ", NEWLINE)
-            .replace(f" {NEWLINE}", NEWLINE)
-            .replace(f"{NEWLINE} ", NEWLINE)
-        )
-
-    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        words = tf.strings.split(tf.strings.regex_replace(s, "\n", " <newline> "), " ")
-        words = tf.boolean_mask(words, words != "")
-        keys = tf.constant(["<newline>" if word == NEWLINE else word for word in self._words])
-        ids = tf.argmax(tf.equal(words[:, None], keys[None, :]), axis=1, output_type=tf.int32)
-        known = tf.reduce_any(tf.equal(words[:, None], keys[None, :]), axis=1)
-        check = tf.debugging.Assert(
-            tf.reduce_all(known), ["vocabulary lacks", tf.boolean_mask(words, ~known)]
-        )
-        with tf.control_dependencies([check] if check is not None else []):
-            return tf.identity(ids)
-
-    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        def decode(batch: tf.Tensor) -> np.ndarray:
-            rows = batch.numpy()
-            if rows.ndim == 1:
-                return np.array(self._decode(rows.tolist()), dtype=object)
-            return np.array([self._decode(row) for row in rows.tolist()], dtype=object)
-
-        return tf.py_function(decode, [ids], tf.string)
+        words = [self.words[i] for i in ids if self.words[i] not in (PAD, EOS)]
+        return re.sub(" ?\n ?", NEWLINE, " ".join(words))
 
     def __eq__(self, other: object) -> bool:
         """Equal when the words and their order are equal."""
-        return isinstance(other, WordVocabulary) and self._words == other._words
+        return isinstance(other, WordVocabulary) and self.words == other.words
 
     def __hash__(self) -> int:
         """Hash of the words, so that seqio may key caches by vocabulary."""
-        return hash(self._words)
+        return hash(self.words)
 
 
 def document_start(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
-    """The ids that `vocabulary`'s model wants in front of every document: often BOS or nothing."""
+    """The ids that `vocabulary`'s model needs in front of every document: often BOS or nothing."""
     return tuple(getattr(vocabulary, "document_start_ids", ()))
 
 
 def stop_ids(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
-    """All ids that end what a model writes; EOS alone unless `vocabulary` knows of others."""
+    """All ids that end generation; EOS alone unless `vocabulary` has others."""
     return tuple(getattr(vocabulary, "stop_ids", (vocabulary.eos_id,)))
 
 
@@ -123,10 +102,10 @@ def encode_spans(
     spans: Iterable[tuple[str | Sequence[int], bool]],
     weight: float = 1.0,
 ) -> TokenizedExample:
-    """Spans of (text or its ids, has loss) encoded apart and joined, then EOS, with the last loss.
+    """Encodes spans of (text or its ids, has loss) separately and joins them; the last gets EOS.
 
-    Encoding them apart makes the loss boundary exact, in training as in sampling. What the model
-    wants in front of a document comes first, without loss. `weight` is a factor on the loss.
+    Encoding them separately makes the loss boundary exact, in training as in sampling. What the
+    model needs in front of a document comes first, without loss. `weight` is a factor on the loss.
     """
     tokens = list(document_start(vocabulary))
     weights = [0.0] * len(tokens)
@@ -143,9 +122,15 @@ def encode_spans(
 def encode_example(
     vocabulary: seqio.Vocabulary, prompt: str, completion: str, loss_on_prompt: bool = False
 ) -> TokenizedExample:
-    """A question and what is to be learnt as one document, here of a model that wants BOS.
+    """A prompt and its completion as one document, here for a model that needs BOS.
 
     tokens        [b p p p r r a e]
     loss_weights  [0 0 0 0 1 1 1 1]     with loss_on_prompt: [0 1 1 1 1 1 1 1]
+
+    Args:
+      vocabulary: encodes them.
+      prompt: the text before the completion.
+      completion: the text to be learnt.
+      loss_on_prompt: whether the prompt has loss too.
     """
     return encode_spans(vocabulary, [(prompt, loss_on_prompt), (completion, True)])

@@ -1,11 +1,10 @@
-"""Weights from one format to another: any into Orbax, any out as a Hugging Face directory."""
+"""Weights from one format to another: from any into Orbax or a Hugging Face directory."""
 
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,9 +16,10 @@ from star_jax.models import base_weights
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import placed_params
 from star_jax.models.exporting import check_target, export_model
-from star_jax.models.hf_config import hf_config
-from star_jax.models.hf_names import Place, places, write_whole
+from star_jax.models.families import family_of, hf_config
+from star_jax.models.places import Place, places
 from star_jax.parallel.partitioning import TRAINING_RULES, Rules
+from star_jax.records import Params
 from star_jax.run import checkpoints
 from star_jax.run.paths import absolute, is_remote, path_of, told
 from star_jax.run.progress import log, progress
@@ -43,8 +43,8 @@ def convert_weights(
       source: weights in any format, or a base's or an iteration's directory.
       target: directory to make; must not exist, or be empty.
       format: "huggingface" (safetensors, config.json, tokenizer) or "orbax".
-      model: the decoder they are for; its param_dtype is what is written.
-      vocabulary: its files go with a Hugging Face export, if it has any.
+      model: the decoder they are for; they are written in its param_dtype.
+      vocabulary: its files, if it has any, are added to a Hugging Face export.
       mesh: the devices that hold the weights in between.
       rules: how they are laid out on it.
 
@@ -57,65 +57,66 @@ def convert_weights(
     if is_remote(directory):
         _check_bucket(directory, format)
     else:
-        if format == "orbax":  # what a killed conversion left; nothing else has such a name
+        if format == "orbax":  # left by a killed conversion; nothing else has such a name
             for left in directory.glob("checkpoint.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
         check_target(directory)
-    words = hf_config(model) if format == "huggingface" else {}
+    config = hf_config(model) if format == "huggingface" else {}
     params = base_weights.load_base(path_of(source), model, placed_params(model, mesh, rules))
     if format == "orbax":
         checkpoints.save(directory / "checkpoint", params)
     else:
-        _export(directory, params, model, words, vocabulary)
+        _export(directory, params, model, config, vocabulary)
     log(f"{source} -> {target} ({format})")
     return directory
 
 
-def _check_bucket(directory: Path, format: str) -> None:
-    if format != "orbax":
-        raise UserError(
-            f"convert.format = {format!r} is not written to {directory}, into a bucket; give a "
-            f"folder of this machine, and copy it: gcloud storage cp -r FOLDER {directory}"
-        )
-    with told(directory):
-        if directory.exists():
-            raise UserError(f"{directory} is there already; give another, or remove it first")
-
-
-def hf_tensors(params: Any, model: DecoderConfig) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+def hf_tensors(
+    params: Params, model: DecoderConfig
+) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     """Each tensor's Hugging Face name, with a function that fetches it from the devices."""
-    where = jax.tree.leaves(places(model), is_leaf=lambda node: isinstance(node, Place))
+    where = places(model, family_of(model))
     for place, leaf in zip(where, jax.tree.leaves(params), strict=True):
         for row, name in enumerate(place.names):
             yield name, functools.partial(_fetch, place, leaf, row)
 
 
 def _fetch(place: Place, leaf: jax.Array, row: int) -> np.ndarray:
-    return write_whole(place, np.asarray(leaf[row] if place.stacked else leaf))
+    return place.tensor(np.asarray(leaf[row] if place.stacked else leaf))
+
+
+def _check_bucket(directory: Path, format: str) -> None:
+    if format != "orbax":
+        raise UserError(
+            f"convert.format = {format!r} cannot be written to a bucket ({directory}); give a "
+            f"local folder, then copy it: gcloud storage cp -r FOLDER {directory}"
+        )
+    with told(directory):
+        if directory.exists():
+            raise UserError(f"{directory} exists already; give another, or remove it first")
 
 
 def _export(
     directory: Path,
-    params: Any,
+    params: Params,
     model: DecoderConfig,
-    words: dict[str, Any],
+    config: Mapping[str, object],
     vocabulary: seqio.Vocabulary,
 ) -> None:
     n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    special = {"bos_token_id": document_start(vocabulary), "eos_token_id": stop_ids(vocabulary)}
-    special = {name: ids[0] if len(ids) == 1 else list(ids) for name, ids in special.items() if ids}
+    roles = {"bos_token_id": document_start(vocabulary), "eos_token_id": stop_ids(vocabulary)}
+    special = {name: ids[0] if len(ids) == 1 else list(ids) for name, ids in roles.items() if ids}
     with (
         tempfile.TemporaryDirectory() as tokenizer,
         progress("export", n_bytes, "bytes") as advance,
     ):
-        save = getattr(vocabulary, "save", None)  # a vocabulary of words has no file of its own
-        if save:
-            save(tokenizer)
+        if hasattr(vocabulary, "save"):  # a vocabulary of words has no files
+            vocabulary.save(tokenizer)
         export_model(
             directory,
             hf_tensors(params, model),
-            {**words, **special},
-            dtype=model.param_dtype,
+            {**config, **special},
+            dtype=np.dtype(model.param_dtype),
             generation_config=special,
             files=sorted(Path(tokenizer).iterdir()),
             on_progress=advance,

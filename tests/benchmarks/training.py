@@ -30,7 +30,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from star_jax.models.config import DecoderConfig  # noqa: E402
-from star_jax.models.hf_config import hf_config  # noqa: E402
+from star_jax.models.families import hf_config  # noqa: E402
 from star_jax.parallel.partitioning import MeshConfig, make_mesh  # noqa: E402
 from star_jax.records import PackedBatch, TokenizedExample  # noqa: E402
 from star_jax.tools.convert import hf_tensors  # noqa: E402

@@ -26,7 +26,7 @@ from star_jax.models.attention import causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params
 from star_jax.models.exporting import export_model
-from star_jax.models.hf_config import hf_config
+from star_jax.models.families import hf_config
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Completion, Prompt
 from star_jax.rollout.engine import prompt_key

@@ -1,4 +1,4 @@
-"""Weights in the formats that people have them in, read a slice at a time.
+"""Weights in the formats in which they are published, read a slice at a time.
 
 | found | read by |
 | --- | --- |
@@ -8,6 +8,7 @@
 | one `.gguf` file | `gguf_file` |
 """
 
+import importlib
 from pathlib import Path
 
 from star_jax.errors import UserError
@@ -23,7 +24,7 @@ REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5")
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether `path` looks like weights of another program: of `open_model` or of its refusals."""
+    """Whether `path` looks like weights of another program, which `open_model` opens or refuses."""
     path = path_of(path)
     with told(path):
         return path.exists() and (_format_of(path) is not None or bool(_refused(path)))
@@ -33,49 +34,35 @@ def open_model(path: Path) -> StoredModel:
     """Opens the weights in `path`, a directory or a file, without reading any.
 
     Raises:
-      UserError: it is not there, in a bucket, of no known format, a pickle, incomplete or damaged.
+      UserError: it is missing, in a bucket, of no known format, a pickle, incomplete or damaged.
     """
     path = path_of(path)
-    check_local(path, "a model that is no Orbax checkpoint")
+    check_local(path, "a model that is not an Orbax checkpoint")
     if not path.exists():
-        raise UserError(f"model {path} is not there; check the path")
-    # Imported when needed, so that reading one format does not take the packages of all.
-    match _format_of(path):
-        case "safetensors":
-            from star_jax.models.formats.safetensors_files import open_safetensors
-
-            return open_safetensors(path)
-        case "flax":
-            from star_jax.models.formats.flax_msgpack import open_flax
-
-            return open_flax(path)
-        case "mesh-transformer":
-            from star_jax.models.formats.mesh_transformer import open_mesh_transformer
-
-            return open_mesh_transformer(path)
-        case "gguf":
-            from star_jax.models.formats.gguf_file import open_gguf
-
-            return open_gguf(path)
+        raise UserError(f"model {path} does not exist; check the path")
+    if module := _format_of(path):
+        # Imported when needed, so that reading one format does not require the packages of all.
+        return importlib.import_module(f"{__name__}.{module}").open_weights(path)
     if refused := _refused(path):
         raise UserError(
-            f"{refused[0]} is not read: pickles run code, and star_jax comes without torch and "
+            f"{refused[0]} is not read: pickles run code, and star_jax does not include torch or "
             f"TensorFlow's weights; where torch is installed, convert it with transformers' "
-            f"model.save_pretrained(DIRECTORY, safe_serialization=True), or take the "
-            f"safetensors that Hugging Face's convert space makes of it"
+            f"model.save_pretrained(DIRECTORY, safe_serialization=True), or use the safetensors "
+            f"that Hugging Face's convert space makes of it"
         )
     raise UserError(f"{path} holds no weights that star_jax reads; give {ACCEPTED}")
 
 
 def _format_of(path: Path) -> str | None:
+    """The module of this package that reads `path`."""
     names = _names(path)
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
-        return "safetensors"
+        return "safetensors_files"
     if any(name.endswith((".msgpack", ".msgpack.index.json")) for name in names):
-        return "flax"
+        return "flax_msgpack"
     if any((path / parent / "shard_0").is_dir() for parent in (".", *names) if path.is_dir()):
-        return "mesh-transformer"
-    return "gguf" if any(name.endswith(".gguf") for name in names) else None
+        return "mesh_transformer"
+    return "gguf_file" if any(name.endswith(".gguf") for name in names) else None
 
 
 def _refused(path: Path) -> list[Path]:

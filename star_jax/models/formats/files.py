@@ -1,41 +1,38 @@
-"""What all formats share: raw arrays in files, config.json, shards and their index, wrong files."""
+"""What all formats share: arrays in files, config.json, shards and their index, damaged files."""
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from star_jax.errors import UserError
-from star_jax.models.formats.views import bounds, in_blocks, is_whole, rows_of
-from star_jax.models.tensors import StoredModel, Tensor
+from star_jax.models.formats.views import in_blocks, shaped
+from star_jax.models.tensors import Index, StoredModel, Tensor
 
-MAPPED_BYTES = 2**25  # of a file, in memory at once while part of a tensor is read
+BLOCK_BYTES = 2**25  # in memory at once besides the values, while part of a tensor is read
 
 
 def file_tensor(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> Tensor:
-    """A row-major array that lies in a file from byte `offset` on."""
-    dtype = np.dtype(dtype)
+    """A row-major array in a file.
 
-    def read_mapped(index: tuple[slice, ...]) -> np.ndarray:
-        return np.memmap(path, dtype, "r", offset, shape)[index]
+    Args:
+      path: of the file.
+      offset: its first byte in the file.
+      dtype: of its numbers.
+      shape: of the array.
+    """
 
-    mapped = Tensor(shape, dtype, read_mapped)
-    scattered = in_blocks(mapped, rows_of(MAPPED_BYTES, mapped))
+    def read(index: Index) -> np.ndarray:
+        start, stop, _ = index[0].indices(size)
+        first = offset + start * dtype.itemsize
+        return np.fromfile(path, dtype, max(0, stop - start), offset=first)
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        if not is_whole(index[1:], shape[1:]):
-            return scattered.read(index)
-        start, stop = bounds(index[0], shape[0]) if shape else (0, 1)
-        row = math.prod(shape[1:])
-        values = np.fromfile(
-            path, dtype, (stop - start) * row, offset=offset + start * row * dtype.itemsize
-        )
-        return values.reshape((stop - start, *shape[1:]) if shape else ())
-
-    return Tensor(shape, dtype, read)
+    size = math.prod(shape)
+    whole = shaped(Tensor((size,), dtype, read), shape)
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    return in_blocks(whole, BLOCK_BYTES // max(1, row_bytes))
 
 
 def open_files(
@@ -55,7 +52,16 @@ def open_files(
         files = [directory / shard for shard in sorted(set(weight_map.values()))]
     else:
         files = [_only_file(directory, single)]
-    tensors = _gathered(path, ((file, tensors_of(file)) for file in files))
+    tensors: dict[str, Tensor] = {}
+    owners: dict[str, Path] = {}
+    for file in files:
+        for name, tensor in tensors_of(file).items():
+            if name in tensors:
+                raise UserError(
+                    f"{path} has the tensor {name} twice, in {owners[name].name} and {file.name}; "
+                    f"fetch all files of one revision"
+                )
+            tensors[name], owners[name] = tensor, file
     if missing := sorted(weight_map.keys() - tensors.keys()):
         raise UserError(
             f"{index} lists tensors that its files do not have: {some(missing)}; fetch all files "
@@ -65,7 +71,7 @@ def open_files(
 
 
 def check_contents(path: Path) -> None:
-    """Raises UserError for a file that holds what a failed download leaves for weights."""
+    """Raises UserError for a file that cannot be read or that a failed download left."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -86,25 +92,25 @@ def check_contents(path: Path) -> None:
 
 def damaged(path: Path, kind: str, why: object) -> UserError:
     """The error of a file that is not what it should be, or not all of it."""
-    return UserError(f"{path} is no {kind} file, or is damaged or cut short: {why}; fetch it again")
+    return UserError(f"{path} is no {kind} file, or is damaged or truncated: {why}; fetch it again")
 
 
-def read_config(directory: Path) -> Mapping[str, Any] | None:
-    """What config.json in `directory` says, or None when there is none; UserError if damaged."""
+def read_config(directory: Path) -> Mapping[str, object] | None:
+    """The contents of config.json in `directory`, None without one; UserError if damaged."""
     path = directory / "config.json"
     return _read_json_object(path) if path.is_file() else None
 
 
 def some(names: Iterable[str], most: int = 4) -> str:
     """The first few names, e.g. "a, b, c, d and 3 more"."""
-    # What a damaged file has for names may break lines.
+    # A damaged file's names may contain line breaks.
     names = [name if name.isprintable() else repr(name) for name in names]
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:
-    """The name of each tensor's file; all of them are there, beside the index."""
+    """The name of each tensor's file; all of them exist in the directory of the index."""
     weight_map = _read_json_object(index).get("weight_map")
     if (
         not isinstance(weight_map, dict)
@@ -112,11 +118,10 @@ def _weight_map(index: Path) -> Mapping[str, str]:
         or not all(isinstance(s, str) and Path(s).name == s for s in weight_map.values())
     ):
         raise UserError(
-            f"{index} has no weight_map from tensors to files beside it; fetch it again"
+            f"{index} has no weight_map from tensors to files in its directory; fetch it again"
         )
     shards = sorted(set(weight_map.values()))
-    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
-    if missing:
+    if missing := [shard for shard in shards if not (index.parent / shard).is_file()]:
         raise UserError(f"{index} lists files that are not there: {some(missing)}; fetch them too")
     return weight_map
 
@@ -133,26 +138,11 @@ def _only_file(directory: Path, single: str) -> Path:
     return files[0]
 
 
-def _gathered(
-    path: Path, files: Iterable[tuple[Path, Mapping[str, Tensor]]]
-) -> Mapping[str, Tensor]:
-    gathered, owners = {}, {}
-    for file, tensors in files:
-        for name, tensor in tensors.items():
-            if name in gathered:
-                raise UserError(
-                    f"{path} has the tensor {name} twice, in {owners[name].name} and {file.name}; "
-                    f"fetch all files of one revision"
-                )
-            gathered[name], owners[name] = tensor, file
-    return gathered
-
-
-def _read_json_object(path: Path) -> Mapping[str, Any]:
+def _read_json_object(path: Path) -> Mapping[str, object]:
     check_contents(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # bad UTF-8, too
+    except ValueError as error:  # including bad UTF-8
         raise damaged(path, "JSON", error) from error
     if not isinstance(value, dict):
         raise damaged(path, "JSON", "it is not an object")

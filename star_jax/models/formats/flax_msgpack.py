@@ -1,39 +1,46 @@
 """Flax msgpack as Hugging Face's Flax models have it, e.g. EleutherAI's GPT-J (24 GB in one file).
 
-The file is a map of maps with arrays for leaves. One pass notes where each array's bytes lie and
-jumps over them, so that no array is read before its turn.
+The file is a map of maps with arrays for leaves. One pass notes where each array's bytes begin and
+skips them, so that each array is read only when it is needed.
 """
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import ml_dtypes
 import msgpack
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, open_files
 from star_jax.models.formats.views import concatenated, shaped, transposed
 from star_jax.models.tensors import StoredModel, Tensor
 
-# Flax' own marks: an array is the extension type 1 around (shape, dtype, bytes), a NumPy scalar
+Value: TypeAlias = Any  # a map of values by name, a Tensor, or another value of msgpack's
+Lengths: TypeAlias = Mapping[int, int | str]
+
+# Flax's own marks: an array is the extension type 1 around (shape, dtype, bytes), a NumPy scalar
 # is type 3 around the same, and an array of more than 1 GiB is a map of its pieces.
 ARRAY_TYPES = (1, 3)
 CHUNKED = "__msgpack_chunked_array__"
 
-# The lengths that follow msgpack's tags: of an extension, or fixed by the tag, and of bytes.
-EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16, 0xC7: ">B", 0xC8: ">H", 0xC9: ">I"}
-BYTES = {0xC4: ">B", 0xC5: ">H", 0xC6: ">I"}
+# By msgpack's tags of extensions and of bytes: how long they are, or the format of their length.
+EXTENSIONS: Lengths = {
+    **{0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16},
+    **{0xC7: ">B", 0xC8: ">H", 0xC9: ">I"},
+}
+BYTES: Lengths = {0xC4: ">B", 0xC5: ">H", 0xC6: ">I"}
 
-# What reading nonsense raises: of msgpack's, of struct's, and of shapes and names that are none.
+# What reading nonsense raises: errors of msgpack, of struct, and of bad shapes and names.
 DAMAGE = (msgpack.UnpackException, struct.error, ValueError, TypeError, LookupError, AttributeError)
 WINDOW = 4096  # bytes; no name, shape or header is longer
 DEEPEST = 32  # maps within maps
 
 
-def open_flax(path: Path) -> StoredModel:
+def open_weights(path: Path) -> StoredModel:
     """Opens a Flax msgpack file, or the directory of one or of an index and its shards.
 
     Raises:
@@ -59,31 +66,25 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             tree = _Scanner(path, file).value()
-        if not isinstance(tree, dict):
+        params = tree.get("params", tree) if isinstance(tree, dict) else None
+        if not isinstance(params, dict):
             raise ValueError("its top is not a map")
-        return dict(_leaves(tree.get("params", tree)))
+        leaves = flatten_dict(params, sep="/")
+        return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}
     except DAMAGE as error:
         raise damaged(path, "Flax msgpack", f"{type(error).__name__} {error}".strip()) from error
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    for name, value in tree.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-        elif isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}/")
-
-
 class _Scanner:
-    """Reads a msgpack value with a Tensor for each array; raises ValueError and its like."""
+    """Reads a msgpack value with a Tensor for each array; raises the errors of DAMAGE."""
 
     def __init__(self, path: Path, file: BinaryIO):
         self._path, self._file = path, file
         self._size = path.stat().st_size
         self._position = 0
 
-    def value(self, depth: int = 0) -> Any:
-        """The value at the position, which moves behind it."""
+    def value(self, depth: int = 0) -> Value:
+        """The value at the position, which moves to its end."""
         tag = self._window()[0]
         if 0x80 <= tag <= 0x8F or tag in (0xDE, 0xDF):
             return self._map(depth)
@@ -91,7 +92,7 @@ class _Scanner:
             return self._extension()
         return self._unpacked("unpack")
 
-    def _map(self, depth: int) -> Any:
+    def _map(self, depth: int) -> Value:
         if depth == DEEPEST:
             raise ValueError(f"maps in maps, {DEEPEST} deep")
         tree = {}
@@ -115,7 +116,7 @@ class _Scanner:
         shape, dtype = tuple(self._unpacked("unpack")), self._unpacked("unpack")
         tensor = self._array(shape, np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
         if self._position != start + length:
-            raise ValueError(f"an array of {shape} {dtype} takes not {length} bytes")
+            raise ValueError(f"an array of {shape} {dtype} does not have {length} bytes")
         return tensor
 
     def _array(self, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
@@ -128,18 +129,18 @@ class _Scanner:
         self._check_fits(self._position)
         return tensor
 
-    def _length(self, formats: Mapping[int, int | str]) -> int:
-        """Moves behind a tag and the length that follows it."""
+    def _length(self, formats: Lengths) -> int:
+        """The length by the tag at the position, which moves past both."""
         window = self._window()
-        length, behind = formats[window[0]], 1
+        length, n_bytes = formats[window[0]], 1
         if isinstance(length, str):
-            behind += struct.calcsize(length)
-            (length,) = struct.unpack(length, window[1:behind])
-        self._position += behind
-        return length
+            n_bytes += struct.calcsize(length)
+            (length,) = struct.unpack(length, window[1:n_bytes])
+        self._position += n_bytes
+        return int(length)
 
-    def _unpacked(self, method: str) -> Any:
-        """What msgpack's Unpacker makes of the next small piece: "unpack", "read_map_header"..."""
+    def _unpacked(self, method: str) -> Value:
+        """The next small piece by a method of msgpack's Unpacker: "unpack", "read_map_header"..."""
         unpacker = msgpack.Unpacker()
         unpacker.feed(self._window())
         value = getattr(unpacker, method)()
@@ -156,8 +157,8 @@ class _Scanner:
             raise ValueError(f"it ends at {self._size:,} bytes, before {end:,}")
 
 
-def _unchunked(tree: Mapping[str, Any]) -> Tensor:
-    """The array that Flax parted: its shape and its pieces are maps from "0", "1", ..."""
+def _unchunked(tree: Mapping[str, Value]) -> Tensor:
+    """The array that Flax divided: its shape and its pieces are maps from "0", "1", ..."""
     shape = tuple(tree["shape"][str(i)] for i in range(len(tree["shape"])))
     chunks = [tree["chunks"][str(i)] for i in range(len(tree["chunks"]))]
     one_axis = all(len(chunk.shape) == 1 and chunk.dtype == chunks[0].dtype for chunk in chunks)

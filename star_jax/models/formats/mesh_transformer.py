@@ -1,12 +1,8 @@
-"""Slim checkpoints of mesh-transformer-jax: the weights of GPT-J that the STaR paper started from.
+"""Slim checkpoints of mesh-transformer-jax: the GPT-J weights that the STaR paper started from.
 
-`shard_<k>/` holds what core k of the cores that shared a model (8 of them for GPT-J) had: its part
-of every parameter, in the order of the sorted Haiku names, dealt in equal runs over `0.npz` ...
-`15.npz`. Nothing in the files says a name: the order and the shapes do. bfloat16 lies there as
-two raw bytes a number.
-
-Source: mesh-transformer-jax, `checkpoint.py` (write_ckpt), `layers.py` (which axis of which
-parameter a core has) and `slim_model.py` (optimizer state left out).
+`shard_<k>/` has what core k held: its part of every parameter, in the order of the sorted Haiku
+names, dealt in equal runs over `0.npz` ... `15.npz`. The files contain no names: the order and the
+shapes identify the parameters (`families.gptj`). bfloat16 is stored as two raw bytes.
 """
 
 import math
@@ -14,90 +10,53 @@ import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from star_jax.errors import UserError
+from star_jax.models.families import gptj
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, read_config, some
 from star_jax.models.formats.views import concatenated, transposed
-from star_jax.models.tensors import StoredModel, Tensor
+from star_jax.models.tensors import Index, StoredModel, Tensor
 
-PIECES = 16  # files that each shard is dealt over
-# What zipfile and numpy raise for files that are none of theirs.
+PIECES = 16  # files per shard
+# What zipfile and numpy raise for other or damaged files.
 DAMAGE = (zipfile.BadZipFile, struct.error, ValueError, RuntimeError, EOFError, OSError)
-
-# How the parts of a parameter come together. Kernels are [inputs, outputs] here.
-OUTPUTS = "outputs"  # each core has some outputs
-INPUTS = "inputs"  # each core has some inputs
-SUM = "sum"  # each core added its own, and the results were summed over the cores
-COPIES = "copies"  # all cores have the same one; the first core's was used
-
-# Of each module in the order of the files: Hugging Face's name, how it is parted, and a part's
-# shape: D d_model, A attention outputs of a core, F MLP outputs of a core, V vocabulary of a core.
-EMBEDDING = (("transformer.wte.bias", SUM, "D"), ("transformer.wte.weight", INPUTS, "VD"))
-LAYER = (
-    ("attn.q_proj.weight", OUTPUTS, "DA"),
-    ("attn.v_proj.weight", OUTPUTS, "DA"),
-    ("attn.k_proj.weight", OUTPUTS, "DA"),
-    ("attn.out_proj.weight", INPUTS, "AD"),
-    ("mlp.fc_in.bias", OUTPUTS, "F"),
-    ("mlp.fc_in.weight", OUTPUTS, "DF"),
-    ("mlp.fc_out.bias", SUM, "D"),
-    ("mlp.fc_out.weight", INPUTS, "FD"),
-    ("ln_1.bias", COPIES, "D"),
-    ("ln_1.weight", COPIES, "D"),
-)
-HEAD = (
-    ("lm_head.bias", OUTPUTS, "V"),
-    ("lm_head.weight", OUTPUTS, "DV"),
-    ("transformer.ln_f.bias", COPIES, "D"),
-    ("transformer.ln_f.weight", COPIES, "D"),
-)
-
-# The checkpoint says nothing of heads and rotary dims; for GPT-J 6B its sizes tell the rest.
-GPT_J_6B = {
-    "architectures": ["GPTJForCausalLM"],
-    "model_type": "gptj",
-    "activation_function": "gelu_new",
-    "vocab_size": 50400,
-    "n_positions": 2048,
-    "n_embd": 4096,
-    "n_layer": 28,
-    "n_head": 16,
-    "n_inner": None,
-    "rotary_dim": 64,
-    "layer_norm_epsilon": 1e-5,
-    "tie_word_embeddings": False,
-    "bos_token_id": 50256,
-    "eos_token_id": 50256,
-}
+EMBEDDING = "transformer.wte"
 
 
-def open_mesh_transformer(path: Path) -> StoredModel:
+def open_weights(path: Path) -> StoredModel:
     """Opens the directory of `shard_0` ..., or one with a single such directory (`step_*`) in it.
 
-    The configuration is that of a config.json beside the shards or above them; without one it is
-    None, unless the sizes are those of GPT-J 6B.
+    The configuration is that of a config.json in the directory of the shards or in its parent;
+    without one it is None, except for the sizes of GPT-J 6B.
 
     Raises:
       UserError: shards or files are missing or damaged, or hold something other than a slim GPT-J.
     """
     directory = _directory_of_shards(path)
     shards = [_leaves(shard) for shard in _shards(directory)]
-    rules = _rules_for(directory, [len(leaves) for leaves in shards])
+    n_layers = _n_layers(directory, [len(leaves) for leaves in shards])
+    # Haiku's names are sorted as text: layer 10 comes before layer 2.
+    layers = [
+        (f"transformer.h.{i}.{name}", divided, dims)
+        for i in sorted(range(n_layers), key=str)
+        for name, divided, dims in gptj.MESH_LAYER
+    ]
+    rules = [*gptj.MESH_EMBEDDING, *layers, *gptj.MESH_HEAD]
     sizes = _sizes(directory, shards)
     tensors = {}
-    # Without `strict`: behind the parameters may be the step, which a model has no use for.
-    for (name, parted, dims), parts in zip(rules, zip(*shards, strict=True), strict=False):
+    # Without `strict`: after the parameters there may be the step, which a model does not need.
+    for (name, divided, dims), parts in zip(rules, zip(*shards, strict=True), strict=False):
         _check_parts(directory, name, parts, tuple(sizes[letter] for letter in dims))
-        tensors[name] = _joined(name, parted, parts)
+        tensors[name] = _joined(name, divided, parts)
     # An embedding with a bias is the same as one with the bias added to every row.
-    weight, bias = tensors["transformer.wte.weight"], tensors.pop("transformer.wte.bias")
-    tensors["transformer.wte.weight"] = _plus(weight, bias)
-    config = read_config(directory) or read_config(directory.parent) or _known_config(tensors)
-    return StoredModel(path, config, tensors)
+    weight, bias = tensors[f"{EMBEDDING}.weight"], tensors.pop(f"{EMBEDDING}.bias")
+    tensors[f"{EMBEDDING}.weight"] = _plus(weight, bias)
+    config = read_config(directory) or read_config(directory.parent)
+    known = gptj.mesh_config(len(shards) * sizes["V"], sizes["D"], n_layers)
+    return StoredModel(path, config or known, tensors)
 
 
 def _directory_of_shards(path: Path) -> Path:
@@ -151,41 +110,31 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Te
     dtype = np.dtype(ml_dtypes.bfloat16) if dtype.kind == "V" else dtype
     if member.file_size - header_bytes != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{member.filename} is not {shape} {dtype}")
-    # A member that is not compressed lies in the file as it is, so that parts of it can be read.
-    offset = _start_of(path, member) + header_bytes
+    # A member that is not compressed is in the file unchanged, after a local header of 30 bytes, a
+    # name and extras; so parts of it can be read.
+    with path.open("rb") as file:
+        file.seek(member.header_offset + 26)
+        name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
+    offset = member.header_offset + 30 + name_bytes + extra_bytes + header_bytes
     if is_fortran:
         return transposed(file_tensor(path, offset, dtype, shape[::-1]))
     return file_tensor(path, offset, dtype, shape)
 
 
-def _start_of(path: Path, member: zipfile.ZipInfo) -> int:
-    """Where a zip's member begins: behind its local header of 30 bytes, a name and extras."""
-    with path.open("rb") as file:
-        file.seek(member.header_offset + 26)
-        name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
-    return member.header_offset + 30 + name_bytes + extra_bytes
-
-
-def _rules_for(directory: Path, n_leaves: Sequence[int]) -> list[tuple[str, str, str]]:
-    """Name, way of parting and shape of each parameter, in the order of the files."""
-    n_layers, rest = divmod(n_leaves[0] - len(EMBEDDING) - len(HEAD), len(LAYER))
+def _n_layers(directory: Path, n_leaves: Sequence[int]) -> int:
+    n_others = len(gptj.MESH_EMBEDDING) + len(gptj.MESH_HEAD)
+    n_layers, rest = divmod(n_leaves[0] - n_others, len(gptj.MESH_LAYER))
     if len(set(n_leaves)) > 1 or n_layers < 1 or rest > 1:
         raise UserError(
             f"{directory} has {some(sorted({str(n) for n in n_leaves}))} arrays in a shard; a slim "
-            f"GPT-J of N layers has 10 N + 7 in each: fetch all files, and leave out an optimizer "
+            f"GPT-J of N layers has 10 N + 7 in each: fetch all files, and remove an optimizer "
             f"state with mesh-transformer-jax's slim_model.py"
         )
-    # Haiku's names are sorted as text: layer 10 comes before layer 2.
-    layers = [
-        (f"transformer.h.{i}.{name}", parted, dims)
-        for i in sorted(range(n_layers), key=str)
-        for name, parted, dims in LAYER
-    ]
-    return [*EMBEDDING, *layers, *HEAD]
+    return n_layers
 
 
 def _sizes(directory: Path, shards: Sequence[Sequence[Tensor]]) -> Mapping[str, int]:
-    """What the letters of the shapes stand for, told by the embedding and the number of cores."""
+    """What the letters of the shapes mean, by the embedding and the number of cores."""
     (d_model, *_), (vocab, *_) = ((*leaf.shape, 0) for leaf in shards[0][:2])
     if d_model % len(shards):
         raise UserError(
@@ -208,34 +157,27 @@ def _check_parts(
             )
 
 
-def _joined(name: str, parted: str, parts: Sequence[Tensor]) -> Tensor:
-    if parted == COPIES:
+def _joined(name: str, divided: str, parts: Sequence[Tensor]) -> Tensor:
+    if divided == gptj.COPIES:
         return parts[0]
-    if parted == SUM:
+    if divided == gptj.SUM:
         return _summed(parts)
-    outputs = len(parts[0].shape) - 1
-    whole = concatenated(parts, outputs if parted == OUTPUTS else 0)
-    return whole if name == "transformer.wte.weight" else transposed(whole)
+    axis = len(parts[0].shape) - 1 if divided == gptj.OUTPUTS else 0
+    whole = concatenated(parts, axis)
+    return whole if name == f"{EMBEDDING}.weight" else transposed(whole)
 
 
 def _summed(parts: Sequence[Tensor]) -> Tensor:
-    """The sum in float32: bfloat16's eight bits would lose some of it."""
+    """The sum in float32, since bfloat16's eight bits would lose some of it."""
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        return sum(part.read(index).astype(np.float32) for part in parts)
+    def read(index: Index) -> np.ndarray:
+        return np.asarray(sum(part.read(index).astype(np.float32) for part in parts))
 
     return Tensor(parts[0].shape, np.dtype(np.float32), read)
 
 
 def _plus(weight: Tensor, bias: Tensor) -> Tensor:
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Index) -> np.ndarray:
         return weight.read(index).astype(np.float32) + bias.read(index[1:])
 
     return Tensor(weight.shape, bias.dtype, read)
-
-
-def _known_config(tensors: Mapping[str, Tensor]) -> Mapping[str, Any] | None:
-    n_layers = sum(name.endswith("ln_1.weight") for name in tensors)
-    sizes = (*tensors["transformer.wte.weight"].shape, n_layers)
-    known = tuple(GPT_J_6B[name] for name in ("vocab_size", "n_embd", "n_layer"))
-    return GPT_J_6B if sizes == known else None

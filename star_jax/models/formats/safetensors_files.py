@@ -1,38 +1,24 @@
 """Hugging Face safetensors: one file, or shards that an index lists."""
 
+import json
 from pathlib import Path
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  adds bfloat16 to NumPy
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from star_jax.errors import UserError
-from star_jax.models.formats.files import (
-    MAPPED_BYTES,
-    check_contents,
-    damaged,
-    open_files,
-    some,
-)
-from star_jax.models.formats.views import in_blocks, is_whole, rows_of
+from star_jax.models.formats.files import check_contents, damaged, file_tensor, open_files, some
 from star_jax.models.tensors import StoredModel, Tensor
 
-# All that safetensors gives as NumPy arrays; what is not here belongs to quantized models.
+# All that NumPy has; other types belong to quantized models.
 DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"},
 }
 
 
-def open_safetensors(path: Path) -> StoredModel:
+def open_weights(path: Path) -> StoredModel:
     """Opens a safetensors file, or the directory of one or of an index and its shards.
 
     Raises:
@@ -44,34 +30,25 @@ def open_safetensors(path: Path) -> StoredModel:
 def _tensors(path: Path) -> dict[str, Tensor]:
     check_contents(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            stored = {name: file.get_slice(name) for name in names}
-            shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
-            dtypes = {name: part.get_dtype() for name, part in stored.items()}
+        with safe_open(path, framework="numpy"):  # checks the header and the file's length
+            pass
     except (SafetensorError, OSError) as error:
         raise damaged(path, "safetensors", error) from error
-    if unknown := sorted(name for name in names if dtypes[name] not in DTYPES):
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        start = file.tell()
+    header.pop("__metadata__", None)
+    if unknown := sorted(name for name in header if header[name]["dtype"] not in DTYPES):
         raise UserError(
-            f"{path} holds {dtypes[unknown[0]]} numbers ({some(unknown)}), a quantized model; "
-            f"give the same model in BF16, F16 or F32"
+            f"{path} holds {header[unknown[0]]['dtype']} numbers ({some(unknown)}), a quantized "
+            f"model; give the same model in BF16, F16 or F32"
         )
-    return {name: _tensor(path, name, shapes[name], DTYPES[dtypes[name]]) for name in names}
-
-
-def _tensor(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
-    def read_mapped(index: tuple[slice, ...]) -> np.ndarray:
-        with safe_open(path, framework="numpy", backend="mmap") as file:
-            return file.get_slice(name)[index]
-
-    mapped = Tensor(shape, dtype, read_mapped)
-    part = in_blocks(mapped, rows_of(MAPPED_BYTES, mapped))
-
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        # pread needs no mapped pages beside the tensor, but of a part, too, it reads the whole.
-        if not is_whole(index, shape):
-            return part.read(index)
-        with safe_open(path, framework="numpy", backend="pread") as file:
-            return file.get_tensor(name)
-
-    return Tensor(shape, dtype, read)
+    return {
+        name: file_tensor(
+            path,
+            start + info["data_offsets"][0],
+            np.dtype(DTYPES[info["dtype"]]),
+            tuple(info["shape"]),
+        )
+        for name, info in header.items()
+    }

@@ -1,36 +1,28 @@
-"""Tensors made of other tensors, still unread: what a file parts or turns is put right here.
-
-An index is one slice an axis, without a step, as `Tensor.read` takes it.
-"""
+"""Tensors made of other tensors, still unread: joined, turned or reshaped as they are read."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from star_jax.models.tensors import Tensor
+from star_jax.models.tensors import Index, Tensor
 
 
 def bounds(part: slice, size: int) -> tuple[int, int]:
-    """The first place of an axis of `size` that the slice takes, and the one behind its last."""
+    """The first place that the slice takes of an axis of `size`, and the one after its last."""
     start, stop, step = part.indices(size)
     assert step == 1, part
     return start, max(start, stop)
 
 
-def is_whole(index: Sequence[slice], shape: Sequence[int]) -> bool:
-    """Whether the slices leave nothing out."""
-    return all(bounds(part, size) == (0, size) for part, size in zip(index, shape, strict=True))
-
-
 def in_blocks(tensor: Tensor, rows: int) -> Tensor:
-    """The tensor, of which a slice is read `rows` rows at a time, lest it take much beside itself.
+    """The tensor, read at most `rows` rows at a time (at least one), which bounds the memory."""
+    rows = max(1, rows)
 
-    Mapped pages count as memory: those of one block go before the next are touched.
-    """
-
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Index) -> np.ndarray:
         ends = [bounds(part, size) for part, size in zip(index, tensor.shape, strict=True)]
+        if not ends or ends[0][1] - ends[0][0] <= rows:
+            return tensor.read(index)
         values = np.empty([stop - start for start, stop in ends], tensor.dtype)
         start, stop = ends[0]
         for low in range(start, stop, rows):
@@ -41,30 +33,25 @@ def in_blocks(tensor: Tensor, rows: int) -> Tensor:
     return Tensor(tensor.shape, tensor.dtype, read)
 
 
-def rows_of(n_bytes: int, tensor: Tensor) -> int:
-    """How many rows of the tensor take `n_bytes`; at least one."""
-    return max(1, n_bytes // max(1, math.prod(tensor.shape[1:]) * tensor.dtype.itemsize))
-
-
 def transposed(tensor: Tensor) -> Tensor:
     """The tensor with its axes reversed."""
     return Tensor(tensor.shape[::-1], tensor.dtype, lambda index: tensor.read(index[::-1]).T)
 
 
 def concatenated(parts: Sequence[Tensor], axis: int) -> Tensor:
-    """The parts one behind the other along `axis`; only those that a slice touches are read."""
+    """The parts joined along `axis`; only those that a slice touches are read."""
     sizes = [part.shape[axis] for part in parts]
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
     before, after = parts[0].shape[:axis], parts[0].shape[axis + 1 :]
     assert all(part.shape == (*before, part.shape[axis], *after) for part in parts)
     assert len({part.dtype for part in parts}) == 1
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Index) -> np.ndarray:
         start, stop = bounds(index[axis], sum(sizes))
-        pieces = []
+        pieces: list[np.ndarray] = []
         for part, size, offset in zip(parts, sizes, starts, strict=True):
             low, high = (min(max(place - offset, 0), size) for place in (start, stop))
-            # The first part also serves a slice that takes nothing.
+            # The first part also serves an empty slice.
             if low < high or (start == stop and not pieces):
                 pieces.append(part.read((*index[:axis], slice(low, high), *index[axis + 1 :])))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
@@ -77,7 +64,7 @@ def shaped(flat: Tensor, shape: tuple[int, ...]) -> Tensor:
     row = math.prod(shape[1:])
     assert flat.shape == (math.prod(shape),)
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Index) -> np.ndarray:
         if not shape:
             return flat.read((slice(0, 1),)).reshape(())
         start, stop = bounds(index[0], shape[0])

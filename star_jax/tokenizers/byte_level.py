@@ -1,54 +1,47 @@
-"""Byte-level BPE as tokenizer.json, from tokens, merges and the name of what goes before them."""
+"""Byte-level BPE as tokenizer.json, from tokens, merges and what happens before merging."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from types import ModuleType
 
 from star_jax.errors import UserError
-from star_jax.tokenizers.files.configs import (
-    ADDED_TOKENS,
-    MERGES,
-    TOKENIZER_CONFIG,
-    VOCAB,
-    Configs,
-    import_needed,
-    one_line,
-)
+from star_jax.tokenizers.configs import Configs, import_needed, one_line
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """What a family of byte-level tokenizers does before and beside merging."""
+    """What a family of byte-level tokenizers does besides merging."""
 
     pattern: str = ""  # the words that merging stays inside; "" is GPT-2's pattern
-    digits_apart: bool = False  # before the pattern
+    separate_digits: bool = False  # before the pattern
     nfc: bool = False  # Unicode's composed form, first of all
-    whole_words: bool = False  # a word that is a token is taken without merging
+    whole_words: bool = False  # a word that is a token is used without merging
     adds_bos: bool = False  # unless the file says otherwise
 
 
-_WORDS = (
+WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_LLAMA_3 = Scheme(_WORDS % r"\p{N}{1,3}", whole_words=True, adds_bos=True)
+LLAMA_3 = Scheme(WORDS % r"\p{N}{1,3}", whole_words=True, adds_bos=True)
 # By GGUF's tokenizer.ggml.pre; as in the tokenizer.json of GPT-2, Llama 3, Qwen2 and SmolLM.
 SCHEMES = {
     "gpt-2": Scheme(),
-    "llama-bpe": _LLAMA_3,
-    "llama-v3": _LLAMA_3,
-    "llama3": _LLAMA_3,
-    "qwen2": Scheme(_WORDS % r"\p{N}", nfc=True),
-    "smollm": Scheme(digits_apart=True),
+    "llama-bpe": LLAMA_3,
+    "llama-v3": LLAMA_3,
+    "llama3": LLAMA_3,
+    "qwen2": Scheme(WORDS % r"\p{N}", nfc=True),
+    "smollm": Scheme(separate_digits=True),
 }
 # By tokenizer_config.json's tokenizer_class, which may be missing.
 CLASS_SCHEMES = {None: "gpt-2", "GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
-_PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
+PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
 
 
 def byte_symbols() -> list[str]:
-    """For each of the 256 bytes its symbol in GPT-2's and all later byte-level vocabularies."""
+    """The symbol of each of the 256 bytes in GPT-2's and all later byte-level vocabularies."""
     others = iter(range(256, 512))
-    return [chr(byte if byte in _PRINTABLE else next(others)) for byte in range(256)]
+    return [chr(byte if byte in PRINTABLE else next(others)) for byte in range(256)]
 
 
 def byte_level_json(
@@ -65,23 +58,17 @@ def byte_level_json(
 
     Args:
       source: the files it is made from, for errors.
-      scheme: what it does before and beside merging.
-      vocabulary: id of every token, the special and added ones included.
-      merges: pairs of tokens, first come first merged.
+      scheme: what it does besides merging.
+      vocabulary: id of every token, including special and added ones.
+      merges: pairs of tokens, in the order of merging.
       special: control tokens.
-      added: tokens that are recognized in the text before anything else is.
+      added: tokens that are recognized in the text first.
       bos: token that is put in front of every text, if any.
 
     Raises:
       UserError: the merges do not fit the vocabulary.
     """
     library = import_needed("tokenizers", "a byte-level tokenizer")
-    pre = library.pre_tokenizers
-    splits = [pre.ByteLevel(add_prefix_space=False, use_regex=not scheme.pattern)]
-    if scheme.pattern:
-        splits.insert(0, pre.Split(library.Regex(scheme.pattern), "isolated"))
-    if scheme.digits_apart:
-        splits.insert(0, pre.Digits(individual_digits=True))
     try:
         model = library.models.BPE(
             vocab=dict(vocabulary),
@@ -94,7 +81,7 @@ def byte_level_json(
             f"both from the same model"
         ) from error
     tokenizer = library.Tokenizer(model)
-    tokenizer.pre_tokenizer = pre.Sequence(splits)
+    tokenizer.pre_tokenizer = _pre_tokenizer(library, scheme)
     tokenizer.decoder = library.decoders.ByteLevel()
     if scheme.nfc:
         tokenizer.normalizer = library.normalizers.NFC()
@@ -108,27 +95,27 @@ def byte_level_json(
 
 
 def from_vocab_and_merges(configs: Configs) -> bytes:
-    """tokenizer.json from vocab.json, merges.txt and added_tokens.json, a slow tokenizer's files.
+    """tokenizer.json from vocab.json, merges.txt and added_tokens.json.
 
     Raises:
       UserError: they are damaged or of another class than GPT-2's or Qwen2's.
     """
-    tokenizer_class = configs.read(TOKENIZER_CONFIG).get("tokenizer_class")
+    tokenizer_class = configs.read("tokenizer_config.json").get("tokenizer_class")
     name = tokenizer_class.removesuffix("Fast") if tokenizer_class else None
     if name not in CLASS_SCHEMES:
         raise UserError(
-            f"{configs.source}: {tokenizer_class} is not made from {VOCAB} and {MERGES} here "
-            f"({', '.join(filter(None, CLASS_SCHEMES))} are); write tokenizer.json with "
+            f"{configs.source}: vocab.json and merges.txt of the class {tokenizer_class} are not "
+            f"supported ({', '.join(filter(None, CLASS_SCHEMES))} are); write tokenizer.json with "
             f"transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
-    added = configs.read(ADDED_TOKENS)
-    vocabulary = {**configs.read(VOCAB), **added}
-    named = {configs.token(f"{role}_token") for role in ("bos", "eos", "unk", "pad")}
-    special = named & vocabulary.keys()
+    added = configs.read("added_tokens.json")
+    vocabulary = {**configs.read("vocab.json"), **added}
+    named = [configs.token(f"{role}_token") for role in ("bos", "eos", "unk", "pad")]
+    special = {token for token in named if token in vocabulary}
     try:
-        lines = configs.files[MERGES].decode().splitlines()
+        lines = configs.files["merges.txt"].decode().splitlines()
     except UnicodeDecodeError as error:
-        raise configs.damaged(MERGES, error) from error
+        raise configs.damaged("merges.txt", error) from error
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     return byte_level_json(
         configs.source,
@@ -138,3 +125,12 @@ def from_vocab_and_merges(configs: Configs) -> bytes:
         special=special,
         added=added.keys() - special,
     )
+
+
+def _pre_tokenizer(library: ModuleType, scheme: Scheme) -> object:
+    pre = library.pre_tokenizers
+    splits = [pre.Digits(individual_digits=True)] if scheme.separate_digits else []
+    if scheme.pattern:
+        splits.append(pre.Split(library.Regex(scheme.pattern), "isolated"))
+    splits.append(pre.ByteLevel(add_prefix_space=False, use_regex=not scheme.pattern))
+    return pre.Sequence(splits)

@@ -1,0 +1,237 @@
+"""Llama (SmolLM2 too), and what the later families share with it.
+
+Source: the published config.json files, transformers' defaults, and llama.cpp's converter.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from star_jax.errors import UserError
+from star_jax.models.config import DecoderConfig, RopeScaling
+from star_jax.models.families.family import ConfigJson, Family, Gguf, GgufFile
+from star_jax.models.rotary import stretch
+
+TENSORS = {  # our modules: Hugging Face's and llama.cpp's
+    "embedding": ("model.embed_tokens", "token_embd"),
+    "norm": ("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
+    "attention/query": ("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
+    "attention/key": ("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
+    "attention/value": ("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
+    "attention/out": ("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
+    "attention/query_norm": ("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
+    "attention/key_norm": ("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
+    "mlp_norm": ("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
+    "mlp/mlp_gate": ("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
+    "mlp/mlp_in": ("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
+    "mlp/mlp_out": ("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
+    "final_norm": ("model.norm", "output_norm"),
+    "head": ("lm_head", "output"),
+}
+NAMES = {ours: theirs for ours, (theirs, _) in TENSORS.items()}
+GGUF_NAMES = {ours: theirs for ours, (_, theirs) in TENSORS.items()}
+CONSTANTS = r"\.rotary_emb\.inv_freq$"
+LLAMA3_FACTORS = (8.0, 32.0)  # of Llama 3.1 and 3.2: the published values
+
+
+def read_modern(config: ConfigJson, head_dim: int = 0) -> DecoderConfig:
+    """The decoder that the config.json of Llama and its relatives describes.
+
+    `head_dim` is for files without it; 0 divides the width by the heads.
+    """
+    config.only("hidden_act", "silu")
+    n_heads, d_model = config.whole("num_attention_heads"), config.whole("hidden_size")
+    head_dim = config.whole("head_dim", head_dim or d_model // n_heads)
+    kv_heads = config.whole("num_key_value_heads", n_heads)
+    rope = config.part("rope_parameters")  # of transformers 5; two separate fields before
+    scaling = config.part("rope_scaling")
+    return DecoderConfig(
+        vocab_size=config.whole("vocab_size"),
+        n_layers=config.whole("num_hidden_layers"),
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=0 if kv_heads == n_heads else kv_heads,
+        head_dim=head_dim,
+        d_ff=config.whole("intermediate_size"),
+        block="sequential",
+        norm="rms",
+        mlp="swiglu",
+        head="tied" if config.flag("tie_word_embeddings") else "plain",
+        rotary_dim=head_dim,
+        rotary_base=float(rope.number("rope_theta", config.number("rope_theta", 10000.0))),
+        rotary_pairs="halves",
+        rope_scaling=_read_rope(scaling if scaling.fields else rope),
+        context_length=config.whole("max_position_embeddings"),
+        norm_epsilon=config.number("rms_norm_eps", 1e-6),
+    )
+
+
+def write_modern(model_type: str, config: DecoderConfig) -> dict[str, object]:
+    """The config.json of Llama and its relatives."""
+    return {
+        "architectures": [transformers_class(model_type)],
+        "model_type": model_type,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_ff,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rotary_base,
+        "rope_scaling": _write_rope(config.rope_scaling),
+        "tie_word_embeddings": config.head == "tied",
+        "attention_bias": False,
+    }
+
+
+def transformers_class(model_type: str) -> str:
+    """The name of its class in transformers: "llama" -> "LlamaForCausalLM"."""
+    return f"{model_type.title()}ForCausalLM"
+
+
+def modern_gguf_config(gguf: GgufFile) -> dict[str, Any]:
+    """What config.json would say of a GGUF file of Llama and its relatives.
+
+    Raises:
+      UserError: a number is missing or differs between layers, or the rotary frequencies are of no
+        known scaling.
+    """
+    embedding = gguf.tensors.get("token_embd.weight")
+    architecture = str(gguf.metadata["general.architecture"])
+    if embedding is None:
+        raise UserError(f"{gguf.path} has no token_embd.weight; give a whole {architecture} model")
+    sizes = _gguf_sizes(gguf, architecture)
+    model_type = architecture
+    if architecture == "llama" and "sliding_window" in sizes:
+        model_type = "mistral"  # its files say "llama" too, but only Mistral has a window
+    special = {"bos": "bos", "eos": "eos", "pad": "padding"}
+    return {
+        "architectures": [transformers_class(model_type)],
+        "model_type": model_type,
+        "hidden_act": "silu",
+        **sizes,
+        "vocab_size": embedding.shape[0],  # whatever the metadata say
+        "rope_scaling": _gguf_rope(gguf, architecture, sizes),
+        "attention_bias": any(name.endswith("attn_q.bias") for name in gguf.tensors),
+        "tie_word_embeddings": "output.weight" not in gguf.tensors,
+        **{
+            f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{stored}_token_id")
+            for name, stored in special.items()
+        },
+    }
+
+
+def _read_llama(config: ConfigJson) -> DecoderConfig:
+    config.only("attention_bias", False)
+    config.only("mlp_bias", False)
+    return read_modern(config)
+
+
+def _read_rope(config: ConfigJson) -> RopeScaling | None:
+    kind = config.fields.get("rope_type") or config.fields.get("type")
+    if kind in ("default", None):
+        return None
+    if kind != "llama3":
+        raise UserError(
+            f"{config.where}: rope_scaling of type {kind!r} is not supported, only 'llama3'"
+        )
+    return RopeScaling(
+        factor=config.number("factor"),
+        low_freq_factor=config.number("low_freq_factor"),
+        high_freq_factor=config.number("high_freq_factor"),
+        original_context_length=config.whole("original_max_position_embeddings"),
+    )
+
+
+def _write_rope(scaling: RopeScaling | None) -> dict[str, object] | None:
+    if scaling is None:
+        return None
+    fields = dataclasses.asdict(scaling)
+    fields["original_max_position_embeddings"] = fields.pop("original_context_length")
+    return {"rope_type": "llama3", **fields}
+
+
+def _gguf_sizes(gguf: GgufFile, architecture: str) -> dict[str, float]:
+    def number(key: str, default: float | None = None) -> float:
+        value = gguf.metadata.get(f"{architecture}.{key}", default)
+        values = value if isinstance(value, list) and value else [value]
+        first = values[0]
+        if not isinstance(first, int | float) or first <= 0 or values != [first] * len(values):
+            problem = "several values of" if len(values) > 1 else f"{first!r} as"
+            raise UserError(
+                f"{gguf.path} {'lacks' if value is None else f'has {problem}'} "
+                f"{architecture}.{key}; give a plain {architecture} model"
+            )
+        return first
+
+    n_heads, d_model = number("attention.head_count"), number("embedding_length")
+    head_dim = number("attention.key_length", d_model // n_heads)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if number(key, head_dim) != head_dim:
+            raise UserError(
+                f"{gguf.path}: {architecture}.{key} = {number(key)} differs from the head's "
+                f"{head_dim} dims; give a plain {architecture} model"
+            )
+    window = "attention.sliding_window"
+    has_window = gguf.metadata.get(f"{architecture}.{window}")
+    return {
+        "hidden_size": d_model,
+        "num_hidden_layers": number("block_count"),
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": number("attention.head_count_kv", n_heads),
+        "head_dim": head_dim,
+        "intermediate_size": number("feed_forward_length"),
+        "max_position_embeddings": number("context_length"),
+        # Stored as float32: 9.999999747378752e-06 is 1e-05.
+        "rms_norm_eps": float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
+        "rope_theta": number("rope.freq_base", 10000.0),
+        **({"sliding_window": number(window)} if has_window else {}),
+    }
+
+
+def _gguf_rope(
+    gguf: GgufFile, architecture: str, sizes: Mapping[str, float]
+) -> dict[str, object] | None:
+    """Scaling by the metadata, or by what the file divides each rotary frequency."""
+    if (divisors := gguf.tensors.get("rope_freqs.weight")) is None:
+        prefix = f"{architecture}.rope.scaling"
+        words = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
+        found = {ours: gguf.metadata.get(f"{prefix}.{theirs}") for ours, theirs in words.items()}
+        kind = gguf.metadata.get(f"{prefix}.type", "none")
+        given = {name: value for name, value in found.items() if value is not None}
+        return None if kind == "none" else {"rope_type": kind, **given}
+    stored = divisors.read((slice(None),))
+    head_dim = sizes["head_dim"]
+    frequencies = jnp.asarray(sizes["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim))
+    for scaling in map(RopeScaling, LLAMA3_FACTORS):
+        expected = frequencies / np.asarray(stretch(frequencies, scaling))
+        if stored.shape == expected.shape and np.allclose(stored, expected, rtol=1e-4):
+            return _write_rope(scaling)
+    raise UserError(
+        f"{gguf.path}: rope_freqs.weight is not what Llama 3.1 (factor 8) or 3.2 (factor 32) has; "
+        f"give the model's safetensors, whose config.json has its rope_scaling"
+    )
+
+
+def relative(
+    model_type: str, read_config: Callable[[ConfigJson], DecoderConfig], interleaves: bool = False
+) -> Family:
+    """A family with Llama's names and fields; `interleaves` as in `Gguf`."""
+    return Family(
+        model_type,
+        NAMES,
+        read_config,
+        lambda config: write_modern(model_type, config),
+        Gguf(model_type, GGUF_NAMES, modern_gguf_config, interleaves),
+        CONSTANTS,
+    )
+
+
+LLAMA = relative("llama", _read_llama, interleaves=True)
