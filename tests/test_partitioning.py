@@ -62,7 +62,8 @@ def host_params():
 
 
 def params_on(sizes):
-    return jax.device_put(host_params(), trainer(sizes).parameter_shardings)
+    places = jax.tree.map(lambda leaf: leaf.sharding, trainer(sizes).abstract_params())
+    return jax.device_put(host_params(), places)
 
 
 @functools.cache

@@ -231,30 +231,19 @@ def parameter_shardings(shapes: Params, logical_axes: Params, mesh: Mesh, rules:
                     f"add ({name!r}, None) or a mesh axis"
                 )
         spec = PartitionSpec(*[table.get(name) for name in names])
-        if not _fits(spec, leaf.shape, mesh):
+        try:
+            sharding = NamedSharding(mesh, spec)  # raises if an axis is missing or used twice,
+            sharding.shard_shape(leaf.shape)  # and if the sizes do not divide
+        except Exception as error:  # JAX's error for an axis used twice has no public name
             raise UserError(
                 f"{parameter} with axes {tuple(names)} of sizes {leaf.shape} cannot be laid out as "
                 f"{tuple(spec)} on the mesh {_named(list(mesh.shape.values()))}; change "
                 f"MeshConfig.data/fsdp/tensor or its rules"
-            )
-        return NamedSharding(mesh, spec)
+            ) from error
+        return sharding
 
     return jax.tree_util.tree_map_with_path(
         one, logical_axes, shapes, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
-    )
-
-
-def _fits(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> bool:
-    """Whether every mesh axis exists and is used once, and the sizes divide."""
-    parts = [() if part is None else part if isinstance(part, tuple) else (part,) for part in spec]
-    used = [axis for part in parts for axis in part]
-    return (
-        len(set(used)) == len(used)
-        and set(used) <= set(mesh.shape)
-        and all(
-            size % math.prod(mesh.shape[axis] for axis in part) == 0
-            for size, part in zip(shape, parts, strict=True)
-        )
     )
 
 

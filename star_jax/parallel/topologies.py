@@ -50,55 +50,36 @@ GENERATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of TPU chips."""
+    """A slice of TPU chips; peaks are per device."""
 
     generation: Generation
-    shape: tuple[int, ...]  # in chips
+    name: str  # the compiler's, such as v5e:4x4
+    cloud_name: str  # Cloud TPU's, such as v5litepod-16
+    n_chips: int
+    n_devices: int  # that JAX sees
+    flops: float  # bf16 FLOP/s
+    hbm_bytes_per_second: float
+    link_bytes_per_second: float  # received: its share of its chip's links within the slice
 
-    @property
-    def name(self) -> str:
-        """The compiler's name, such as v5e:4x4."""
-        return f"{self.generation.name}:{'x'.join(map(str, self.shape))}"
 
-    @property
-    def cloud_name(self) -> str:
-        """Cloud TPU's name, such as v5litepod-16."""
-        per_chip = 2 if self.generation.counts_cores else 1
-        return f"{self.generation.cloud}-{per_chip * self.n_chips}"
-
-    @property
-    def n_chips(self) -> int:
-        """Chips of the slice."""
-        return math.prod(self.shape)
-
-    @property
-    def n_devices(self) -> int:
-        """Devices that JAX sees."""
-        return self.n_chips * self.generation.devices_per_chip
-
-    @property
-    def flops(self) -> float:
-        """Peak of one device, bf16 FLOP/s."""
-        return self.generation.bf16_tflops * 1e12 / self.generation.devices_per_chip
-
-    @property
-    def hbm_bytes_per_second(self) -> float:
-        """Peak of one device."""
-        return self.generation.hbm_gb_s * 1e9 / self.generation.devices_per_chip
-
-    @property
-    def link_bytes_per_second(self) -> float:
-        """Peak that one device can receive: its share of its chip's links within the slice.
-
-        A chip has two neighbours along each dimension of more than two chips, one along a
-        dimension of two.
-        """
-        n_links = sum(min(size - 1, 2) for size in self.shape)
-        return n_links * self.generation.link_gb_s * 1e9 / self.generation.devices_per_chip
+def _topology(generation: Generation, shape: tuple[int, ...]) -> Topology:
+    n_chips, per_chip = math.prod(shape), generation.devices_per_chip
+    # A chip has two neighbours along a dimension of more than two chips, one along one of two.
+    n_links = sum(min(size - 1, 2) for size in shape)
+    return Topology(
+        generation,
+        name=f"{generation.name}:{'x'.join(map(str, shape))}",
+        cloud_name=f"{generation.cloud}-{n_chips * (2 if generation.counts_cores else 1)}",
+        n_chips=n_chips,
+        n_devices=n_chips * per_chip,
+        flops=generation.bf16_tflops * 1e12 / per_chip,
+        hbm_bytes_per_second=generation.hbm_gb_s * 1e9 / per_chip,
+        link_bytes_per_second=n_links * generation.link_gb_s * 1e9 / per_chip,
+    )
 
 
 TOPOLOGIES = tuple(
-    Topology(generation, shape) for generation in GENERATIONS for shape in generation.shapes
+    _topology(generation, shape) for generation in GENERATIONS for shape in generation.shapes
 )
 
 

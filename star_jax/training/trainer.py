@@ -18,14 +18,8 @@ from star_jax.models.decoder import abstract_params, init_params, placed_params
 from star_jax.models.splash import check_attention
 from star_jax.parallel import partitioning
 from star_jax.records import PackedBatch, Params, TokenizedExample
+from star_jax.training import packing
 from star_jax.training import train_step as steps
-from star_jax.training.packing import (
-    batches_of_rows,
-    check_lengths,
-    epochs,
-    fill_batch,
-    most_with_loss,
-)
 from star_jax.training.schedules import final_decay
 
 
@@ -71,12 +65,9 @@ class Trainer:
     def __post_init__(self):
         """Raises UserError for what the mesh cannot split or run, or rows the model cannot hold."""
         config, share = self.config, self.config.loss_share
+        unit = config.accumulation_steps
         partitioning.check_batch(
-            "TrainerConfig.batch_size",
-            config.batch_size,
-            self.mesh,
-            self.rules,
-            config.accumulation_steps,
+            "TrainerConfig.batch_size", config.batch_size, self.mesh, self.rules, unit
         )
         check_attention(self.model, self.mesh, self.rules)
         if config.row_length % partitioning.n_parts(self.mesh, self.rules, "length"):
@@ -84,7 +75,7 @@ class Trainer:
                 f"TrainerConfig.row_length {config.row_length} is not divisible by "
                 f"MeshConfig.sequence = {self.mesh.shape['sequence']}; change one of them"
             )
-        if not 0 < share <= 1 or most_with_loss(config.row_length, share) < 1:
+        if not 0 < share <= 1 or packing.most_with_loss(config.row_length, share) < 1:
             raise UserError(
                 f"TrainerConfig.loss_share = {share}: give a share of a row, above 0 and at most 1"
             )
@@ -140,13 +131,14 @@ class Trainer:
             loss that is not finite.
         """
         size = (self.config.batch_size, self.config.row_length)
-        check_lengths(examples, self.config.row_length, self.config.loss_share)
+        packing.check_lengths(examples, self.config.row_length, self.config.loss_share)
         self._check_ids(examples)
         first = int(state.step)
         losses: list[float] = []
         n_batches = filled = 0
         pending = None  # a loss is fetched one step late, so that the device never waits for it
-        batches = batches_of_rows(epochs(examples, seed), *size, self.config.loss_share)
+        stream = packing.epochs(examples, seed)
+        batches = packing.batches_of_rows(stream, *size, self.config.loss_share)
         for step, rows in enumerate(itertools.islice(batches, n_steps), start=1):
             n_batches += 1
             filled += sum(len(example.tokens) for row in rows for example in row)
@@ -169,7 +161,7 @@ class Trainer:
         Compiling it says how much memory it needs on each device, even for devices elsewhere.
         """
         size = (self.config.batch_size, self.config.row_length)
-        batch = jax.eval_shape(functools.partial(fill_batch, [], *size))
+        batch = jax.eval_shape(functools.partial(packing.fill_batch, [], *size))
         decay = jax.ShapeDtypeStruct((), np.float32)
         return self._step.lower(self.abstract_state(), batch, decay)
 
@@ -183,10 +175,11 @@ class Trainer:
             )
 
     def _on_devices(self, rows: Sequence[Sequence[TokenizedExample]]) -> PackedBatch:
+        length = self.config.row_length
         return partitioning.in_rows(
             partitioning.batch_sharding(self.mesh, self.rules),
             self.config.batch_size,
-            lambda start, stop: fill_batch(rows[start:stop], stop - start, self.config.row_length),
+            lambda start, stop: packing.fill_batch(rows[start:stop], stop - start, length),
         )
 
     @functools.cached_property
@@ -227,20 +220,15 @@ class Trainer:
     @functools.cached_property
     def _step(self) -> jax.stages.Wrapped:
         """Function (state, batch, decay) -> (state, loss)."""
-        n_read = most_with_loss(self.config.row_length, self.config.loss_share)
+        parts = self.config.accumulation_steps
+        n_read = packing.most_with_loss(self.config.row_length, self.config.loss_share)
 
         def step(
             state: steps.TrainState, batch: PackedBatch, decay: jax.Array
         ) -> tuple[steps.TrainState, jax.Array]:
             with partitioning.on_mesh(self.mesh, self.rules):
                 return steps.train_step(
-                    self.model,
-                    self._optimizer,
-                    self.config.accumulation_steps,
-                    state,
-                    batch,
-                    decay,
-                    n_read,
+                    self.model, self._optimizer, parts, state, batch, decay, n_read
                 )
 
         whole = partitioning.replicated(self.mesh)
