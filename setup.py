@@ -77,6 +77,7 @@ setup(
             "accelerate>=1.10,<2",  # transformers reads GGUF with it
             "gcp-storage-emulator>=2026.7,<2028",
             "hypothesis>=6.140,<7",
+            "mypy>=2,<3",
             "pyside6-webengine>=6.9,<7",  # the browser that the report's page is tested in
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

@@ -60,7 +60,7 @@ def test_damaged_arrays_are_told_of_in_a_line(tmp_path, harm, files):
         path.write_bytes(b"x" * len(data) if harm == "other bytes" else data[: len(data) // 2])
         if harm == "gone":
             path.unlink()
-    with pytest.raises(UserError, match=r"checkpoint .*c is damaged: .*; copy it anew") as failed:
+    with pytest.raises(UserError, match=r"checkpoint .*c is damaged: .*; copy it again") as failed:
         checkpoints.load(tmp_path / "c", abstract_of(whole))
     assert "\n" not in failed.value.message
 
@@ -190,6 +190,31 @@ def test_training_checkpoint_of_another_model_is_told(tmp_path):
     TrainingCheckpoint(tmp_path).save(4, tree())
     with pytest.raises(UserError, match="step_4 holds another model"):
         TrainingCheckpoint(tmp_path).restore(abstract_of({"step": jnp.int32(0)}))
+
+
+def test_steps_that_are_named_are_kept_and_none_with_0(tmp_path):
+    checkpoint = TrainingCheckpoint(tmp_path)
+    assert [step for step in range(1, 10) if checkpoint.is_due(step, 3)] == [3, 6, 9]
+    assert not any(checkpoint.is_due(step, 0) for step in range(1, 1000))
+
+
+@pytest.mark.parametrize(("save_seconds", "apart"), [(0.5, 160), (72, 1780)])
+def test_unless_steps_are_named_a_slow_save_is_rare(tmp_path, monkeypatch, save_seconds, apart):
+    """Steps of one second: the first after sqrt(2 * 1 s * 6 h) = 208, then by the save's time."""
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+
+    def slow(directory, state):
+        now[0] += save_seconds
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    checkpoint, saved = TrainingCheckpoint(tmp_path), []
+    for step in range(1, 5000):
+        now[0] += 1.0
+        if checkpoint.is_due(step, -1):
+            checkpoint.save(step, None)
+            saved.append(step)
+    assert saved[:3] == [220, 220 + apart, 220 + 2 * apart]
 
 
 # The base, held on the host.

@@ -296,7 +296,9 @@ def test_quickstart_help_installs_nothing(machine):
 def test_ci_lints_and_runs_the_tests(machine):
     (machine.checkout / "launch/test.sh").chmod(0o755)
     assert machine.run(".ci/run").returncode == 0
-    assert runs(machine.calls()) == ["run -m ruff check .", "run -m pytest -n 2 --dist loadfile"]
+    assert runs(machine.calls()) == [
+        "run -m ruff check .", "run -m mypy", "run -m pytest -n 2 --dist loadfile"
+    ]  # fmt: skip
 
 
 def setup_argument(name):

@@ -65,7 +65,7 @@ def wait_for(url, process):
 
 def forget():
     """Lets gcsfs be made anew, with the settings of now."""
-    paths._settle.cache_clear()
+    paths._prepare_buckets.cache_clear()
     gcsfs.core.GCSFileSystem.clear_instance_cache()
     epath.backend.fsspec_backend._get_filesystem.cache_clear()
 
@@ -263,7 +263,9 @@ def test_a_checkpoint_that_was_cut_off_is_none(bucket, monkeypatch):
             older_counts.append(training.restore(abstract) is not None)
     assert older_counts == [True, False]
     assert (bucket / "training/step_1" / checkpoints.MARKER).exists()  # Orbax's first file
-    with pytest.raises(UserError, match=r"step_1 has no commit_success\.txt, so it was cut off"):
+    with pytest.raises(
+        UserError, match=r"step_1 has no commit_success\.txt, so writing it was cut off"
+    ):
         checkpoints.load(bucket / "training/step_1", abstract)
     training.save(3, second)
     assert [path.name for path in (bucket / "training").iterdir()] == ["step_3"]

@@ -23,10 +23,9 @@ from star_jax.training.packing import (
     epochs,
     fill_batch,
     most_with_loss,
-    pack_batches,
     pack_rows,
-    packing_efficiency,
 )
+from tests.packed import pack_batches, packing_efficiency
 
 
 class CharacterVocabulary(seqio.Vocabulary):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from star_jax.errors import UserError
 from star_jax.loop.rationales import Rollout, draw_attempts
@@ -62,7 +62,8 @@ def host_params():
 
 
 def params_on(sizes):
-    return jax.device_put(host_params(), trainer(sizes).parameter_shardings)
+    places = jax.tree.map(lambda leaf: leaf.sharding, trainer(sizes).abstract_params())
+    return jax.device_put(host_params(), places)
 
 
 @functools.cache
@@ -121,7 +122,7 @@ def test_a_pure_data_mesh_copies_the_parameters():
 def test_every_device_has_rows_in_every_part_of_an_accumulated_batch():
     rows = jax.device_put(jnp.zeros((32, 4)), batch_sharding(mesh_of((4, 2, 1)), TRAINING_RULES))
     parts = jax.jit(split_rows, static_argnums=1)(rows, 2)
-    expected = batch_sharding(mesh_of((4, 2, 1)), TRAINING_RULES, leading=1)
+    expected = NamedSharding(mesh_of((4, 2, 1)), PartitionSpec(None, ("data", "fsdp")))
     assert parts.sharding.is_equivalent_to(expected, parts.ndim)
 
 

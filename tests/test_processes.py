@@ -220,13 +220,13 @@ def one_of_four(monkeypatch):
 
 
 def test_who_waits_in_vain_is_told_who_did_not_come(one_of_four):
-    line = "process 2, 3 of 4 did not come to the checkpoint within 600 s; see what it says"
+    line = "process 2, 3 of 4 did not come to the checkpoint within 600 s; see its output"
     with pytest.raises(UserError, match=line):
         processes.meet("the checkpoint")
 
 
 def test_who_hears_nothing_from_the_lead_is_told_so(one_of_four):
-    with pytest.raises(UserError, match="process 0 of 4 has told nothing within 600 s"):
+    with pytest.raises(UserError, match="process 0 of 4 sent nothing within 600 s"):
         processes.from_lead(lambda: 1)
 
 
@@ -241,10 +241,10 @@ def test_who_is_missing():
     }
     missing = processes.missing_among(heard, now=130.0, me=0)
     assert missing == {
-        2: "on beyond has given no sign of life for 25 s",
+        2: "on beyond sent no heartbeat for 25 s",
         4: "ended with an error (no space left)",
-        5: "has given no sign of life for 30 s",
+        5: "sent no heartbeat for 30 s",
     }
     line = processes.gone_message(missing, 6)
-    assert line.startswith("process 2 of 6 on beyond has given no sign")
-    assert line.endswith("start the same command on all of them again, and it goes on")
+    assert line.startswith("process 2 of 6 on beyond sent no heartbeat")
+    assert line.endswith("start the same command on all of them again to resume")

@@ -19,7 +19,7 @@ from star_jax.records import PackedBatch, TokenizedExample
 from star_jax.run.checkpoints import TrainingCheckpoint
 from star_jax.run.compilation import n_compiled
 from star_jax.training.loss import weighted_cross_entropy, where_to_predict
-from star_jax.training.packing import epochs, pack_batches, packing_efficiency
+from star_jax.training.packing import epochs
 from star_jax.training.train_step import (
     OptimizerConfig,
     make_optimizer,
@@ -27,6 +27,7 @@ from star_jax.training.train_step import (
     train_step,
 )
 from star_jax.training.trainer import Trainer, TrainerConfig
+from tests.packed import pack_batches, packing_efficiency
 
 MODEL = DecoderConfig(
     vocab_size=16, n_layers=2, d_model=32, n_heads=2, head_dim=16, d_ff=32, rotary_dim=8,
@@ -403,7 +404,7 @@ def test_no_parts_are_refused():
 
 def test_rows_longer_than_the_context_are_refused():
     config = dataclasses.replace(CONFIG, row_length=33)
-    with pytest.raises(UserError, match=r"row_length 33 passes the model's context of 32"):
+    with pytest.raises(UserError, match=r"row_length 33 exceeds the model's context length 32"):
         Trainer(MODEL, OPTIMIZER, config, make_mesh(MeshConfig(), jax.devices()[:1]))
 
 

@@ -68,7 +68,7 @@ def finetune_from_base(
         def on_step(step: int, state: Params) -> None:
             advance(1)
             # Not among the last steps: who resumes has to see the loss of all of them.
-            if every and step % every == 0 and step <= n_steps - n_last:
+            if checkpoint and step <= n_steps - n_last and checkpoint.is_due(step, every):
                 checkpoint.save(step, state)
 
         try:

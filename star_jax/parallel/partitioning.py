@@ -1,11 +1,11 @@
-"""The device mesh, and the rules that lay logical axes out on it, for training and decoding.
+"""The device mesh, and the rules that map logical axes to it, for training and decoding.
 
-The model names its axes (`embed`, `heads`, `mlp`, ...) and knows nothing of devices; a rule
-table maps each name to mesh axes or to None (not split). A name without a rule is an error that
-names the parameter: silence there means a full copy on every device.
+The model names its axes (`embed`, `heads`, `mlp`, ...) and knows no devices; a rule table maps
+each name to mesh axes, or to None (not split). A name without a rule is an error that names the
+parameter, because a default would silently put a full copy on every device.
 
-Training and decoding share one mesh and have a table each, so a model that is split along `fsdp`
-while it is trained can be split along the same devices by heads while it writes.
+Training and decoding share one mesh and have a table each: a model can be split along `fsdp` for
+training, and by heads along the same devices for sampling.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import contextvars
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -21,10 +21,12 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from star_jax.errors import UserError
+from star_jax.records import Params
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 
-Rules = tuple[tuple[str, Any], ...]
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+T = TypeVar("T")  # a tree of arrays
 
 TRAINING_RULES: Rules = (
     ("batch", ("data", "fsdp")),  # fsdp splits the batch and the parameters
@@ -38,30 +40,19 @@ TRAINING_RULES: Rules = (
     ("layers", None),
 )
 
-# While decoding, gathering the parameters once a token would cost more than it saves, so only
-# `tensor` splits them; along fsdp, which then splits the batch alone, they are whole. A model too
-# large for that wants ("fsdp", "tensor") for heads, kv_heads, mlp and vocab, and "data" for batch.
-DECODING_RULES: Rules = (
-    ("batch", ("data", "fsdp")),
-    ("length", None),
-    ("embed", None),
-    ("heads", "tensor"),
-    ("kv_heads", "tensor"),
-    ("kv", None),
-    ("mlp", "tensor"),
-    ("vocab", "tensor"),
-    ("layers", None),
-)
+# In decoding, gathering the parameters for each token costs more than it saves: fsdp splits the
+# batch only, and `tensor` the parameters. A model too large for that needs ("fsdp", "tensor") for
+# heads, kv_heads, mlp and vocab, and "data" for batch.
+DECODING_RULES: Rules = tuple({**dict(TRAINING_RULES), "length": None, "embed": None}.items())
 
-
-# Those of flax are not used: where there are some, it constrains each parameter where it is read,
-# which costs a copy of the weights on the CPU.
-_rules: contextvars.ContextVar[Rules] = contextvars.ContextVar("rules")
+# Not flax's rules: with those, flax constrains each parameter where it is read, which copies the
+# weights on a CPU.
+_rules: contextvars.ContextVar[Rules | None] = contextvars.ContextVar("rules", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices each mesh axis takes; -1 (one axis at most) takes what is left."""
+    """The number of devices along each mesh axis; -1 (one axis at most) takes the rest."""
 
     data: int = -1  # copies of the model, each with a share of the batch
     fsdp: int = 1  # devices among which parameters and optimizer state are split
@@ -72,29 +63,28 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (all by default); raises UserError when the sizes do not fit.
+    """The mesh over `devices` (all by default), neighbours next to each other where possible.
 
-    Neighbours on the mesh are neighbours on the TPU's network, as far as it can be had.
+    Raises:
+      UserError: the sizes do not fit the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [getattr(config, axis) for axis in MESH_AXES]
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise UserError(f"mesh {_named(sizes)}: sizes are positive, one of them may be -1")
-    if -1 in sizes:
-        rest = math.prod(size for size in sizes if size != -1)
-        sizes[sizes.index(-1)] = len(devices) // rest
+    wanted = [getattr(config, axis) for axis in MESH_AXES]
+    if wanted.count(-1) > 1 or any(size < 1 and size != -1 for size in wanted):
+        raise UserError(f"mesh {_named(wanted)}: sizes are positive, one of them may be -1")
+    rest = len(devices) // math.prod(size for size in wanted if size != -1)
+    sizes = [rest if size == -1 else size for size in wanted]
     if math.prod(sizes) != len(devices):
         raise UserError(
-            f"mesh {_named([getattr(config, axis) for axis in MESH_AXES])} does not fill the "
-            f"{len(devices)} devices; bind MeshConfig.data/fsdp/tensor/sequence to factors of "
-            f"{len(devices)}"
+            f"mesh {_named(wanted)} does not fill the {len(devices)} devices; bind "
+            f"MeshConfig.data/fsdp/tensor/sequence to factors of {len(devices)}"
         )
     placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(placed, MESH_AXES)
 
 
 def axes_of(rules: Rules, name: str) -> tuple[str, ...]:
-    """The mesh axes that a logical axis is split over; raises UserError for one without a rule."""
+    """The mesh axes that split a logical axis; raises UserError if it has no rule."""
     table = dict(rules)
     if name not in table:
         raise UserError(
@@ -106,7 +96,11 @@ def axes_of(rules: Rules, name: str) -> tuple[str, ...]:
 
 
 def n_parts(mesh: Mesh, rules: Rules, name: str) -> int:
-    """Parts in which a logical axis is split over the mesh; raises UserError as `axes_of`."""
+    """Number of parts of a logical axis on the mesh.
+
+    Raises:
+      UserError: as `axes_of`; or the rule names a mesh axis that does not exist.
+    """
     axes = axes_of(rules, name)
     if unknown := set(axes) - set(mesh.shape):
         raise UserError(
@@ -117,15 +111,23 @@ def n_parts(mesh: Mesh, rules: Rules, name: str) -> int:
 
 
 def n_shards(mesh: Mesh, rules: Rules) -> int:
-    """Parts in which a batch's rows are split over the mesh."""
+    """Number of parts of a batch's rows on the mesh."""
     return n_parts(mesh, rules, "batch")
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh, rules: Rules, unit: int = 1) -> None:
-    """Raises UserError unless `batch_size` divides into `unit` parts split over the mesh."""
+    """Raises UserError unless the mesh divides a batch.
+
+    Args:
+      name: of the setting, for the message.
+      batch_size: rows of a batch.
+      mesh: the device mesh.
+      rules: the table for training or for decoding.
+      unit: parts of a batch that are processed one after the other.
+    """
     parts = n_shards(mesh, rules) * unit
     if unit < 1:
-        raise UserError(f"{name} {batch_size} is to be taken in {unit} parts; give 1 or more")
+        raise UserError(f"{name} {batch_size} is processed in {unit} parts; give 1 or more")
     if batch_size < 1 or batch_size % parts:
         raise UserError(
             f"{name} {batch_size} is not divisible by {' x '.join(axes_of(rules, 'batch'))}"
@@ -134,23 +136,23 @@ def check_batch(name: str, batch_size: int, mesh: Mesh, rules: Rules, unit: int 
         )
 
 
-def batch_sharding(mesh: Mesh, rules: Rules, leading: int = 0) -> NamedSharding:
-    """Splits a batch axis (after `leading` whole ones) over the mesh axes of its rule."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * leading, axes_of(rules, "batch")))
+def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+    """Splits the first axis, a batch's rows, over the mesh axes of its rule."""
+    return NamedSharding(mesh, PartitionSpec(axes_of(rules, "batch")))
 
 
-def in_rows(sharding: NamedSharding, n_rows: int, fill: Callable[[int, int], Any]) -> Any:
-    """A batch on the devices, of which each process makes the rows that its own devices hold.
+def in_rows(sharding: NamedSharding, n_rows: int, fill: Callable[[int, int], T]) -> T:
+    """A batch on the devices; each process makes the rows that its own devices hold.
 
     Args:
-      sharding: of `batch_sharding`.
-      n_rows: of the whole batch.
-      fill: of the rows from `start` to `stop`, a tree of arrays [stop - start, ...].
+      sharding: as `batch_sharding` returns it.
+      n_rows: rows of the whole batch.
+      fill: (start, stop) -> those rows, a tree of arrays [stop - start, ...].
     """
     if sharding.is_fully_addressable:
         return jax.device_put(fill(0, n_rows), sharding)
     places = sharding.addressable_devices_indices_map((n_rows,))
-    spans = {device: rows.indices(n_rows)[:2] for device, (rows,) in places.items()}
+    spans = {device: at[0].indices(n_rows)[:2] for device, at in places.items() if at}
     filled = {span: fill(*span) for span in set(spans.values())}
 
     def whole(*parts: np.ndarray) -> jax.Array:
@@ -164,13 +166,13 @@ def in_rows(sharding: NamedSharding, n_rows: int, fill: Callable[[int, int], Any
 
 
 def same_everywhere(value: np.ndarray, mesh: Mesh) -> jax.Array:
-    """A value that every process has, whole on every device."""
+    """A value that every process has, replicated on every device."""
     return jax.make_array_from_callback(np.shape(value), replicated(mesh), lambda index: value)
 
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh, rules: Rules) -> Iterator[None]:
-    """What is traced inside knows the mesh and the rules: see `keep_rows` and splash attention."""
+    """Makes mesh and rules known to what is traced inside: `keep_rows`, splash attention."""
     before = _rules.set(rules)
     try:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -180,20 +182,20 @@ def on_mesh(mesh: Mesh, rules: Rules) -> Iterator[None]:
 
 
 def is_on_mesh() -> bool:
-    """Whether what is traced knows mesh and rules; a mesh alone, set by others, does not count."""
-    return _rules.get(None) is not None and not jax.sharding.get_abstract_mesh().empty
+    """Whether tracing happens inside `on_mesh`; a mesh that others have set does not count."""
+    return _rules.get() is not None and not jax.sharding.get_abstract_mesh().empty
 
 
 def spec_of(*names: str | None) -> PartitionSpec:
-    """How logical axes (None: not split) lie on the mesh, inside `on_mesh`."""
-    return PartitionSpec(*[name and axes_of(_rules.get(), name) for name in names])
+    """The layout of logical axes (None: not split) on the mesh, inside `on_mesh`."""
+    return PartitionSpec(*[name and axes_of(_rules.get() or (), name) for name in names])
 
 
 def keep_rows(x_BLD: jax.Array) -> jax.Array:
-    """Leaves each row on the devices that the rules give it; nothing to do without a mesh.
+    """Keeps each row on the devices that the rules give it; does nothing without a mesh.
 
-    Left to itself, the compiler splits activations as it finds the parameters split (by fsdp along
-    `embed`), and every device holds every row.
+    The compiler would split activations as the parameters are split (by fsdp along `embed`), so
+    that every device holds every row.
     """
     if not is_on_mesh():
         return x_BLD
@@ -205,7 +207,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(shapes: Any, logical_axes: Any, mesh: Mesh, rules: Rules) -> Any:
+def parameter_shardings(shapes: Params, logical_axes: Params, mesh: Mesh, rules: Rules) -> Params:
     """A NamedSharding for every parameter.
 
     Args:
@@ -220,39 +222,28 @@ def parameter_shardings(shapes: Any, logical_axes: Any, mesh: Mesh, rules: Rules
     """
     table = dict(rules)
 
-    def one(path: Any, names: PartitionSpec, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def one(path: jax.tree_util.KeyPath, names: PartitionSpec, leaf: jax.Array) -> NamedSharding:
         parameter = f"parameter {jax.tree_util.keystr(path)}"
         for name in names:
             if name is not None and name not in table:
                 raise UserError(
-                    f"{parameter} has the logical axis {name!r}, "
-                    f"which no rule of the mesh maps; add ({name!r}, None) or a mesh axis"
+                    f"{parameter} has the logical axis {name!r}, which no rule of the mesh maps; "
+                    f"add ({name!r}, None) or a mesh axis"
                 )
         spec = PartitionSpec(*[table.get(name) for name in names])
-        if not _fits(spec, leaf.shape, mesh):
+        try:
+            sharding = NamedSharding(mesh, spec)  # raises if an axis is missing or used twice,
+            sharding.shard_shape(leaf.shape)  # and if the sizes do not divide
+        except Exception as error:  # JAX's error for an axis used twice has no public name
             raise UserError(
                 f"{parameter} with axes {tuple(names)} of sizes {leaf.shape} cannot be laid out as "
                 f"{tuple(spec)} on the mesh {_named(list(mesh.shape.values()))}; change "
                 f"MeshConfig.data/fsdp/tensor or its rules"
-            )
-        return NamedSharding(mesh, spec)
+            ) from error
+        return sharding
 
     return jax.tree_util.tree_map_with_path(
         one, logical_axes, shapes, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
-    )
-
-
-def _fits(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> bool:
-    """Every mesh axis is there and used once, and the sizes divide."""
-    parts = [() if part is None else part if isinstance(part, tuple) else (part,) for part in spec]
-    used = [axis for part in parts for axis in part]
-    return (
-        len(set(used)) == len(used)
-        and set(used) <= set(mesh.shape)
-        and all(
-            size % math.prod(mesh.shape[axis] for axis in part) == 0
-            for size, part in zip(shape, parts, strict=True)
-        )
     )
 
 

@@ -1,6 +1,6 @@
-"""The known TPUs: their names, Cloud TPU's and the compiler's, and their peaks.
+"""The TPU slices that precompile knows: their names for Cloud TPU and the compiler, their peaks.
 
-Peaks are those that Google publishes for each generation (v3's links: Jouppi et al. 2020); the
+Peaks are Google's published figures for each generation (v3's links: Jouppi et al. 2020); the
 memory of a program is the compiler's own figure.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from star_jax.errors import UserError
 
-ALL = "all"  # one or two small slices of each generation
+ALL = "all"  # stands for one or two small slices of each generation
 SMALL = ("v3-8", "v4-8", "v5litepod-8", "v5litepod-16", "v5p-8", "v6e-8")
 
 
@@ -19,15 +19,15 @@ class Generation:
     """What the chips of a generation have in common; peaks are per chip."""
 
     name: str  # the compiler's
-    cloud: str  # the beginning of Cloud TPU's names of its slices
-    counts_cores: bool  # Cloud TPU's number counts cores, two per chip, not chips
-    devices_per_chip: int  # JAX devices
-    hbm_gib: float  # per device, available to a program
+    cloud: str  # prefix of Cloud TPU's names of its slices
+    counts_cores: bool  # Cloud TPU counts cores, two per chip, instead of chips
+    devices_per_chip: int  # as JAX sees them
+    hbm_gib: float  # per device, that the compiler gives a program
     bf16_tflops: float
     hbm_gb_s: float
     link_gb_s: float  # of one link to a neighbour, one way
-    shapes: tuple[tuple[int, ...], ...]  # of slices, in chips, the smallest first
-    chip_config: str = ""  # one of the compiler's; "" for its default
+    shapes: tuple[tuple[int, ...], ...]  # of slices, in chips
+    chip_config: str = ""  # the compiler's; "" for its default
 
 
 _SQUARES_V3 = ((2, 2), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32))
@@ -37,8 +37,8 @@ _CUBES = (
     (8, 8, 16), (8, 16, 16),
 )  # fmt: skip
 
-# By default the compiler treats the two cores of a v4 chip as two devices; on a real TPU they are
-# one JAX device, which the compiler calls "megacore".
+# By default the compiler treats the two cores of a v4 chip as two devices; on a real one JAX sees
+# one, the compiler's "megacore".
 GENERATIONS = (
     Generation("v3", "v3", True, 2, 15.48, 123, 900, 82, _SQUARES_V3),
     Generation("v4", "v4", True, 1, 30.75, 275, 1228, 50, _CUBES, "megacore"),
@@ -50,63 +50,44 @@ GENERATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of TPU chips."""
+    """A slice of TPU chips; peaks are per device."""
 
     generation: Generation
-    shape: tuple[int, ...]  # in chips
+    name: str  # the compiler's, such as v5e:4x4
+    cloud_name: str  # Cloud TPU's, such as v5litepod-16
+    n_chips: int
+    n_devices: int  # that JAX sees
+    flops: float  # bf16 FLOP/s
+    hbm_bytes_per_second: float
+    link_bytes_per_second: float  # received: its share of its chip's links within the slice
 
-    @property
-    def name(self) -> str:
-        """The compiler's name: v5e:4x4."""
-        return f"{self.generation.name}:{'x'.join(map(str, self.shape))}"
 
-    @property
-    def cloud_name(self) -> str:
-        """Cloud TPU's name: v5litepod-16."""
-        per_chip = 2 if self.generation.counts_cores else 1
-        return f"{self.generation.cloud}-{per_chip * self.n_chips}"
-
-    @property
-    def n_chips(self) -> int:
-        """Chips of the slice."""
-        return math.prod(self.shape)
-
-    @property
-    def n_devices(self) -> int:
-        """JAX devices of the slice."""
-        return self.n_chips * self.generation.devices_per_chip
-
-    @property
-    def flops(self) -> float:
-        """Peak of one device, bf16 FLOP/s."""
-        return self.generation.bf16_tflops * 1e12 / self.generation.devices_per_chip
-
-    @property
-    def hbm_bytes_per_second(self) -> float:
-        """Peak of one device."""
-        return self.generation.hbm_gb_s * 1e9 / self.generation.devices_per_chip
-
-    @property
-    def link_bytes_per_second(self) -> float:
-        """Peak rate at which one device can receive: its share of its chip's links in the slice.
-
-        A chip has two neighbours along each dimension of more than two chips, one along a dimension
-        of two.
-        """
-        n_links = sum(min(size - 1, 2) for size in self.shape)
-        return n_links * self.generation.link_gb_s * 1e9 / self.generation.devices_per_chip
+def _topology(generation: Generation, shape: tuple[int, ...]) -> Topology:
+    n_chips, per_chip = math.prod(shape), generation.devices_per_chip
+    # A chip has two neighbours along a dimension of more than two chips, one along one of two.
+    n_links = sum(min(size - 1, 2) for size in shape)
+    return Topology(
+        generation,
+        name=f"{generation.name}:{'x'.join(map(str, shape))}",
+        cloud_name=f"{generation.cloud}-{n_chips * (2 if generation.counts_cores else 1)}",
+        n_chips=n_chips,
+        n_devices=n_chips * per_chip,
+        flops=generation.bf16_tflops * 1e12 / per_chip,
+        hbm_bytes_per_second=generation.hbm_gb_s * 1e9 / per_chip,
+        link_bytes_per_second=n_links * generation.link_gb_s * 1e9 / per_chip,
+    )
 
 
 TOPOLOGIES = tuple(
-    Topology(generation, shape) for generation in GENERATIONS for shape in generation.shapes
+    _topology(generation, shape) for generation in GENERATIONS for shape in generation.shapes
 )
 
 
 def find_topologies(names: Sequence[str]) -> list[Topology]:
-    """The topologies of these names, in their order; "all" stands for `SMALL`.
+    """The topologies with these names, in order; "all" stands for `SMALL`.
 
     Raises:
-      UserError: no name, or an unknown one.
+      UserError: there is no name, or an unknown one.
     """
     if not names:
         raise UserError(f"--run_mode=precompile needs --topology=NAME: {_known()}")
@@ -126,7 +107,7 @@ def find_topology(name: str) -> Topology:
 def larger(topology: Topology) -> list[Topology]:
     """Slices of the same generation with more chips, the smallest first."""
     same = (one for one in TOPOLOGIES if one.generation is topology.generation)
-    return [one for one in same if one.n_chips > topology.n_chips]  # in the order of `shapes`
+    return [one for one in same if one.n_chips > topology.n_chips]  # in order of size
 
 
 def _known() -> str:

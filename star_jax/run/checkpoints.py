@@ -1,34 +1,46 @@
-"""Weights and train states on disk, through Orbax; a checkpoint is complete or not there."""
+"""Weights and train states on disk, written by Orbax; a checkpoint is complete or absent.
 
+Orbax's CheckpointManager is not used inside training: on a disk it takes a checkpoint that is half
+removed for complete, and in a bucket it removes the commit marker in no fixed order.
+"""
+
+import math
+import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from star_jax.errors import UserError, mismatch
 from star_jax.parallel import processes
+from star_jax.records import Params
 from star_jax.run.paths import absolute, is_dir, is_remote, path_of, remove_tree, told
 
-# Orbax's; a checkpoint without it is not complete. On a disk all of it appears by a rename; in a
-# bucket it is written where it stays, and then the marker.
+# Orbax's files. A checkpoint on a disk appears whole, by a rename. In a bucket it is written in
+# place, and its marker last.
 MARKER, MARKER_IN_A_BUCKET = "_CHECKPOINT_METADATA", "commit_success.txt"
 
+# When to save if nobody says: the time between checkpoints that loses least, if a run is
+# interrupted every 6 hours (Young, 1974).
+INTERRUPTION_SECONDS = 6 * 3600.0
+FIRST_SAVE_SECONDS = 1.0  # what a save is taken to last until one was measured
+CHECK_EVERY = 20  # steps between looks at the clock, which all processes share
 
-def save(directory: Path, tree: Any) -> None:
-    """Writes a tree of arrays to `directory`, replacing what was there; commits by a rename.
 
-    In a bucket, where nothing can be renamed, it commits by a marker that is written last.
+def save(directory: Path, tree: Params) -> None:
+    """Writes a tree of arrays to `directory`, replacing what was there.
+
+    It commits by a rename; in a bucket, where there is none, by a marker that is written last.
     """
     directory = absolute(directory)
     if is_remote(directory):
-        # Orbax would remove what was there in any order, and its marker maybe last.
+        # Orbax would remove the previous one in any order, and maybe its marker last.
         processes.from_lead(lambda: _remove(directory))
     with told(directory), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, tree, force=True)
 
 
-def load(directory: Path, abstract: Any) -> Any:
+def load(directory: Path, abstract: Params) -> Params:
     """Reads a tree straight into the places that `abstract` names.
 
     Args:
@@ -36,21 +48,21 @@ def load(directory: Path, abstract: Any) -> Any:
       abstract: tree of jax.ShapeDtypeStruct with shardings, as `Trainer.abstract_params`.
 
     Raises:
-      UserError: the directory is not there, is no checkpoint, is damaged or holds another model.
+      UserError: the directory is absent, not a checkpoint, damaged or holds another model.
     """
     directory = check(directory, abstract)
     try:
         with told(directory), ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(directory, abstract)
     except Exception as error:
-        # TensorStore's, of bytes it cannot decode; Orbax wraps it in a bare Exception.
+        # TensorStore's ValueError for bytes that do not decode; Orbax wraps it in an Exception.
         cause = error.__cause__ or error
         if not isinstance(cause, ValueError):
             raise
-        raise UserError(_damaged(directory, " ".join(str(cause).split())[:300])) from error
+        raise _damaged(directory, " ".join(str(cause).split())[:300]) from error
 
 
-def check(directory: Path, abstract: Any) -> Path:
+def check(directory: Path, abstract: Params) -> Path:
     """Raises what `load` would raise, without reading arrays; returns the checkpoint's own path.
 
     A base's or an iteration's directory stands for the `checkpoint` in it.
@@ -68,25 +80,42 @@ def check(directory: Path, abstract: Any) -> Path:
 
 
 class TrainingCheckpoint:
-    """The latest state inside one fine-tuning, for going on after a preemption.
+    """The latest state inside one fine-tuning, to resume from after a preemption.
 
-    The directory holds `step_<k>` checkpoints; the newest complete one counts. Removing one takes
-    its marker first, so that what is half removed is not taken for complete.
+    The directory holds `step_<k>` checkpoints; the newest complete one counts. A checkpoint is
+    removed marker first, so that what is half removed does not count as complete.
     """
 
     def __init__(self, directory: Path):
         """`directory` need not exist; unfinished leftovers in it are ignored."""
         self._directory = path_of(directory)
+        self._saved_at, self._save_seconds = time.monotonic(), FIRST_SAVE_SECONDS
 
-    def restore(self, abstract: Any) -> Any | None:
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether to save after optimizer step `step`; `every` is TrainerConfig.checkpoint_every.
+
+        All processes have to call it at the same steps.
+        """
+        if every >= 0:
+            return every > 0 and step % every == 0
+        return step % CHECK_EVERY == 0 and processes.from_lead(self._pays)
+
+    def _pays(self) -> bool:
+        best = math.sqrt(2 * self._save_seconds * INTERRUPTION_SECONDS)
+        return time.monotonic() - self._saved_at >= best
+
+    def restore(self, abstract: Params) -> Params | None:
         """The newest complete state, or None when there is none."""
-        last = processes.from_lead(lambda: max(self._steps(), default=None))
+        last = processes.from_lead(self._newest)
         return None if last is None else load(self._directory / f"step_{last}", abstract)
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes the state of optimizer step `step`, then drops older and unfinished ones."""
+    def save(self, step: int, state: Params) -> None:
+        """Writes the state of optimizer step `step`, then removes older and unfinished ones."""
+        start = time.monotonic()
         save(self._directory / f"step_{step}", state)
         self._remove_all_but(f"step_{step}")
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - start
 
     def clear(self) -> None:
         """Removes everything; the finished weights are elsewhere by now."""
@@ -94,20 +123,18 @@ class TrainingCheckpoint:
         if processes.is_lead():
             remove_tree(self._directory)
 
-    def _steps(self) -> list[int]:
-        pattern = f"step_*/{_marker(self._directory)}"
+    def _newest(self) -> int | None:
         with told(self._directory):
-            paths = [marker.parent for marker in self._directory.glob(pattern)]
-        numbers = [path.name.removeprefix("step_") for path in paths]
-        return [int(number) for number in numbers if number.isdigit()]
+            markers = list(self._directory.glob(f"step_*/{_marker(self._directory)}"))
+        numbers = [marker.parent.name.removeprefix("step_") for marker in markers]
+        return max((int(number) for number in numbers if number.isdigit()), default=None)
 
     def _remove_all_but(self, kept: str) -> None:
-        if not processes.is_lead():
-            return
-        with told(self._directory):
-            for path in self._directory.glob("*"):
-                if path.name != kept and path.is_dir():
-                    _remove(path)
+        if processes.is_lead():
+            with told(self._directory):
+                for path in self._directory.glob("*"):
+                    if path.name != kept and path.is_dir():
+                        _remove(path)
 
 
 def _marker(directory: Path) -> str:
@@ -126,8 +153,8 @@ def _stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     if not (directory / _marker(directory)).exists():
         if (directory / MARKER).exists():
             raise UserError(
-                f"checkpoint {directory} has no {MARKER_IN_A_BUCKET}, so it was cut off while it "
-                f"was written, or copied from a disk; in the second case put an empty file of that "
+                f"checkpoint {directory} has no {MARKER_IN_A_BUCKET}, so writing it was cut off, "
+                f"or it was copied from a disk; in the second case put an empty file of that "
                 f"name there"
             )
         raise UserError(
@@ -140,19 +167,19 @@ def _stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     except (ValueError, FileNotFoundError, KeyError) as error:
         raise UserError(f"checkpoint {directory} cannot be read: {error}") from error
     shapes = _shapes(getattr(metadata, "item_metadata", metadata))
-    if not shapes:  # Orbax only warns of what it cannot read
-        raise UserError(_damaged(directory, "it names no arrays"))
+    if not shapes:  # Orbax only warns about what it cannot read
+        raise _damaged(directory, "it names no arrays")
     return shapes
 
 
-def _damaged(directory: Path, reason: str) -> str:
-    return (
-        f"checkpoint {directory} is damaged: {reason}; copy it anew, or remove it and run what "
-        f"made it again"
+def _damaged(directory: Path, reason: str) -> UserError:
+    return UserError(
+        f"checkpoint {directory} is damaged: {reason}; copy it again, or remove it and repeat the "
+        f"run that wrote it"
     )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

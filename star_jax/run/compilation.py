@@ -1,15 +1,14 @@
 """JAX's persistent compilation cache, and how much has been compiled."""
 
 import os
-from typing import Any
 
 import jax
 
 from star_jax.run.paths import path_of
 
 DEFAULT_CACHE = "~/.cache/star_jax/compiled"
-SMALLEST_COMPILE_SECONDS = 0.3  # what compiles faster is not worth a file
-COMPILING = "/jax/core/compile/"  # how JAX's events about tracing, lowering and compiling begin
+SMALLEST_COMPILE_SECONDS = 0.3  # programs that compile faster are not cached
+COMPILING = "/jax/core/compile/"  # prefix of JAX's events for tracing, lowering and compiling
 COMPILED = f"{COMPILING}backend_compile_duration"
 
 
@@ -25,7 +24,7 @@ def use_cache(directory: str) -> None:
 
 
 class _Count:
-    """Of what this process has compiled; JAX tells of it, and cannot be asked."""
+    """What this process has compiled; JAX reports events and keeps no count."""
 
     seconds = 0.0
     programs = 0
@@ -37,13 +36,13 @@ def compile_seconds() -> float:
 
 
 def n_compiled() -> int:
-    """Programs that this process has compiled, or taken from the cache on disk, so far."""
+    """Programs that this process has compiled, or read from the cache on disk, so far."""
     return _Count.programs
 
 
-def _count(event: str, seconds: float, **_: Any) -> None:
+def _count(event: str, duration_secs: float, **_: str | int) -> None:
     if event.startswith(COMPILING):
-        _Count.seconds += seconds
+        _Count.seconds += duration_secs
     _Count.programs += event == COMPILED
 
 

@@ -1,7 +1,7 @@
-"""Paths on this machine and in Google Cloud Storage (gs://), and what goes wrong with the latter.
+"""Paths on disk and in Google Cloud Storage (gs://), with errors that name the way out.
 
 A path in a bucket is an `epath.Path`, which has the methods of `pathlib.Path`. An object there
-appears whole when it has been written, and replaces the one before; nothing can be renamed.
+appears whole once it is written and replaces the previous one; there is no rename.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -23,7 +22,7 @@ SCHEME = "gs://"
 IN_A_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]*(/.*)?", re.ASCII)
 EMULATOR = "STORAGE_EMULATOR_HOST"
 
-# What a failure's text tells of its cause, and the way out; the first that fits counts.
+# Patterns in the text of a failure, and the way out; the first match counts.
 WAYS_OUT = (
     (
         r"credentials|\b401\b|Unauthenticated",
@@ -31,13 +30,13 @@ WAYS_OUT = (
     ),
     (
         r"Forbidden|\b403\b|PERMISSION_DENIED|does not have",
-        "give the account that runs this roles/storage.objectAdmin on the bucket",
+        "grant roles/storage.objectAdmin on the bucket to the account that runs this",
     ),
     (
         r"FileNotFound|\b404\b|NOT_FOUND",
         "check the path; `gcloud storage buckets create` makes a bucket",
     ),
-    (r"connect|timed? ?out|resolve|UNAVAILABLE", "check the network, and start the command again"),
+    (r"connect|timed? ?out|resolve|UNAVAILABLE", "check the network and run the command again"),
 )
 
 
@@ -50,27 +49,25 @@ def path_of(text: str | os.PathLike) -> Path:
     """The path that a user wrote: in a bucket if it begins with gs://, else on this machine.
 
     Raises:
-      UserError: another kind of address, no bucket in it, or the package for buckets is missing.
+      UserError: another scheme, no bucket name, or the package for buckets is missing.
     """
-    if not is_remote(text):
-        if "://" in str(text):
-            raise UserError(
-                f"{str(text)[:200]!r} is no path: give one of this machine, or gs://BUCKET/NAME"
-            )
-        return Path(text)
-    if not IN_A_BUCKET.fullmatch(str(text)):
-        raise UserError(f"{str(text)[:200]!r} names no bucket; write gs://BUCKET/NAME")
-    _settle()
-    return epath.Path(text)
+    if is_remote(text):
+        if not IN_A_BUCKET.fullmatch(str(text)):
+            raise UserError(f"{str(text)[:200]!r} names no bucket; write gs://BUCKET/NAME")
+        _prepare_buckets()
+        return epath.Path(text)
+    if "://" in str(text):
+        raise UserError(f"{str(text)[:200]!r} is not a path; give a local path or gs://BUCKET/NAME")
+    return Path(text)
 
 
 def absolute(path: str | os.PathLike) -> Path:
-    """The path from its root on; as it is if it is in a bucket."""
+    """The absolute path; a path in a bucket always is."""
     return path_of(path) if is_remote(path) else Path(path).absolute()
 
 
 def check_local(path: Path, what: str) -> None:
-    """Raises UserError for a path in a bucket, to `what` that is read from a disk alone."""
+    """Raises UserError for a path in a bucket; `what` names the file in the message."""
     if is_remote(path):
         raise UserError(
             f"{what} at {path} cannot be read from a bucket; copy it to this machine first: "
@@ -79,13 +76,13 @@ def check_local(path: Path, what: str) -> None:
 
 
 def is_dir(path: Path) -> bool:
-    """Whether it is a directory; UserError, and not no, if its bucket cannot be asked."""
+    """Whether `path` is a directory; raises UserError if its bucket does not answer."""
     with told(path):
-        return path.is_dir() if not is_remote(path) else path.exists() and path.is_dir()
+        return path.exists() and path.is_dir()  # `exists` reports failures, `is_dir` hides them
 
 
 def read_if_there(path: Path) -> bytes | None:
-    """The file's content, None if there is none; UserError if its bucket cannot be read."""
+    """The file's content, or None if there is none; raises UserError as `told`."""
     with told(path):
         try:
             return path.read_bytes()
@@ -98,26 +95,22 @@ def open_text(file: str | os.PathLike) -> TextIO:
 
     Raises:
       OSError: as `open`.
-      UserError: it is in a bucket that cannot be read.
+      UserError: as `told`.
     """
     if not is_remote(file):
         return open(file, encoding="utf-8-sig")
     with told(file):
-        data = path_of(file).read_bytes()
-    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig")
+        return io.TextIOWrapper(io.BytesIO(path_of(file).read_bytes()), encoding="utf-8-sig")
 
 
 def remove_tree(directory: Path) -> None:
-    """Removes a directory if it is there."""
-    if is_remote(directory):
-        with told(directory):
-            directory.rmtree(missing_ok=True)
-    else:
-        shutil.rmtree(directory, ignore_errors=True)
+    """Removes a directory if it exists; raises UserError as `told`."""
+    with told(directory):
+        epath.Path(directory).rmtree(missing_ok=True)
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copies a directory of small files, if it is there, from a bucket to this machine."""
+    """Copies a directory of small files, if it exists, to this machine."""
     with told(source):
         for child in source.iterdir() if source.exists() else ():
             if child.is_dir():
@@ -129,29 +122,25 @@ def copy_tree(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def told(path: str | os.PathLike) -> Iterator[None]:
-    """Turns what goes wrong with a path in a bucket inside into a UserError; others pass."""
+    """Turns failures of the bucket that `path` is in into UserError; does nothing on a disk."""
     if not is_remote(path):
         yield
         return
-    _settle()
+    _prepare_buckets()
     try:
         yield
     except _failures() as error:
-        raise UserError(_line(path, error)) from error
-
-
-def _line(path: str | os.PathLike, error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    found = (way for pattern, way in WAYS_OUT if re.search(pattern, text, re.IGNORECASE))
-    way_out = next(found, "see what the message says, and start the command again")
-    if emulator := os.environ.get(EMULATOR):
-        way_out += f" ({EMULATOR} = {emulator} is asked in place of Google)"
-    return f"{path} cannot be read or written ({text[:300]}); {way_out}"
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        found = (way for pattern, way in WAYS_OUT if re.search(pattern, text, re.IGNORECASE))
+        way_out = next(found, "see what the message says and run the command again")
+        if emulator := os.environ.get(EMULATOR):
+            way_out += f" ({EMULATOR} = {emulator} stands in for Google)"
+        raise UserError(f"{path} cannot be read or written ({text[:300]}); {way_out}") from error
 
 
 @functools.cache
 def _failures() -> tuple[type[Exception], ...]:
-    """What gcsfs, and TensorStore (ValueError) below Orbax, raise when a bucket says no."""
+    """What gcsfs raises, and TensorStore (ValueError) under Orbax."""
     import aiohttp
     from gcsfs.retry import HttpError, NonRetryableError
     from google.auth.exceptions import GoogleAuthError
@@ -161,9 +150,9 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 @functools.cache
-def _settle() -> None:
-    """Prepares the way to buckets; raises UserError if its package is missing."""
-    # Its other class asks another service, with other permissions, what kind of bucket it is.
+def _prepare_buckets() -> None:
+    """Sets up gcsfs; raises UserError if it is not installed."""
+    # Its extended class queries the bucket's kind from another service with other permissions.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         import fsspec
@@ -171,12 +160,12 @@ def _settle() -> None:
     except ModuleNotFoundError as error:
         raise UserError(
             f"paths at gs:// need the package gcsfs, and {error.name} is not installed; run "
-            f"`uv pip install gcsfs`, or give paths of this machine"
+            f"`uv pip install gcsfs`, or give local paths"
         ) from error
-    # It shows its failures with their tracebacks, which `told` tells in one line.
+    # It logs failures with their tracebacks; `told` reports them in one line.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
-    # Listings change behind its back: TensorStore, and other processes, write there too.
-    # Nobody is asked in place of the account that TensorStore takes as well.
+    # No cached listings: TensorStore and other processes write there too. The default login is
+    # the account that TensorStore uses as well.
     token = "anon" if os.environ.get(EMULATOR) else "google_default"
     settings = {"use_listings_cache": False, "token": token}
     fsspec.register_implementation("gcs", GCSFileSystem, clobber=True)

@@ -1,20 +1,19 @@
-"""What a run measured, for TensorBoard and Weights & Biases, beside its metrics.jsonl.
+"""A run's metrics for TensorBoard and Weights & Biases, in addition to its metrics.jsonl.
 
-    MODEL_DIR/tensorboard/             a file an outer iteration; the step is the outer iteration
+    MODEL_DIR/tensorboard/             one file per outer iteration, which is the step
     MODEL_DIR/tensorboard/iter_001/    the loss of each of its optimizer steps
 
-Event files are made from what is on disk, one whole file an iteration, named by the iteration and
-the hash of what is in it. So a run that goes on writes what is missing, replaces what was measured
-anew, and leaves the rest alone: no step appears twice, and none is cut off.
+Event files are made from what is on disk, one whole file per iteration, named by the iteration and
+the hash of its content. So a resumed run writes what is missing, replaces what was measured again,
+and keeps the rest: no step appears twice, and none is truncated.
 """
 
 import hashlib
 import importlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from star_jax.errors import UserError
 from star_jax.parallel import processes
@@ -26,28 +25,28 @@ from star_jax.run.run_dir import RunDir
 from star_jax.run.stage_dir import StageDir
 
 NOT_MEASURED = ("iteration", "seed", "rationalize")
-WANDB_ID = "wandb_run_id.txt"  # in MODEL_DIR: a run that goes on is the same one there
+WANDB_ID = "wandb_run_id.txt"  # in MODEL_DIR: a resumed run continues its run there
 
 
 def tracker(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -> OnMetrics:
-    """What to call with each outer iteration's metrics, old ones too, when they are on disk.
+    """A function to call with each outer iteration's metrics, old ones too, once they are on disk.
 
     Args:
-      model_dir: the run directory; it need not be there yet.
+      model_dir: the run directory; it need not exist yet.
       tensorboard: write event files into it.
-      wandb_project: of Weights & Biases, where the numbers go too; "" for nowhere.
+      wandb_project: of Weights & Biases, to send the numbers there too; "" for none.
 
     Raises:
-      UserError: Weights & Biases is asked for and not installed, or does not let us in. In every
-        process, though the lead alone tracks.
+      UserError: in every process, Weights & Biases is not installed or refuses the login.
     """
-    run, on_metrics = RunDir(path_of(model_dir)), []
+    run = RunDir(path_of(model_dir))
+    on_metrics: list[OnMetrics] = []  # empty in all processes but the lead
 
     def start() -> None:
         if wandb_project:
             on_metrics.append(_to_wandb(run.path, wandb_project))
         if tensorboard:
-            importlib.import_module("clu.metric_writers")  # now, if it is not there, not in hours
+            importlib.import_module("clu.metric_writers")  # fails now if missing, not in hours
             on_metrics.append(lambda metrics: write_events(run, metrics))
 
     processes.from_lead(start)
@@ -59,19 +58,19 @@ def tracker(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -
     return track
 
 
-def scalars(metrics: Mapping[str, Any], sampling: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an iteration by name: {"accuracy_by_class/2": 0.5, ...}; nulls are left out.
+def scalars(metrics: Mapping[str, object], sampling: Mapping[str, object]) -> dict[str, float]:
+    """The numbers of an iteration by name: {"accuracy_by_class/2": 0.5, ...}, without nulls.
 
     Args:
       metrics: a line of metrics.jsonl.
-      sampling: sampling.json, stage -> what sampling it cost.
+      sampling: sampling.json, stage -> the cost of sampling it.
     """
     measured = {name: x for name, x in metrics.items() if name not in NOT_MEASURED}
     return dict(_flat({**measured, "sampling": sampling}))
 
 
 def write_events(run: RunDir, metrics: IterationMetrics) -> None:
-    """Writes the event files of a finished iteration, unless they are there."""
+    """Writes the event files of a finished iteration, unless they exist."""
     n, stage = metrics.iteration, run.iteration(metrics.iteration)
     folder = run.path / "tensorboard"
     _write_once(folder, n, {n: _scalars_of(stage, metrics)})
@@ -83,7 +82,7 @@ def write_events(run: RunDir, metrics: IterationMetrics) -> None:
 
 def event_file(series: Mapping[int, Mapping[str, float]]) -> bytes:
     """A TensorBoard event file of step -> name -> number."""
-    from clu import metric_writers  # imports tensorboard: only for who writes
+    from clu import metric_writers  # imports tensorboard
 
     with tempfile.TemporaryDirectory() as folder:
         writer = metric_writers.SummaryWriter(folder)
@@ -95,15 +94,15 @@ def event_file(series: Mapping[int, Mapping[str, float]]) -> bytes:
 
 
 def _write_once(folder: Path, n: int, series: Mapping[int, Mapping[str, float]]) -> None:
-    """One file an iteration; through `write_atomically`, which knows the way to buckets too."""
     content = hashlib.sha256(json.dumps(series).encode()).hexdigest()[:12]
-    file = folder / f"events.out.tfevents.{n:010d}.{content}"  # TensorBoard reads them by name
+    prefix = f"events.out.tfevents.{n:010d}."  # TensorBoard reads files in the order of names
+    file = folder / f"{prefix}{content}"
     with told(folder):
-        there = list(folder.glob(f"events.out.tfevents.{n:010d}.*")) if is_dir(folder) else []
-        for other in there:
+        existing = list(folder.glob(f"{prefix}*")) if is_dir(folder) else []
+        for other in existing:
             if other.name != file.name:
                 other.unlink()
-    if file.name not in [other.name for other in there]:
+    if file.name not in [other.name for other in existing]:
         write_atomically(file, event_file(series))
 
 
@@ -113,7 +112,7 @@ def _to_wandb(directory: Path, project: str) -> OnMetrics:
     except ModuleNotFoundError as error:
         raise UserError(
             f"track.wandb_project = {project!r} needs the package {error.name}, which is not "
-            f"installed; run `uv pip install wandb`, or leave the binding away"
+            f"installed; run `uv pip install wandb`, or remove the binding"
         ) from error
     run_id = (read_if_there(directory / WANDB_ID) or b"").decode().strip() or None
     try:
@@ -122,19 +121,19 @@ def _to_wandb(directory: Path, project: str) -> OnMetrics:
             name=directory.name,
             id=run_id,
             resume="allow",
-            settings={"console": "off"},  # the live table and the bars stay as they are
+            settings={"console": "off"},  # keeps the live table and the progress bars
         )
     except wandb.Error as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"track.wandb_project = {project!r}: Weights & Biases says: {reason}; log in with "
-            f"`wandb login`, set WANDB_MODE=offline, or leave the binding away"
+            f"track.wandb_project = {project!r}: Weights & Biases reports: {reason}; log in with "
+            f"`wandb login`, set WANDB_MODE=offline, or remove the binding"
         ) from error
 
     def on_metrics(metrics: IterationMetrics) -> None:
-        # Not before: until then the directory may turn out to be another run's.
+        # Not before: the directory may turn out to belong to another run.
         write_atomically(directory / WANDB_ID, run.id.encode())
-        if metrics.iteration >= run.step:  # it has the others from before
+        if metrics.iteration >= run.step:  # it has the earlier ones
             stage = RunDir(directory).iteration(metrics.iteration)
             run.log(_scalars_of(stage, metrics), step=metrics.iteration)
 
@@ -145,11 +144,9 @@ def _scalars_of(stage: StageDir, metrics: IterationMetrics) -> dict[str, float]:
     return scalars(to_json(metrics), stage.read_stats())
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found = []
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}/")
+            yield from _flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
-            found.append((f"{prefix}{name}", float(value)))
-    return found
+            yield f"{prefix}{name}", float(value)

@@ -13,16 +13,16 @@ def where_to_predict(
     weights_BL[b, t] weighs the prediction of tokens_BL[b, t], made at t - 1. A document's first
     token has weight 0, so no prediction crosses from one document into the next.
 
-    There are `n_read` columns for each row, at least as many as any row has with loss; the rest are
-    others of weight 0. The columns are None where that is all of them.
+    `n_read` is at least the number of columns with loss in any row; the rest have weight 0. The
+    columns are None if they are all of them.
     """
     targets_BL = jnp.roll(tokens_BL, -1, axis=1)
     weights_BL = jnp.roll(weights_BL, -1, axis=1).at[:, -1].set(0)
     if n_read == tokens_BL.shape[1]:
         return None, targets_BL, weights_BL
     columns_BR = jnp.argsort(weights_BL == 0, axis=1, stable=True)[:, :n_read]
-    read = (jnp.take_along_axis(leaf, columns_BR, axis=1) for leaf in (targets_BL, weights_BL))
-    return columns_BR, *read
+    targets_BR = jnp.take_along_axis(targets_BL, columns_BR, axis=1)
+    return columns_BR, targets_BR, jnp.take_along_axis(weights_BL, columns_BR, axis=1)
 
 
 def weighted_cross_entropy(

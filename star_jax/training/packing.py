@@ -1,4 +1,4 @@
-"""Packs documents of different length into fixed rows, with segments so that none sees another.
+"""Packs documents of different lengths into fixed rows, with segments so that none sees another.
 
 Padding is segment 0 and loss weight 0, never a token id: id 0 is "!" in GPT-2's vocabulary.
 """
@@ -15,33 +15,27 @@ from star_jax.records import PackedBatch, TokenizedExample
 
 
 def epochs(examples: Sequence[TokenizedExample], seed: int) -> Iterator[TokenizedExample]:
-    """The examples for ever, in a new order each epoch that depends on seed and epoch alone."""
+    """The examples forever, each epoch in an order that depends on seed and epoch alone."""
     for epoch in itertools.count():
         for i in np.random.default_rng([seed, epoch]).permutation(len(examples)):
             yield examples[i]
 
 
 def room(example: TokenizedExample, loss_share: float) -> int:
-    """Tokens of a row that a document takes, so that no row has loss on more than `loss_share`.
-
-    Its own tokens, or more if a larger share of them has loss.
-    """
+    """Tokens of a row that a document takes: its own, or more if over `loss_share` have loss."""
     n_loss = np.count_nonzero(example.loss_weights[1:])
     return max(len(example.tokens), math.ceil(n_loss / loss_share))
 
 
 def most_with_loss(row_length: int, loss_share: float) -> int:
-    """Tokens with loss that a row of documents has at most, by the `room` they take."""
+    """The most tokens with loss in a row, if each document takes its `room`."""
     return math.floor(loss_share * row_length + 1e-6)
 
 
 def pack_rows(
     examples: Iterable[TokenizedExample], row_length: int, loss_share: float = 1.0
 ) -> Iterator[list[TokenizedExample]]:
-    """Groups documents into rows of at most `row_length` tokens, nearly full ones first.
-
-    At most `loss_share` of them have loss.
-    """
+    """Groups documents into rows of at most `row_length` tokens, `loss_share` of them with loss."""
     waiting: dict[int, TokenizedExample] = {}
 
     def sizes() -> Iterator[int]:
@@ -56,24 +50,23 @@ def pack_rows(
 def batches_of_rows(
     examples: Iterable[TokenizedExample], batch_size: int, row_length: int, loss_share: float = 1.0
 ) -> Iterator[list[list[TokenizedExample]]]:
-    """What goes into each row of each batch; a last batch that is not full has fewer rows."""
+    """The documents of each row of each batch.
+
+    Args:
+      examples: the documents, in order.
+      batch_size: rows of a batch; the last batch may have fewer.
+      row_length: tokens of a row.
+      loss_share: the largest share of a row's tokens with loss.
+    """
     rows = pack_rows(examples, row_length, loss_share)
     while batch := list(itertools.islice(rows, batch_size)):
         yield batch
 
 
-def pack_batches(
-    examples: Iterable[TokenizedExample], batch_size: int, row_length: int, loss_share: float = 1.0
-) -> Iterator[PackedBatch]:
-    """Batches of `batch_size` packed rows; a last batch that is not full gets empty rows."""
-    for rows in batches_of_rows(examples, batch_size, row_length, loss_share):
-        yield fill_batch(rows, batch_size, row_length)
-
-
 def fill_batch(
     rows: Sequence[Sequence[TokenizedExample]], batch_size: int, row_length: int
 ) -> PackedBatch:
-    """Writes rows of documents into arrays, as drawn in `records.PackedBatch`."""
+    """Rows of documents as arrays, drawn in `records.PackedBatch`; missing rows are padding."""
     shape = (batch_size, row_length)
     tokens, segments, positions = (np.zeros(shape, np.int32) for _ in range(3))
     weights = np.zeros(shape, np.float32)
@@ -92,7 +85,7 @@ def fill_batch(
 def check_lengths(
     examples: Sequence[TokenizedExample], row_length: int, loss_share: float = 1.0
 ) -> None:
-    """Raises UserError when there is no example, or one longer than a row."""
+    """Raises UserError if there is no example, or one longer than a row or with too much loss."""
     if not examples:
         raise UserError("nothing to train on: there is no example")
     longest = max(len(example.tokens) for example in examples)
@@ -110,12 +103,3 @@ def check_lengths(
             f"a training example has {most} tokens with loss, and TrainerConfig.loss_share = "
             f"{loss_share} allows {allowed} of a row's {row_length}; raise it"
         )
-
-
-def packing_efficiency(batches: Iterable[PackedBatch]) -> float:
-    """Share of the batches' places that hold a document's token."""
-    used = total = 0
-    for batch in batches:
-        used += int(np.count_nonzero(batch.segment_ids))
-        total += batch.segment_ids.size
-    return used / max(1, total)

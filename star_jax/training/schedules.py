@@ -1,4 +1,4 @@
-"""How many optimizer steps an outer iteration's fine-tuning takes, and the learning rate in it."""
+"""The number of optimizer steps of each outer iteration, and the learning rate in them."""
 
 import dataclasses
 import math

@@ -1,7 +1,7 @@
 """One optimizer step, pure: state and batch in, state and loss out."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import optax
 from star_jax.errors import UserError
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
-from star_jax.records import PackedBatch
+from star_jax.records import PackedBatch, Params
 from star_jax.training.loss import weighted_cross_entropy, where_to_predict
 from star_jax.training.schedules import warmup_then_constant
 
@@ -25,7 +25,7 @@ class OptimizerConfig:
     b2: float = 0.999
     epsilon: float = 1e-8
     clip_norm: float = 1.0  # global gradient norm
-    decay_share: float = 0.0  # of the steps, at the end: the rate falls to 0 in them; paper: none
+    decay_share: float = 0.0  # of the steps, at the end, in which the rate falls to 0; paper: none
 
     def __post_init__(self):
         """Raises UserError for values that train nothing."""
@@ -38,11 +38,11 @@ class OptimizerConfig:
 
 
 class TrainState(NamedTuple):
-    """All that a step changes."""
+    """All that a step changes: arrays, or their shapes or shardings."""
 
-    step: jax.Array  # int32 scalar, optimizer steps taken
-    params: Any
-    opt_state: Any
+    step: Params  # int32 scalar, optimizer steps taken
+    params: Params
+    opt_state: optax.OptState
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -58,18 +58,18 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
-def clip_by_global_norm(grads: Any, largest: float) -> Any:
-    """Gradients whose norm, over all of them together, is at most `largest`.
+def clip_by_global_norm(grads: Params, largest: float) -> Params:
+    """Gradients whose global norm is at most `largest`.
 
-    As optax's, but with a factor that is the same for all: a product is cheap enough to be done
-    twice, where Adam's two moments want it, while the quotients would be kept, a whole copy.
+    As optax's, but multiplied by one factor: a product is cheap enough to be computed twice, for
+    each of Adam's two moments, while quotients would be kept, a whole copy.
     """
     factor = largest / jnp.maximum(optax.tree.norm(grads), largest)
     return jax.tree.map(lambda grad: grad * factor.astype(grad.dtype), grads)
 
 
-def init_state(optimizer: optax.GradientTransformation, params: Any) -> TrainState:
-    """Step 0 from `params`, which are copied because a step gives up its state's memory."""
+def init_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    """Step 0 from `params`, which are copied because a step donates its state's memory."""
     params = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
@@ -85,17 +85,23 @@ def train_step(
 ) -> tuple[TrainState, jax.Array]:
     """One step over a batch; returns the new state and the loss (nats per weighted token).
 
-    `decay` is a factor on the learning rate: `schedules.final_decay` of the step. Of each row the
-    model predicts `n_read` columns, at least as many as have loss (None: all of them).
+    Losses are summed and divided by the whole batch's weight, so `accumulation` does not change
+    the result.
 
-    The batch's rows are taken in `accumulation` parts, one after the other. Losses are summed
-    and divided by the whole batch's weight, so the parts do not change the result.
+    Args:
+      model: the decoder.
+      optimizer: as `make_optimizer` returns it.
+      accumulation: parts of the batch's rows, processed one after the other.
+      state: before the step.
+      batch: B packed rows of L tokens.
+      decay: factor on the learning rate, `schedules.final_decay` of the step.
+      n_read: columns of each row that are predicted, at least as many as have loss; None: all.
     """
     rows = (batch.tokens, batch.segment_ids, batch.positions, batch.loss_weights)
-    parts = [split_rows(leaf, accumulation) for leaf in rows]
+    parts = [split_rows(jnp.asarray(leaf), accumulation) for leaf in rows]
     total_weight = jnp.maximum(jnp.sum(batch.loss_weights[:, 1:]), 1.0)
 
-    def loss_of(params: Any, part: list[jax.Array]) -> jax.Array:
+    def loss_of(params: Params, part: list[jax.Array]) -> jax.Array:
         tokens, segment_ids, positions, weights = part
         columns, targets, weights = where_to_predict(tokens, weights, n_read or tokens.shape[1])
         logits, _ = Decoder(model).apply(
@@ -121,7 +127,7 @@ def train_step(
 def split_rows(leaf_BL: jax.Array, n_parts: int) -> jax.Array:
     """[B, L] -> [n_parts, B / n_parts, L]; part i has the rows i, i + n_parts, ...
 
-    So each device has rows in every part. Were a part a run of neighbouring rows, it would lie on
-    some of the devices only, and the others would do their work over again.
+    So each device has rows in every part. A part of neighbouring rows would be on some of the
+    devices only, and the others would repeat their work.
     """
     return leaf_BL.reshape(-1, n_parts, *leaf_BL.shape[1:]).swapaxes(0, 1)

@@ -34,10 +34,11 @@ from star_jax.models.families import hf_config  # noqa: E402
 from star_jax.parallel.partitioning import MeshConfig, make_mesh  # noqa: E402
 from star_jax.records import PackedBatch, TokenizedExample  # noqa: E402
 from star_jax.tools.convert import hf_tensors  # noqa: E402
-from star_jax.training.packing import epochs, pack_batches, packing_efficiency  # noqa: E402
+from star_jax.training.packing import epochs  # noqa: E402
 from star_jax.training.train_step import OptimizerConfig  # noqa: E402
 from star_jax.training.trainer import Trainer, TrainerConfig  # noqa: E402
 from tests.benchmarks import common  # noqa: E402
+from tests.packed import pack_batches, packing_efficiency  # noqa: E402
 
 BAR_PACKED, BAR_PADDED = 1.2, 2.5  # times the tokens a second of transformers
 TOLERANCE = 1e-3  # of a step's loss, nats per token

@@ -96,7 +96,7 @@ def training_lowering(settings: Settings, mesh: Mesh) -> Lower:
     trainer = Trainer(
         settings.model, settings.optimizer, settings.trainer, mesh, settings.mesh.training_rules
     )
-    trainer.parameter_shardings  # noqa: B018  raises for what does not divide
+    trainer.abstract_params()  # raises for what does not divide
     return trainer.lower_step
 
 
