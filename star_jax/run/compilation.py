@@ -13,7 +13,7 @@ COMPILING = "/jax/core/compile/"  # how JAX's events about tracing, lowering and
 COMPILED = f"{COMPILING}backend_compile_duration"
 
 
-def use_cache(directory: str) -> None:
+def use_cache(directory: str = DEFAULT_CACHE) -> None:
     """Keeps compiled programs in `directory` ("" for nowhere).
 
     JAX_COMPILATION_CACHE_DIR in the environment wins.
