@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import importlib
 import json
 import os
 import signal
@@ -16,8 +15,9 @@ import gin
 from sweep_runs import write_whole
 
 from star_jax.cli import gin_errors, gin_sources
-from star_jax.errors import UserError, did_you_mean
-from star_jax.main import RUN_MODES, chatter_left_out, quiet_libraries
+from star_jax.cli.quiet import quiet_imports
+from star_jax.errors import UserError
+from star_jax.modes import MODES, find_mode
 from star_jax.tools.sweep import Prepare, Sweep, SweepRun, differences
 
 # Not in star_jax.cli.configurables: a run has no sweep to bind, and a sweep need not import JAX.
@@ -32,8 +32,8 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
       UserError: it cannot be read, or is no sweep.
     """
     # What a run must set is no sweep's fault: a run's file is told below that it is no sweep.
-    of_a_run = ("MODEL_DIR", "MODEL_CHECKPOINT")
-    sources = gin_sources.read_sources([file], bindings, not_needed=of_a_run)
+    not_needed = MODES["precompile"].not_needed
+    sources = gin_sources.read_sources([file], bindings, not_needed=not_needed)
     if not any(b.selector.rpartition(".")[2] == "Sweep" for b in sources.bindings):
         raise UserError(
             f"{file} is no sweep: it binds no parameter of Sweep. gin_configs/sweeps/ has some; a "
@@ -48,7 +48,7 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
                 )
     gin_errors.load(sources)
     try:
-        with gin_errors.missing_bindings_told():
+        with gin_errors.missing_bindings_reported():
             return gin.get_configurable("star_jax.Sweep")()
     finally:
         gin.clear_config()  # the runs have their own
@@ -57,9 +57,8 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
 def check_run_modes(runs: Sequence[SweepRun]) -> None:
     """Raises UserError for a run mode that there is not."""
     for run in runs:
-        if run.run_mode not in RUN_MODES:
-            hint = did_you_mean(run.run_mode, RUN_MODES, f"; it is one of {', '.join(RUN_MODES)}")
-            raise UserError(f"{run.name}: unknown run mode '{run.run_mode}'{hint}")
+        with _told_of(run):
+            find_mode(run.run_mode)
 
 
 def read_sources(run: SweepRun) -> gin_sources.Sources:
@@ -78,13 +77,13 @@ def load_configurations(runs: Sequence[SweepRun]) -> dict[str, str]:
     Raises:
       UserError: a binding that nothing takes.
     """
-    quiet_libraries()
-    with chatter_left_out():
-        importlib.import_module("star_jax.cli.configurables")
+    with quiet_imports():
+        from star_jax.cli import configurables
     configurations = {}
     for run in runs:
         sources = read_sources(run)
         with _told_of(run):
+            configurables.register_mode(run.run_mode, find_mode(run.run_mode))
             gin_errors.load(sources)
         configurations[run.name] = gin.config_str()
     return configurations

@@ -38,6 +38,7 @@ SETUP, RECORD, LOG, LOCK = (
 PYTHON_VERSION = "3.12"  # the image's is 3.10, JAX needs 3.11
 UV_INSTALLER = "https://astral.sh/uv/install.sh"
 STOP_SECONDS = 30  # between asking a run to end and ending it
+POD = "--processes=pod"  # the workers run one run together, if its run mode allows that
 MAX_TEXT = 400  # characters of a line of the log that a report quotes
 
 
@@ -278,7 +279,7 @@ def supervise(lock: str) -> None:
     record = read_json(RECORD, {})
     try:
         child = subprocess.Popen(
-            [str(venv_python()), "-m", "star_jax.main", *joined(record["arguments"])],
+            [str(venv_python()), "-m", "star_jax.main", *record["arguments"], POD],
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             pass_fds=(int(lock),),
@@ -289,12 +290,6 @@ def supervise(lock: str) -> None:
         code = 127
     record["attempts"][-1].update(ended=time.time(), exit_code=code if code >= 0 else 128 - code)
     write_json(RECORD, record)
-
-
-def joined(arguments: list[str]) -> list[str]:
-    """The arguments, with the flag that has the workers of a pod work at one run."""
-    alone = any(f"--run_mode={mode}" in arguments for mode in ("convert", "precompile", "report"))
-    return arguments if alone else [*arguments, "--processes=auto"]
 
 
 def report() -> dict:

@@ -132,7 +132,14 @@ def test_zero_kept_says_what_to_try_and_loses_nothing(tmp_path, capsys, random_b
 
     message = error_of(capsys, star)
     assert_told(
-        message, ["of 48 questions no attempt", "nothing to train on", "try", "stronger base", "generations.jsonl"]
+        message,
+        [
+            "of 48 questions no attempt",
+            "nothing to train on",
+            "try",
+            "stronger base",
+            "generations.jsonl",
+        ],
     )
     written = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
     assert len(tiny.read_lines(run / "iter_001/generations.jsonl")) == 48

@@ -7,9 +7,10 @@ from pathlib import Path
 import gin
 import pytest
 
-from star_jax.cli import configurables, gin_errors, gin_sources
+from star_jax.cli import gin_errors, gin_sources
+from star_jax.cli.configurables import bound_mode
 from star_jax.loop import star
-from star_jax.modes.runs import RUNS
+from star_jax.modes import MODES
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import GENERATED
 from star_jax.tasks.task import ReasoningTask
@@ -24,7 +25,7 @@ FILES = sorted(
     for path in GIN_CONFIGS.rglob("*.gin")
     if path.parent.name != "sweeps"  # tests/test_sweep.py goes over them
 )
-NOT_NEEDED = ("MODEL_DIR", "MODEL_CHECKPOINT")
+NOT_NEEDED = MODES["precompile"].not_needed
 
 
 def text_of(name):
@@ -103,7 +104,7 @@ def test_every_gin_file_is_read_and_bound(name):  # tests/test_sweep.py has the 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_is_a_whole_run_but_for_its_directory_and_weights(name):
     run, mode = bound_run(name), mode_of(name)
-    assert isinstance(run, RUNS[mode])
+    assert isinstance(run, MODES[mode])
     assert isinstance(copy.deepcopy(gin.query_parameter(f"{mode}.task")), ReasoningTask)
     for parameter in ("vocabulary", "model_dir", "base_checkpoint"):
         assert str(gin.query_parameter(f"{mode}.{parameter}")).startswith("%")
@@ -163,7 +164,7 @@ def test_another_schedule_takes_the_place_of_the_papers(name, configurable, step
         ["paper/table1_star_with_rationalization.gin", name], flags, (), NOT_NEEDED
     )
     gin_errors.load(sources)
-    run = gin.get_configurable("star_jax.loop.star")("", "", gin.REQUIRED, None, None)
+    run = gin.get_configurable("star_jax.star")("", "", gin.REQUIRED, None, None)
     assert (run.schedule(1, 80, 8.0), run.schedule(2, 80, 8.0)) == steps
 
 
@@ -171,7 +172,7 @@ def test_the_released_codes_departures_go_on_top_of_a_row():
     name = "paper/table2_star_with_rationalization.gin"
     files = [name, "parity/released_code.gin"]
     gin_errors.load(gin_sources.read_sources(files, [], (), NOT_NEEDED))
-    run = gin.get_configurable("star_jax.loop.star")("", "", gin.REQUIRED, None, None)
+    run = gin.get_configurable("star_jax.star")("", "", gin.REQUIRED, None, None)
     assert run.trainer.loss_on_prompt and not bound_run(name).trainer.loss_on_prompt
     gin_errors.load(gin_sources.read_sources(files, [], (), NOT_NEEDED))
     assert copy.deepcopy(gin.query_parameter("star.task")).hint == "solution"
@@ -252,7 +253,7 @@ def test_the_full_rows_are_laid_out_on_a_v3_8_and_fit_the_models_context(name, m
     found = []
     monkeypatch.setattr(precompile_command, "run", lambda settings, *rest: found.append(settings))
     load(name)
-    configurables.precompile()
+    bound_mode("precompile", MODES["precompile"])()
     (settings,) = found
     assert (settings.trainer is None) == (mode_of(name) == "few_shot")
     assert (settings.loop is None) == (mode_of(name) != "star")

@@ -13,9 +13,9 @@ import seqio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_jax.cli import configurables
 from star_jax.errors import UserError
 from star_jax.main import main
+from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import Question
 from star_jax.tasks import jsonl, jsonl_file
@@ -499,7 +499,7 @@ def run(folder: Path, run_mode: str, **bindings: object) -> int:
     bindings = {"BASE_DIR": str(folder / "base"), "MODEL_DIR": str(folder / "star"), **bindings}
     flags = [f"--gin.{name}={value!r}" for name, value in bindings.items()]
     one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
-    with mock.patch.object(configurables, "make_mesh", one_device):
+    with mock.patch.object(partitioning, "make_mesh", one_device):
         return main([f"--run_mode={run_mode}", f"--gin_file={RUN_FILE}", *flags])
 
 

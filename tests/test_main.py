@@ -1,24 +1,36 @@
+import dataclasses
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
 import time
-import types
 
 import gin
 import pytest
 
 from star_jax import main as main_module
+from star_jax.cli.command_line import parse_command_line
+from star_jax.cli.quiet import quiet_imports
 from star_jax.errors import UserError
-from star_jax.main import RUN_MODES, chatter_left_out, main, parse_command_line
+from star_jax.main import main
+from star_jax.modes import MODES, find_mode
+from star_jax.modes.mode import RunMode, flag
 
 CALLS = []
 
 
-@gin.configurable("run_fake", module="test_main")
-def run_fake(model_dir=gin.REQUIRED, trainer=None):
-    """Stands for an entry point: says what gin gave it."""
-    CALLS.append((model_dir, trainer))
+@dataclasses.dataclass(frozen=True)
+class Fake(RunMode):
+    """Remembers what gin gave it."""
+
+    model_dir: str
+    trainer: object = None
+    level: int = dataclasses.field(default=0, metadata=flag("--level", type=int, help="100 % is 1"))
+
+    def __call__(self):
+        CALLS.append((self.model_dir, self.trainer, self.level))
+        return 0
 
 
 @gin.configurable("FakeTrainer", module="test_main")
@@ -27,31 +39,29 @@ class FakeTrainer:
         self.batch_size, self.learning_rate = batch_size, learning_rate
 
 
-@gin.configurable("run_mistaken", module="test_main")
-def run_mistaken():
-    raise UserError("batch 12 does not fit 8 devices; set BATCH_SIZE")
+@dataclasses.dataclass(frozen=True)
+class Raises(RunMode):
+    """Raises what `RAISED` has."""
+
+    many_processes = True
+
+    def __call__(self):
+        raise RAISED[-1]
 
 
-@gin.configurable("run_broken", module="test_main")
-def run_broken():
-    raise RuntimeError("a bug of ours")
+class Undecorated(Raises):
+    """Not a dataclass of its own."""
+
+    more: int = 0
 
 
-def interrupt():
-    raise KeyboardInterrupt
+RAISED = []
+ROOT = str(main_module.__file__).removesuffix("/star_jax/main.py")
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder of our own with run.gin, and entry points that need no JAX."""
-    fake = types.ModuleType("star_jax.cli.configurables")
-    fake.ENTRY_POINTS = {
-        "star": run_fake,
-        "finetune": run_mistaken,
-        "evaluate": run_broken,
-        "infer": interrupt,
-    }
-    monkeypatch.setitem(sys.modules, "star_jax.cli.configurables", fake)
+    """A folder of our own with run.gin."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/tiny.gin").write_text(
@@ -60,15 +70,16 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "run.gin").write_text(
         "include 'models/tiny.gin'\n"
         "MODEL_DIR = %gin.REQUIRED\n"
-        "run_fake.model_dir = %MODEL_DIR\n"
-        "run_fake.trainer = @FakeTrainer()\n"
+        "Fake.model_dir = %MODEL_DIR\n"
+        "Fake.trainer = @FakeTrainer()\n"
     )
     CALLS.clear()
     yield tmp_path
     gin.clear_config()
 
 
-RUN = ("--run_mode=star", "--gin_file=run.gin")
+FAKE = "--run_mode=tests.test_main.Fake"
+RUN = (FAKE, "--gin_file=run.gin")
 DONE = (*RUN, "--gin.MODEL_DIR='out'")
 
 
@@ -86,7 +97,7 @@ def write(folder, name, text):
 
 def test_files_flags_and_includes_reach_the_entry_point(here):
     assert main([*DONE, "--gin.FakeTrainer.learning_rate=0.5"]) == 0
-    ((model_dir, trainer),) = CALLS
+    ((model_dir, trainer, _),) = CALLS
     assert (model_dir, trainer.batch_size, trainer.learning_rate) == ("out", 4, 0.5)
 
 
@@ -98,7 +109,12 @@ def test_a_later_file_wins_and_a_flag_wins_over_both(here):
 
 
 def test_flag_and_value_may_be_two_arguments(here):
-    assert main(["--run_mode", "star", "--gin_file", "run.gin", "--gin.MODEL_DIR='out'"]) == 0
+    assert (
+        main(
+            ["--run_mode", "tests.test_main.Fake", "--gin_file", "run.gin", "--gin.MODEL_DIR='out'"]
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +140,7 @@ def test_files_are_found_in_the_extra_search_paths(here, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     write(here, "two/elsewhere.gin", "include 'run.gin'\nMODEL_DIR = 'there'\n")
-    argv = ["--run_mode=star", "--gin_file=elsewhere.gin", "--gin_search_paths=one,two"]
+    argv = [FAKE, "--gin_file=elsewhere.gin", "--gin_search_paths=one,two"]
     assert main(argv) == 0
     assert CALLS[0][0] == "there"
 
@@ -138,11 +154,31 @@ def test_files_are_found_in_the_extra_search_paths(here, tmp_path):
         (["--run_mod=star"], ["'--run_mod'", "did you mean '--run_mode'?"]),
         (["--gin_files=a.gin"], ["'--gin_files'", "did you mean '--gin_file'?"]),
         (["--qqq"], ["'--qqq'", "--gin_search_paths"]),
-        (["--run_mode"], ["--run_mode needs a value"]),
-        (["--gin_file", "--run_mode=star"], ["--gin_file needs a value"]),
-        (["--run_mode=star", "--gin.MODEL_DIR="], ["--gin.MODEL_DIR needs a value"]),
-        (["--run_mode=star", "--gin.MODEL_DIR", "x"], ["--gin.MODEL_DIR needs a value"]),
-        (["star"], ["stray argument 'star'"]),
+        (["--run_mode"], ["--run_mode: expected one argument"]),
+        (["--run_mode="], ["unknown run mode ''"]),
+        (["--gin_file", "--run_mode=star"], ["--gin_file: expected one argument"]),
+        (["--gin_file="], ["--gin_file: needs a value"]),
+        (["--run_mode=star", "--gin.MODEL_DIR="], ["--gin.MODEL_DIR= needs a name and a value"]),
+        (["--run_mode=star", "--gin.MODEL_DIR", "x"], ["--gin.MODEL_DIR needs a name and a value"]),
+        (["--run_mode=star", "--gin.=x"], ["--gin.=x needs a name and a value"]),
+        (["star"], ["'star' is not a flag"]),
+        (["--run_mode=star", "--search"], ["--search belongs to --run_mode=precompile, not to s"]),
+        (["--run_mode=precompile", "--search=1"], ["--search: ignored explicit argument"]),
+        (
+            ["--run_mode=precompile", "--topology=v9"],
+            ["--topology=v9: no such TPU; give one of v3"],
+        ),
+        (["--run_mode=report", "--processes=auto"], ["report runs in one process", "star, few_sh"]),
+        ([FAKE, "--level=x"], ["--level: invalid int value: 'x'"]),
+        (["--run_mode=star", "--level=1"], ["unknown flag '--level'"]),
+        (["--run_mode=no_such.Mode"], ["no module named 'no_such'", "PYTHONPATH"]),
+        (["--run_mode=tests.no_such.Mode"], ["no module named 'tests.no_such'"]),
+        (["--run_mode=tests.test_main.Fak"], ["test_main.py has no 'Fak'; did you mean 'Fake'?"]),
+        (["--run_mode=tests.test_main.FakeTrainer"], ["FakeTrainer is not a run mode", "frozen"]),
+        (["--run_mode=tests.test_main.main"], ["tests.test_main.main is not a run mode"]),
+        (["--run_mode=star_jax.modes.mode.RunMode"], ["RunMode is not a run mode"]),
+        (["--run_mode=tests.test_main.Undecorated"], ["Undecorated is not a run mode"]),
+        (["--run_mode=star."], ["unknown run mode 'star.'"]),
         (["--run_mode=star", "--gin_file=rum.gin"], ["'rum.gin'", "did you mean 'run.gin'?"]),
         (["--run_mode=star", "--gin_file=models/tinny.gin"], ["did you mean 'models/tiny.gin'?"]),
         (["--run_mode=star", "--gin_file=/nowhere/run.gin"], ["'/nowhere/run.gin'"]),
@@ -151,8 +187,8 @@ def test_files_are_found_in_the_extra_search_paths(here, tmp_path):
         ([*DONE, "--gin.batch_size=3"], ["'batch_size'", "did you mean 'BATCH_SIZE'?"]),
         ([*DONE, "--gin.FakeTrainr.batch_size=3"], ["'FakeTrainr'", "mean 'FakeTrainer'?"]),
         ([*DONE, "--gin.FakeTrainer.batchsize=3"], ["'batchsize'", "mean 'batch_size'?"]),
-        ([*DONE, "--gin.run_fake.trainer=@FakeTrain()"], ["'@FakeTrain'", "mean 'FakeTrainer'?"]),
-        ([*DONE, "--gin.run_fake.trainer=%BATCH_SIZ"], ["'%BATCH_SIZ'", "mean 'BATCH_SIZE'?"]),
+        ([*DONE, "--gin.Fake.trainer=@FakeTrain()"], ["'@FakeTrain'", "mean 'FakeTrainer'?"]),
+        ([*DONE, "--gin.Fake.trainer=%BATCH_SIZ"], ["'%BATCH_SIZ'", "mean 'BATCH_SIZE'?"]),
         ([*DONE, "--gin.FakeTrainer.batch_size=four"], ["batch_size=four", "quotes"]),
         ([*DONE, "--gin.FakeTrainer.batch_size=[1, 2"], ["--gin.FakeTrainer.batch_size=[1, 2"]),
         ([*RUN, "--gin.MODEL_DIR='out"], ["--gin.MODEL_DIR='out", "cannot read"]),
@@ -175,7 +211,7 @@ def test_a_mistake_ends_with_one_line_that_names_it(here, capsys, argv, words):
         ("\n\nFakeTrainer.batch_sizes = 4\n", ["bad.gin:3", "did you mean 'batch_size'?"]),
         ("FakeTrainr:\n  batch_size = 4\n", ["bad.gin:2", "did you mean 'FakeTrainer'?"]),
         ("include 'models/tinny.gin'\n", ["bad.gin:1", "did you mean 'models/tiny.gin'?"]),
-        ("include 'bad.gin'\n", ["bad.gin", "comes back to itself"]),
+        ("include 'bad.gin'\n", ["bad.gin", "includes itself"]),
         ("BATCH_SZE = 4\n", ["bad.gin:1", "did you mean 'BATCH_SIZE'?"]),
         ("import star_jax.no_such_thing\n", ["bad.gin:1", "star_jax.no_such_thing"]),
         ("import no_such_package.thing\n", ["bad.gin:1", "no_such_package"]),
@@ -190,7 +226,7 @@ def test_a_mistake_in_a_file_names_file_and_line(here, capsys, text, words):
 
 def test_a_file_that_is_no_text_is_named(here, capsys):
     (here / "bad.gin").write_bytes(b"\xff\xfe\x00")
-    assert "bad.gin" in error_of(capsys, "--run_mode=star", "--gin_file=bad.gin")
+    assert "bad.gin" in error_of(capsys, FAKE, "--gin_file=bad.gin")
 
 
 def test_an_overridden_required_parameter_is_fine(here):
@@ -209,36 +245,45 @@ def test_gin_constants_count_as_set(here):
 
 
 def test_parameters_left_unbound_are_told_when_they_are_needed(here, capsys):
-    assert "run_fake.model_dir must be set" in error_of(capsys, "--run_mode=star")
-    argv = ["--run_mode=star", "--gin.run_fake.model_dir='x'"]
-    message = error_of(capsys, *argv, "--gin.run_fake.trainer=@FakeTrainer()")
+    assert "Fake.model_dir must be set" in error_of(capsys, FAKE)
+    argv = [FAKE, "--gin.Fake.model_dir='x'"]
+    message = error_of(capsys, *argv, "--gin.Fake.trainer=@FakeTrainer()")
     assert "FakeTrainer.batch_size must be set" in message
 
 
-def test_a_user_error_from_the_run_is_told_as_it_is(here, capsys):
-    message = error_of(capsys, "--run_mode=finetune")
-    assert message == "batch 12 does not fit 8 devices; set BATCH_SIZE"
+RAISES = "--run_mode=tests.test_main.Raises"
+
+
+def test_a_user_error_from_the_run_is_reported_as_it_is(here, capsys):
+    RAISED.append(UserError("batch 12 does not fit 8 devices; set BATCH_SIZE"))
+    assert error_of(capsys, RAISES) == RAISED[-1].message
 
 
 def test_a_bug_keeps_its_traceback(here):
+    RAISED.append(RuntimeError("a bug of ours"))
     with pytest.raises(RuntimeError, match="a bug of ours"):
-        main(["--run_mode=evaluate"])
+        main([RAISES])
+    RAISED.append(BrokenPipeError("of a socket"))
+    with pytest.raises(BrokenPipeError, match="of a socket"):
+        main([RAISES])
 
 
 def test_ctrl_c_is_one_line_and_130(here, capsys):
-    assert "interrupted" in error_of(capsys, "--run_mode=infer", code=130)
+    RAISED.append(KeyboardInterrupt())
+    assert "interrupted" in error_of(capsys, RAISES, code=130)
 
 
-def test_a_missing_package_is_named_and_our_own_bug_is_not_hidden(here, capsys, monkeypatch):
-    def import_module(name):
-        raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
-
-    monkeypatch.setattr(main_module.importlib, "import_module", import_module)
-    missing = "jax"
-    assert "the package 'jax' is not installed" in error_of(capsys, "--run_mode=finetune")
-    missing = "star_jax.nothing"
+def test_a_missing_package_is_named_and_our_own_bug_is_not_hidden(here, capsys):
+    RAISED.append(ModuleNotFoundError("No module named 'jax'", name="jax"))
+    assert "the package 'jax' is not installed" in error_of(capsys, RAISES)
+    RAISED.append(ModuleNotFoundError("No module", name="star_jax.nothing"))
     with pytest.raises(ModuleNotFoundError):
-        main(["--run_mode=finetune"])
+        main([RAISES])
+    write(here, "mine.py", "import no_such_package\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(here))
+        message = error_of(capsys, "--run_mode=mine.Mode")
+    assert "the package 'no_such_package' is not installed" in message
 
 
 def test_chatter_is_left_out_and_all_else_is_kept(capfd):
@@ -248,7 +293,7 @@ def test_chatter_is_left_out_and_all_else_is_kept(capfd):
         b"E0000 00:00:1.2 1 port.cc:153] out of memory",
         b"a warning of Python",
     ]
-    with pytest.raises(ImportError), chatter_left_out():
+    with pytest.raises(ImportError), quiet_imports():
         os.write(2, b"\n".join(lines) + b"\n")
         raise ImportError
     assert capfd.readouterr().err.splitlines() == [line.decode() for line in lines[2:]]
@@ -260,7 +305,7 @@ def test_include_from_a_later_search_path_says_nothing(here, capfd):
     (here / "far/inner").mkdir(parents=True)
     write(here, "far/outer.gin", "include 'inner/most.gin'\ninclude 'run.gin'\n")
     write(here, "far/inner/most.gin", "FakeTrainer.learning_rate = 0.5\n")
-    argv = ["--run_mode=star", "--gin_file=outer.gin", "--gin_search_paths=far"]
+    argv = [FAKE, "--gin_file=outer.gin", "--gin_search_paths=far"]
     assert main([*argv, "--gin.MODEL_DIR=out"]) == 0
     assert CALLS[0][1].learning_rate == 0.5
     assert capfd.readouterr().err == ""
@@ -269,12 +314,113 @@ def test_include_from_a_later_search_path_says_nothing(here, capfd):
 def test_help_names_every_run_mode_and_fits_a_terminal(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(mode in text for mode in RUN_MODES)
+    for name, mode in MODES.items():
+        assert f"{name} " in text and mode.help and mode.help in text
+        assert all(f"{own.name} " in text for own in mode.flags().values())
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_last_run_mode_counts():
-    assert parse_command_line(["--run_mode=star", "--run_mode=infer"]).run_mode == "infer"
+def test_help_has_the_users_own_run_mode(capsys):
+    assert main([FAKE, "-h"]) == 0
+    assert "tests.test_main.Fake: 100 % is 1" in capsys.readouterr().out
+
+
+def test_a_flag_of_the_mode_binds_its_field(here):
+    assert main([*DONE, "--level", "3"]) == 0
+    assert CALLS[0][2] == 3
+    flags = ["--topology=v3-8", "--json", "x", "--topology", "v4:2x2x1", "--search"]
+    assert parse_command_line(["--run_mode=precompile", *flags]).bindings == (
+        ("precompile.topologies", "['v3-8', 'v4:2x2x1']"),
+        ("precompile.json_file", "'x'"),
+        ("precompile.search", "True"),
+    )
+
+
+def test_the_last_run_mode_wins_and_gin_files_add_up():
+    parsed = parse_command_line(
+        ["--run_mode=star", "--gin_file=a", "--gin.X=1", "--run_mode=infer", "--gin_file", "b"]
+    )
+    assert (parsed.run_mode, parsed.mode) == ("infer", MODES["infer"])
+    assert (parsed.gin_files, parsed.bindings) == (("a", "b"), (("X", "1"),))
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_a_pod_is_for_the_modes_that_run_on_many_processes(name):
+    parsed = parse_command_line([f"--run_mode={name}", "--processes=pod"])
+    assert parsed.processes == ("auto" if MODES[name].many_processes else "")
+
+
+def test_every_mode_is_a_mode_and_stands_in_a_file_of_its_name():
+    for name, mode in MODES.items():
+        assert find_mode(name) is mode
+        assert find_mode(f"star_jax.modes.{name}.{mode.__name__}") is mode
+
+
+def test_a_closed_stdout_ends_quietly(tmp_path):
+    script = (
+        "import sys; from star_jax.main import main\n"
+        "sys.stdin.read(1)\n"  # until the reader of stdout is gone
+        "sys.exit(main(['--help']))\n"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": ROOT, "PATH": ""},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    program.stdout.close()
+    program.stdin.write(b"x")
+    program.stdin.close()
+    assert program.stderr.read() == b""
+    assert program.wait() == 141
+
+
+# A run mode of the user's: one file outside the package.
+
+
+OWN_MODE = """\
+    import dataclasses
+
+    from star_jax.modes.mode import RunMode, flag
+
+
+    @dataclasses.dataclass(frozen=True)
+    class Count(RunMode):
+        help = "count the questions of a task"
+        not_needed = ("MODEL_DIR",)
+
+        task: object
+        model_dir: str
+        split: str = "train"
+        times: int = dataclasses.field(default=1, metadata=flag("--times", type=int))
+
+        def __call__(self):
+            print(len(self.task.questions(self.split)) * self.times, "questions")
+            return 3
+"""
+OWN_GIN = """\
+    MODEL_DIR = %gin.REQUIRED
+    Count.task = @ArithmeticTask()
+    Count.model_dir = %MODEL_DIR
+    ArithmeticTask:
+      digits = (1,)
+      n_train = 7
+      n_validation = 5
+"""
+
+
+def test_a_run_mode_outside_the_package_is_one_file(here, monkeypatch, capsys):
+    write(here, "own_mode.py", OWN_MODE)
+    write(here, "own.gin", OWN_GIN)
+    monkeypatch.syspath_prepend(str(here))
+    importlib.invalidate_caches()
+    argv = ["--run_mode=own_mode.Count", "--gin_file=own.gin"]
+    for _ in range(2):  # registered twice in one process
+        assert main(argv) == 3
+    assert main([*argv, "--times=2", "--gin.Count.split='validation'"]) == 3
+    assert capsys.readouterr().out == "7 questions\n7 questions\n10 questions\n"
+    message = error_of(capsys, *argv, "--gin.Count.spilt='train'")
+    assert "did you mean 'split'?" in message
+    assert "one process" in error_of(capsys, *argv, "--processes=auto")
 
 
 @pytest.mark.parametrize(
@@ -288,12 +434,11 @@ def test_quick_answers_import_nothing_heavy(argv, tmp_path):
         "assert not heavy, heavy\n"
         "sys.exit(code)\n"
     )
-    root = str(main_module.__file__).removesuffix("/star_jax/main.py")
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
-        env={"PYTHONPATH": root, "PATH": ""},
+        env={"PYTHONPATH": ROOT, "PATH": ""},
         capture_output=True,
         text=True,
     )

@@ -23,14 +23,14 @@ import pytest
 from etils import epath
 from orbax.checkpoint._src.path import atomicity
 
-from star_jax.cli import configurables
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.models import base_weights
 from star_jax.models.formats import open_model
-from star_jax.modes import runs
+from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.reporting.loading import load_run
+from star_jax.rollout.native import sampler as native
 from star_jax.run import checkpoints, compilation, paths, run_dir
 from star_jax.tasks import few_shot, rows
 from star_jax.tasks.jsonl import JsonlTask
@@ -130,8 +130,8 @@ def command(run_mode, *files, **bindings):
     one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
     flags = [f"--gin.{name.replace('__', '.')}={value!r}" for name, value in bindings.items()]
     with (
-        mock.patch.object(configurables, "make_mesh", one_device),
-        mock.patch.object(runs, "Sampler", fake_sampler),
+        mock.patch.object(partitioning, "make_mesh", one_device),
+        mock.patch.object(native, "Sampler", fake_sampler),
     ):
         return main([f"--run_mode={run_mode}", *(f"--gin_file={f}" for f in files), *flags])
 

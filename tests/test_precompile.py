@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from star_jax.cli import configurables, gin_errors, gin_sources
+from star_jax.cli import gin_errors, gin_sources
+from star_jax.cli.configurables import bound_mode
 from star_jax.errors import UserError
 from star_jax.loop.config import StarConfig
 from star_jax.loop.direct import TrainingLength
@@ -16,6 +17,7 @@ from star_jax.main import main
 from star_jax.models.attention import KeyValues, Store, causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params, n_params
+from star_jax.modes.precompile import PrecompileMode
 from star_jax.parallel.partitioning import DECODING_RULES, TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.parallel.topologies import TOPOLOGIES, find_topologies, find_topology, larger
 from star_jax.rollout.native.sampler import SamplerConfig
@@ -610,7 +612,7 @@ def bound(*files, **flags):
 def settings_bound(monkeypatch):
     found = []
     monkeypatch.setattr(precompile_command, "run", lambda settings, *rest: found.append(settings))
-    configurables.precompile()
+    bound_mode("precompile", PrecompileMode)()
     return found[0]
 
 
@@ -644,8 +646,8 @@ def test_a_baselines_settings_are_those_of_its_own_run(monkeypatch):
 
 def test_a_run_mode_that_has_no_programs_is_refused():
     bound(PAPER, **{"precompile.run": "'pretrain'"})
-    with pytest.raises(UserError, match=r"precompile\.run = 'pretrain' is none of star, finetune"):
-        configurables.precompile()
+    with pytest.raises(UserError, match=r"'pretrain' is none of star, few_shot, finetune"):
+        bound_mode("precompile", PrecompileMode)()
 
 
 MESHES = {
@@ -697,7 +699,7 @@ def test_what_does_not_fit_is_exit_code_1_after_the_table(tmp_path, capsys, cpu_
     [
         (["--topology=v3-9"], ["v3-9", "v3-8 (v3:2x2)"]),
         ([], ["--topology"]),
-        (["--topology=v3-8", "--search=yes"], ["--search takes no value"]),
+        (["--topology=v3-8", "--search=yes"], ["--search: ignored explicit argument 'yes'"]),
         (["--topology=v3-8", "--json=run.gin/fits.json"], ["run.gin"]),
         (["--topology=v3-8", "--gin.Assumptions.efficiency=2.0"], ["Assumptions.efficiency"]),
     ],

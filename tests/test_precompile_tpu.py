@@ -6,8 +6,10 @@ import gin
 import jax
 import pytest
 
-from star_jax.cli import configurables, gin_errors, gin_sources
+from star_jax.cli import gin_errors, gin_sources
+from star_jax.cli.configurables import bound_mode
 from star_jax.main import main
+from star_jax.modes.precompile import PrecompileMode
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.parallel.topologies import GENERATIONS, TOPOLOGIES, find_topology
 from star_jax.tools.precompile import command as precompile_command
@@ -48,7 +50,7 @@ def settings_of(monkeypatch, *files, **flags):
     gin_errors.load(sources)
     found = []
     monkeypatch.setattr(precompile_command, "run", lambda settings, *rest: found.append(settings))
-    configurables.precompile()
+    bound_mode("precompile", PrecompileMode)()
     return found[0]
 
 

@@ -14,10 +14,10 @@ from unittest import mock
 import jax
 import pytest
 
-from star_jax.cli import configurables
+from star_jax.cli.command_line import parse_command_line
 from star_jax.errors import UserError
-from star_jax.main import main, parse_command_line
-from star_jax.parallel import processes
+from star_jax.main import main
+from star_jax.parallel import partitioning, processes
 from star_jax.parallel.partitioning import make_mesh
 from tests import tiny
 
@@ -42,7 +42,7 @@ def run_here(folder, base, n_devices, **bindings):
     arguments = tiny.command_line(
         folder, "star", MODEL_DIR=folder / "run", MODEL_CHECKPOINT=base, **bindings
     )
-    with mock.patch.object(configurables, "make_mesh", these):
+    with mock.patch.object(partitioning, "make_mesh", these):
         assert main(arguments) == 0
 
 

@@ -11,7 +11,8 @@ import gin
 import pytest
 
 from star_jax.cli import gin_errors, gin_sources
-from star_jax.main import NOT_NEEDED, RUN_MODES, parse_command_line
+from star_jax.cli.command_line import parse_command_line
+from star_jax.modes import MODES
 
 BOUND = {  # where a run mode has no model of its own
     "precompile": ("star.model", "%MODEL"),
@@ -30,9 +31,8 @@ COMMANDS = [
 
 
 def read(parsed):
-    not_needed = NOT_NEEDED.get(parsed.run_mode, ())
     return gin_sources.read_sources(
-        parsed.gin_files, parsed.bindings, parsed.search_paths, not_needed
+        parsed.gin_files, parsed.bindings, parsed.search_paths, parsed.mode.not_needed
     )
 
 
@@ -104,8 +104,8 @@ def _run_file(names):
 
 def test_the_table_of_run_modes_is_whole_and_names_files_that_are_there():
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", README, re.MULTILINE)
-    modes = {mode: rest for mode, rest in rows if mode in RUN_MODES}
-    assert set(modes) == set(RUN_MODES)
+    modes = {mode: rest for mode, rest in rows if mode in MODES}
+    assert set(modes) == set(MODES)
     for file in re.findall(r"`([\w/]+\.gin)`", " ".join(modes.values())):
         assert (ROOT / "gin_configs" / file).is_file(), file
 

@@ -1,14 +1,17 @@
 import copy
+import inspect
 import json
 import re
 
 import gin
 import pytest
 
-from star_jax.cli import configurables, gin_errors, gin_sources
+from star_jax.cli import gin_errors, gin_sources
+from star_jax.errors import UserError
+from star_jax.loop import star
 from star_jax.loop.config import StarConfig
 from star_jax.loop.pretrain import Phase
-from star_jax.main import RUN_MODES, main
+from star_jax.main import main
 from star_jax.models.config import DecoderConfig
 from tests import tiny
 
@@ -108,8 +111,21 @@ def test_report_sets_runs_side_by_side(tmp_path, star_run, capsys):
     assert (tmp_path / "report.md").is_file()
 
 
-def test_every_run_mode_has_its_entry_point():
-    assert set(configurables.ENTRY_POINTS) == set(RUN_MODES)
+def test_at_most_four_frames_from_main_to_run_star(tmp_path, monkeypatch):
+    frames = []
+
+    def run_star(*args):
+        frame = inspect.currentframe()
+        while frame:
+            if frame.f_globals["__name__"].split(".")[0] == "star_jax":
+                frames.append(frame.f_code.co_qualname)
+            frame = frame.f_back
+        raise UserError("far enough")
+
+    monkeypatch.setattr(star, "run_star", run_star)
+    bindings = {"MODEL_DIR": tmp_path / "run", "MODEL_CHECKPOINT": tmp_path}
+    assert tiny.run(tmp_path, "star", **bindings) == 2
+    assert frames == ["StarMode.__call__", "run_mode_from", "main"]
 
 
 # The shipped gin files.

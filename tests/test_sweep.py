@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star_jax.cli import gin_sources
+from star_jax.cli.command_line import parse_command_line
 from star_jax.errors import UserError
-from star_jax.main import parse_command_line
+from star_jax.run.run_dir import differing_bindings
 from star_jax.tools.gin_text import gin_text
 from star_jax.tools.sweep import Prepare, Sweep, differences, expand
 from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
@@ -202,17 +203,36 @@ def test_a_wrong_sweep_is_told_in_a_line(settings, words):
         assert words in caught.value.message and "\n" not in caught.value.message
 
 
-def test_what_two_sweeps_have_apart_is_told_but_for_what_a_run_may_go_on_with():
-    config = "# x\nMODEL_DIR = 'a'\nITERATIONS = 2\n\nSEED = 0\n"
-    known = {"000": {"run_mode": "star", "config": config}}
-    longer = config.replace("2", "4").replace("'a'", "\\\n    'b'")
-    assert differences(known, {"000": {"run_mode": "star", "config": longer}}) == []
+def test_what_differs_between_two_sweeps_is_reported():
+    known = {"000": {"run_mode": "star", "config": "# x\nSEED = 0\nITERATIONS = 2\n"}}
     other = {"000": {"run_mode": "evaluate", "config": "SEED = 1"}, "001": known["000"]}
     assert differences(known, other) == [
         "001 is here and not there",
-        *["000 has run_mode = star there", "000 has SEED = 0 there"],
-        *["000 has run_mode = evaluate here", "000 has SEED = 1 here"],
+        "000: run_mode is star there and evaluate here",
+        "000: SEED is 0 there and 1 here",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_free"),
+    [
+        ("MODEL_DIR", True),
+        ("ITERATIONS", True),
+        ("TrainerConfig.checkpoint_every", True),
+        ("MeshConfig.data", True),
+        ("track.tensorboard", True),
+        ("track.wandb_project", True),
+        ("compilation_cache.directory", True),
+        ("SEED", False),
+        ("StarConfig.few_shot", False),
+        ("my_track.tensorboard", False),
+    ],
+)
+def test_a_sweep_is_resumed_with_what_its_runs_are_resumed_with(name, is_free):
+    old, new = f"{name} = 1\n", f"{name} = \\\n    2\n"
+    known, wanted = ({"000": {"run_mode": "star", "config": text}} for text in (old, new))
+    assert (differences(known, wanted) == []) == is_free
+    assert (differing_bindings(old, new) == []) == is_free  # what a run itself accepts
 
 
 # The launcher, with a stand-in for star_jax

@@ -21,7 +21,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from star_jax.cli import gin_sources
-from star_jax.main import parse_command_line
+from star_jax.cli.command_line import parse_command_line
+from star_jax.modes import MODES
 from tests import fake_gcloud
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,7 @@ if script.endswith("fetch.py"):
     Path("data").mkdir(exist_ok=True)
     Path("data/fetched").write_text(" ".join(arguments))
     sys.exit()
-assert (script, arguments.pop(0), arguments.pop()) == ("-m", "star_jax.main", "--processes=auto")
+assert (script, arguments.pop(0), arguments.pop()) == ("-m", "star_jax.main", "--processes=pod")
 with open(fake / "runs.jsonl", "a") as file:
     file.write(json.dumps({"worker": worker, "made": made, "arguments": arguments}) + "\\n")
 model_dir = tuple(a for a in arguments if a.startswith("--gin.MODEL_DIR="))[-1][17:-1]
@@ -838,13 +839,10 @@ def test_the_launcher_needs_python_3_9_and_nothing_else(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-@pytest.mark.parametrize(
-    ("mode", "added"),
-    [("star", ["--processes=auto"]), ("evaluate", ["--processes=auto"]), ("report", [])],
-)
-def test_the_workers_of_a_pod_work_at_one_run(mode, added):
-    arguments = [f"--run_mode={mode}", "--gin_file=x.gin"]
-    assert tpu_worker.joined(arguments) == arguments + added
+@pytest.mark.parametrize("mode", MODES)
+def test_the_workers_of_a_pod_run_one_run_together_where_the_run_mode_allows_it(mode):
+    parsed = parse_command_line([f"--run_mode={mode}", "--gin_file=x.gin", tpu_worker.POD])
+    assert parsed.processes == ("auto" if MODES[mode].many_processes else "")
 
 
 FAILED_OPERATION = 'ERROR: (gcloud.x.y) {\n "code": 8,\n "message": "a \\"b\\" quota"\n}'
@@ -929,10 +927,7 @@ def test_what_the_readme_gives_star_jax_is_read_and_its_files_are_there(command)
     words = shlex.split(command)
     start = words.index("--") + 1 if "--" in words else words.index("star_jax.main") + 1
     parsed = parse_command_line(words[start:])
-    not_needed = ("MODEL_DIR", "MODEL_CHECKPOINT") if parsed.run_mode == "precompile" else ()
-    gin_sources.read_sources(
-        parsed.gin_files, (*parsed.bindings, *((name, "''") for name in not_needed))
-    )
+    gin_sources.read_sources(parsed.gin_files, parsed.bindings, not_needed=parsed.mode.not_needed)
 
 
 def test_the_readmes_data_is_what_fetch_py_brings():

@@ -9,7 +9,6 @@ from unittest import mock
 
 import jax
 
-from star_jax.cli import configurables
 from star_jax.loop import star
 from star_jax.loop.config import StarConfig
 from star_jax.loop.rationales import Rollout, read_attempt
@@ -18,6 +17,7 @@ from star_jax.loop.star import Star
 from star_jax.main import main
 from star_jax.models.base_weights import Base
 from star_jax.models.config import DecoderConfig
+from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Attempt, Completion, Prompt, Question
 from star_jax.run import checkpoints
@@ -172,7 +172,7 @@ def command_line(folder: Path, run_mode: str, **bindings: object) -> list[str]:
 def run(folder: Path, run_mode: str, **bindings: object) -> int:
     """Runs the tiny setting in this process, on one device; returns the exit code."""
     one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
-    with mock.patch.object(configurables, "make_mesh", one_device):
+    with mock.patch.object(partitioning, "make_mesh", one_device):
         return main(command_line(folder, run_mode, **bindings))
 
 
@@ -180,7 +180,7 @@ def run_file(file: str, run_mode: str, bindings: dict[str, object]) -> int:
     """Runs a shipped gin file in this process, on one device; returns the exit code."""
     one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
     flags = [f"--gin.{name}={_gin(value)}" for name, value in bindings.items()]
-    with mock.patch.object(configurables, "make_mesh", one_device):
+    with mock.patch.object(partitioning, "make_mesh", one_device):
         return main([f"--run_mode={run_mode}", f"--gin_file={file}", *flags])
 
 

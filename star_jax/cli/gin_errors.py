@@ -1,4 +1,4 @@
-"""Gives the configuration to gin, with every mistake told in one line that names its place."""
+"""Loads the configuration into gin; reports every mistake in one line that names its place."""
 
 import contextlib
 import importlib
@@ -6,8 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import gin
 
@@ -16,7 +15,7 @@ from star_jax.errors import UserError, did_you_mean
 
 
 def load(sources: Sources) -> None:
-    """Gives the configuration to gin and locks it; star_jax's configurables are registered by now.
+    """Loads the configuration into gin and locks it. Call `configurables` first.
 
     Raises:
       UserError: a binding to an unknown configurable or parameter, a reference to one, or a
@@ -27,7 +26,7 @@ def load(sources: Sources) -> None:
         gin.add_config_file_search_path(str(path))
     _import_modules(sources.imports)
     if not any(module.startswith("__gin__.") for module, _ in sources.imports):
-        # With gin's dynamic registration names mean what each file imports: left to gin itself.
+        # With gin's dynamic registration the names depend on each file's imports: gin checks them.
         _check_names(sources.bindings)
     try:
         with _files_only():
@@ -36,17 +35,17 @@ def load(sources: Sources) -> None:
             gin.parse_config(list(sources.flags))
             gin.finalize()
     except (ValueError, KeyError, NameError, AttributeError, SyntaxError, OSError) as error:
-        # What is left to gin: ambiguous names, dynamic registration, scoped macros.
+        # Only gin finds mistakes with ambiguous names, dynamic registration and scoped macros.
         raise UserError(f"gin: {one_line(str(error))}") from error
 
 
 @contextlib.contextmanager
 def _files_only() -> Iterator[None]:
-    """Lets gin look for included files in folders alone, as `gin_sources` does.
+    """Lets gin look for included files in folders only, as `gin_sources` does.
 
-    Gin also takes `runs/star.gin` for a file of a Python package `runs`. A folder of that name
-    where the user stands, such as the one the quickstart writes to, is a package to Python, and
-    gin fails on it. It has no public way to leave a reader out.
+    Gin also looks for `runs/star.gin` in a Python package `runs`, and fails if the current folder
+    has a folder `runs`, such as the quickstart's: Python takes it for a package. Gin has no public
+    way to remove a reader.
     """
     readers = list(gin.config._FILE_READERS)
     gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
@@ -63,56 +62,51 @@ def _import_modules(imports: Sequence[tuple[str, str]]) -> None:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            # `from package import name` is told as package.name, and name need not be a module.
+            # `from package import name` is recorded as package.name; name may be no module.
             parent, _, name = module.rpartition(".")
             if not hasattr(sys.modules.get(parent), name):
                 raise UserError(f"{where}: cannot import '{module}': {error}") from error
 
 
 def _check_names(bindings: Sequence[Binding]) -> None:
-    macros = {binding.macro for binding in bindings if binding.macro}
-    effective: dict[Any, Binding] = {}
-    for binding in bindings:
-        if binding.macro:
-            effective[binding.macro] = binding
-        else:
-            effective[_parameter_key(binding)] = binding
-    for key, binding in effective.items():
+    macros = {name for binding in bindings if (name := binding.macro)}
+    effective = {binding.macro or _parameter_key(binding): binding for binding in bindings}
+    for binding in effective.values():
         if not binding.macro and binding.is_required:
-            raise UserError(must_be_set(f"{binding.selector}.{key[-1]}", binding.where))
+            raise UserError(must_be_set(f"{binding.selector}.{binding.arg_name}", binding.where))
         for reference in binding.references():
             _check_reference(reference, binding.where, macros)
 
 
 def _parameter_key(binding: Binding) -> tuple[str, str, str]:
-    """Returns gin's full name of the parameter: two spellings of one parameter are one key."""
+    """Gin's full name of the parameter, so that two spellings of it are one key."""
     key = (binding.scope, binding.selector, binding.arg_name)
     try:
         return gin.config.ParsedBindingKey.parse(key).scope_selector_arg
     except (ValueError, KeyError) as error:
-        hint = ""
-        if configurable := _configurables().get(binding.selector.rpartition(".")[2]):
+        known = _configurables()
+        if configurable := known.get(binding.selector.rpartition(".")[2]):
             parameters = inspect.signature(configurable).parameters
             hint = did_you_mean(binding.arg_name, parameters, f"; it has {', '.join(parameters)}")
         else:
-            hint = did_you_mean(binding.selector, _configurables())
+            hint = did_you_mean(binding.selector, known)
         raise UserError(f"{binding.where}: {one_line(str(error)).rstrip('.')}{hint}") from error
 
 
-def _check_reference(reference: Reference, where: str, macros: set[str | None]) -> None:
+def _check_reference(reference: Reference, where: str, macros: set[str]) -> None:
     if reference.is_macro:
-        # A scoped macro may be set in an outer scope: left to gin.
+        # A scoped macro may be set in an outer scope: gin checks it.
         known = "/" in reference.name or reference.name in macros
         if not known and not gin.config._CONSTANTS.matching_selectors(reference.name):
-            hint = did_you_mean(reference.name, filter(None, macros))
+            hint = did_you_mean(reference.name, macros)
             raise UserError(f"{where}: the macro '%{reference.name}' is not set anywhere{hint}")
     elif not gin.config._REGISTRY.matching_selectors(reference.name):
         hint = did_you_mean(reference.name, _configurables())
         raise UserError(f"{where}: no configurable matching '@{reference.name}'{hint}")
 
 
-def _configurables() -> dict[str, Any]:
-    """Returns the registered classes and functions by their short name, gin's own left out.
+def _configurables() -> dict[str, Callable[..., object]]:
+    """The registered classes and functions by their short names, without gin's own.
 
     Gin has no public way to list them.
     """
@@ -124,8 +118,8 @@ def _configurables() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def missing_bindings_told() -> Iterator[None]:
-    """Turns gin's complaint about a parameter with neither value nor default into a UserError."""
+def missing_bindings_reported() -> Iterator[None]:
+    """Turns gin's error about a parameter with neither value nor default into a UserError."""
     try:
         yield
     except (RuntimeError, TypeError) as error:

@@ -1,7 +1,7 @@
 """Reads gin files and flags as statements with their places, before anything is registered.
 
-Gin itself stops at the first mistake with a traceback, and takes a mistyped macro without a word.
-Here its parser only splits the text; `gin_errors.load` then checks the names and gives it to gin.
+Gin itself stops at the first mistake with a traceback, and accepts a mistyped macro. Here its
+parser only splits the text; `gin_errors.load` then checks the names and loads the text into gin.
 """
 
 import dataclasses
@@ -9,14 +9,13 @@ import io
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from gin import config_parser
 
 from star_jax.errors import UserError, did_you_mean
 
 PACKAGE = Path(__file__).parent.parent
-_REQUIRED = ("gin.REQUIRED", "REQUIRED")  # gin takes both spellings
+_REQUIRED = ("gin.REQUIRED", "REQUIRED")  # both are valid in gin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +28,14 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """One `name = value` of a file or a flag; with no `arg_name` it sets the macro `selector`."""
+    """One `name = value` of a file or a flag; without `arg_name` it sets the macro `selector`."""
 
     where: str  # "runs/star.gin:12" or "--gin.MODEL_DIR"
-    by_user: bool  # in a flag or a --gin_file, not in what it includes nor in gin_configs/
+    by_user: bool  # in a flag or a --gin_file, but not in an included file or gin_configs/
     scope: str
     selector: str
     arg_name: str
-    value: Any
+    value: object
 
     @property
     def macro(self) -> str | None:
@@ -49,11 +48,11 @@ class Binding:
 
     @property
     def is_required(self) -> bool:
-        """Whether the value is `%gin.REQUIRED`, still to be replaced by a later binding."""
+        """Whether the value is `%gin.REQUIRED`, which a later binding must replace."""
         return isinstance(self.value, Reference) and self.value.name in _REQUIRED
 
     def references(self) -> Iterator[Reference]:
-        """Yields every reference in the value, however deep in lists and dicts."""
+        """Yields every reference in the value, at any depth of lists and dicts."""
         waiting = [self.value]
         while waiting:
             value = waiting.pop()
@@ -67,7 +66,7 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The whole configuration as read: what gin is to load, and each binding with its place."""
+    """The whole configuration as read: what gin will load, and each binding with its place."""
 
     files: tuple[Path, ...]
     flags: tuple[str, ...]  # each one "NAME = VALUE", ready for gin
@@ -77,7 +76,7 @@ class Sources:
 
 
 def search_paths(extra: Sequence[str] = ()) -> tuple[Path, ...]:
-    """Returns where gin files are looked for: here, `extra`, and star_jax's own gin_configs/."""
+    """The folders with gin files: the current one, `extra`, star_jax's own gin_configs/."""
     installed, checkout = PACKAGE / "gin_configs", PACKAGE.parent / "gin_configs"
     return (Path(), *map(Path, extra), installed if installed.is_dir() else checkout)
 
@@ -88,14 +87,17 @@ def read_sources(
     extra_paths: Sequence[str] = (),
     not_needed: Sequence[str] = (),
 ) -> Sources:
-    """Reads files, the files they include, and flags, as far as no registry is needed.
+    """Reads files, the files they include, and flags, without the registry of configurables.
 
-    Macros that are `not_needed` for what is to be done get their own name for a value where a file
-    wants them set and nobody has.
+    Args:
+      gin_files: later ones win.
+      flags: (NAME, VALUE) of each --gin.NAME=VALUE; they win over the files.
+      extra_paths: more folders with gin files.
+      not_needed: macros that need no value; if they are still required, it is their own name.
 
     Raises:
-      UserError: a file that is not there, a value that gin cannot read, a macro that must be set
-        and is not, or one that is set and that nothing refers to.
+      UserError: a missing file, a value that gin cannot read, a macro that must be set and is not,
+        or a macro that is set and never used.
     """
     reader = _Reader(search_paths(extra_paths))
     files = tuple(reader.find(name, "--gin_file") for name in gin_files)
@@ -115,7 +117,7 @@ def read_sources(
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Keeps references as names: nothing is registered yet."""
+    """Keeps references as names, since nothing is registered yet."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
         return Reference(scoped_configurable_name.rpartition("/")[2], is_macro=False)
@@ -142,7 +144,7 @@ class _Reader:
         raise UserError(f"{where}: no gin file '{name}' in {places}{hint}")
 
     def _files_near(self, name: str) -> set[str]:
-        # Not rglob: the current folder may be a home with everything in it.
+        # Not rglob: the current folder may be a home directory with very many files.
         patterns = ("*.gin", "*/*.gin", f"{Path(name).parent}/*.gin")
         if Path(name).is_absolute():
             return {str(path) for path in Path(name).parent.glob("*.gin")}
@@ -155,9 +157,9 @@ class _Reader:
         }
 
     def read_file(self, path: Path, including: tuple[Path, ...]) -> None:
-        """Adds what `path` and its includes say; `including` is the chain that led here."""
+        """Adds the bindings of `path` and its includes; `including` is the chain of includes."""
         if path in including:
-            raise UserError(f"{including[-1]}: include of '{path}' comes back to itself")
+            raise UserError(f"{including[-1]}: the include of '{path}' includes itself")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -175,8 +177,8 @@ class _Reader:
     def read_flag(self, name: str, value: str) -> str:
         """Adds `--gin.name=value` and returns it as a gin statement."""
         flag = f"--gin.{name}"
-        # `--gin.MODEL_DIR=runs/mine`: the shell ate the quotes, or nobody thought of them. Only a
-        # macro, and only what cannot be a botched gin value, is taken for a text.
+        # `--gin.MODEL_DIR=runs/mine` has no quotes, or the shell removed them. The value of a macro
+        # is then read as a text, if it does not begin like a gin value.
         bare = "." not in name and value.strip()[0] not in "'\"[({@%"
         try:
             statements = _parse(f"{name} = {value}", flag)
@@ -195,8 +197,8 @@ class _Reader:
         self.bindings.append(Binding(where, by_user, scope, selector, arg_name, value))
 
 
-def _parse(text: str, source: str) -> list[Any]:
-    """Returns gin's statements of a file's or a flag's text."""
+def _parse(text: str, source: str) -> list[config_parser.BindingStatement]:
+    """Gin's statements in the text of a file or a flag."""
     try:
         return list(config_parser.ConfigParser(io.StringIO(text), _Delegate()))
     except (SyntaxError, tokenize.TokenError) as error:
@@ -212,21 +214,21 @@ def _parse(text: str, source: str) -> list[Any]:
 
 def _check_macros(bindings: Sequence[Binding]) -> None:
     used = {ref.name for binding in bindings for ref in binding.references() if ref.is_macro}
-    settings = {binding.macro: binding for binding in bindings if binding.macro}
-    for binding in settings.values():
-        if binding.by_user and binding.macro not in used:
-            hint = did_you_mean(binding.macro, used - set(_REQUIRED))
-            raise UserError(f"{binding.where}: nothing refers to a macro '{binding.macro}'{hint}")
-    for binding in settings.values():
+    last = {name: binding for binding in bindings if (name := binding.macro)}
+    for name, binding in last.items():
+        if binding.by_user and name not in used:
+            hint = did_you_mean(name, used - set(_REQUIRED))
+            raise UserError(f"{binding.where}: nothing refers to a macro '{name}'{hint}")
+    for name, binding in last.items():
         if binding.is_required:
-            raise UserError(must_be_set(binding.macro, binding.where))
+            raise UserError(must_be_set(name, binding.where))
 
 
 def must_be_set(name: str, where: str) -> str:
-    """Returns the message for a macro or parameter that `where` leaves to the user."""
+    """The message for a macro or parameter that `where` requires from the user."""
     return f"{name} must be set ({where} requires it): add --gin.{name}=VALUE, a text as \"'...'\""
 
 
 def one_line(message: str) -> str:
-    """Returns a message of gin's, which may have several lines, on one."""
+    """One of gin's messages, which may have several lines, on one line."""
     return " ".join(message.split())

@@ -12,7 +12,7 @@ COMPILING = "/jax/core/compile/"  # prefix of JAX's events for tracing, lowering
 COMPILED = f"{COMPILING}backend_compile_duration"
 
 
-def use_cache(directory: str) -> None:
+def use_cache(directory: str = DEFAULT_CACHE) -> None:
     """Keeps compiled programs in `directory` ("" for nowhere).
 
     JAX_COMPILATION_CACHE_DIR in the environment wins.

@@ -17,11 +17,6 @@ OF_A_POINT = ("name", "run_mode", "gin_files")  # keys of a point that are not b
 MAX_NAME = 200  # bytes; file systems allow 255, and logs and markers add a suffix
 SAFE_NAME = re.compile(r"[A-Za-z][\w.=+-]*", re.ASCII)  # needs no quotes, also in a bucket
 TAKEN = ("report",)  # a sweep's other directories; those of points begin with a number
-# What a run may go on with another value of, see star_jax.run.run_dir.
-FREE_LINES = re.compile(
-    r"#|$|(MODEL_DIR|ITERATIONS|ROW|\S+\.(model_dir|iterations|checkpoint_every|row)|"
-    r"(MeshConfig|compilation_cache)\.\S+) ="
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,28 +153,23 @@ def expand(sweep: Sweep, root: str) -> list[SweepRun]:
 
 
 def differences(known: Mapping[str, Mapping], wanted: Mapping[str, Mapping]) -> list[str]:
-    """What two sweeps have apart, as sentences; what a run may go on with does not count.
+    """What differs between two sweeps, as sentences; bindings that a resumed run may change do not.
 
     Args:
       known: of each run by name its "run_mode" and "config", gin's text of its configuration.
       wanted: the same of the other sweep.
     """
+    from star_jax.run.run_dir import differing_bindings  # imports JAX; few sweeps are resumed
+
     found = [f"{name} is there and not here" for name in known if name not in wanted]
     found += [f"{name} is here and not there" for name in wanted if name not in known]
     for name in (name for name in wanted if name in known):
-        there, here = (_said(sweep[name]) for sweep in (known, wanted))
-        only_there = [line for line in there if line not in here]
-        only_here = [line for line in here if line not in there]
-        if only_there or only_here:
-            sides = (("there", only_there), ("here", only_here))
-            found += [f"{name} has {line} {side}" for side, lines in sides for line in lines[:2]]
+        there, here = (sweep[name]["run_mode"] for sweep in (known, wanted))
+        if there != here:
+            found.append(f"{name}: run_mode is {there} there and {here} here")
+        differing = differing_bindings(known[name]["config"], wanted[name]["config"])
+        found += [f"{name}: {sentence}" for sentence in differing[:2]]
     return found
-
-
-def _said(run: Mapping[str, str]) -> list[str]:
-    text = re.sub(r"\\\n\s*", "", run["config"])  # gin breaks long lines
-    lines = [line for line in text.splitlines() if not FREE_LINES.match(line)]
-    return [f"run_mode = {run['run_mode']}", *lines]
 
 
 def _points(sweep: Sweep) -> list[_Point]:

@@ -1,0 +1,100 @@
+"""What a run mode is: a frozen dataclass whose fields gin binds, and which is then called.
+
+`--help` and the answer to a wrong command line import every module of this room. So these modules
+import JAX, TensorFlow and all that needs them inside their methods.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import seqio
+
+    from star_jax.models.config import DecoderConfig
+    from star_jax.parallel.partitioning import MeshConfig
+    from star_jax.rollout.native.sampler import SamplerConfig
+    from star_jax.tasks.task import ReasoningTask
+    from star_jax.tools.precompile.settings import Assumptions, Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A command-line flag of one run mode."""
+
+    name: str  # such as "--topology"
+    options: dict[str, Any]  # keyword arguments of `argparse.ArgumentParser.add_argument`
+
+
+def flag(name: str, **options: Any) -> dict[str, Flag]:
+    """Metadata of a dataclass field, {"flag": Flag}: the flag binds the field, as gin would."""
+    return {"flag": Flag(name, options)}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMode(abc.ABC):
+    """What `--run_mode` runs: a frozen dataclass that defines `help` and `__call__`.
+
+    gin binds the fields. The built-in modes have short names (see `star_jax.modes.MODES`); one of
+    your own is `--run_mode=my_module.MyMode`, and gin knows its fields as `MyMode.field`.
+    """
+
+    help: ClassVar[str] = ""  # one line for --help
+    many_processes: ClassVar[bool] = False  # whether --processes is accepted
+    not_needed: ClassVar[tuple[str, ...]] = ()  # macros that are %gin.REQUIRED for other modes only
+    caches_programs: ClassVar[bool] = True  # whether compiled programs are cached on disk
+
+    @classmethod
+    def flags(cls) -> dict[str, Flag]:
+        """The mode's own flags by the name of the field that each one binds."""
+        fields = dataclasses.fields(cls)
+        return {field.name: field.metadata["flag"] for field in fields if field.metadata}
+
+    @abc.abstractmethod
+    def __call__(self) -> int:
+        """Runs the mode and returns the exit code, 0 if all is well; a user's error is raised."""
+
+
+def default_mesh() -> MeshConfig:
+    """All devices on the data axis."""
+    from star_jax.parallel.partitioning import MeshConfig
+
+    return MeshConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirMode(RunMode):
+    """A run mode that fills a run directory from a base model, or resumes it, and reports on it."""
+
+    many_processes = True
+
+    model_dir: str
+    base_checkpoint: str
+    model: DecoderConfig
+    vocabulary: seqio.Vocabulary
+    task: ReasoningTask
+    sampler: SamplerConfig
+    mesh: MeshConfig = dataclasses.field(default_factory=default_mesh, kw_only=True)
+    row: str = dataclasses.field(default="", kw_only=True)  # of the paper's tables or figures
+
+    @abc.abstractmethod
+    def settings(self, assumed: Assumptions) -> Settings:
+        """What `precompile` needs to know of the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointMode(RunMode):
+    """A run mode that prompts a checkpoint and writes no run directory."""
+
+    many_processes = True
+
+    checkpoint: str
+    model: DecoderConfig
+    vocabulary: seqio.Vocabulary
+    task: ReasoningTask
+    sampler: SamplerConfig
+    few_shot: bool = dataclasses.field(default=False, kw_only=True)
+    seed: int = dataclasses.field(default=0, kw_only=True)
+    mesh: MeshConfig = dataclasses.field(default_factory=default_mesh, kw_only=True)
