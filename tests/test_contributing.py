@@ -122,7 +122,7 @@ def test_the_filter_and_the_reward_are_bound_in_gin_and_decide_what_is_kept(fold
     bound = gin.get_configurable("star_jax.StarConfig")()
     assert names_of(bound.filters) == ["right_answer", "no_hint_leak", "rewarded"]
 
-    def says(prompt):  # 19 characters, or 6
+    def says(prompt):  # 16 or 17 characters, or 6
         digit = int(prompt.text.split()[1])
         return f"ends in {digit} so {('even', 'odd')[digit % 2]}" if digit < 5 else "so odd"
 
@@ -131,10 +131,10 @@ def test_the_filter_and_the_reward_are_bound_in_gin_and_decide_what_is_kept(fold
     config = StarConfig(1, few_shot="never", rationalize=False, **rules)
     _, line = star(tmp_path, config, engine)
     assert line.filtered["right_answer"] == {"generate": 4}  # 6 and 8 are even
-    assert line.filtered["rewarded"] == {"generate": 10}  # 1 / 18 and 1 / 19 are below 0.1
+    assert line.filtered["rewarded"] == {"generate": 10}  # 1 / 17 and 1 / 18 are below 0.1
     assert line.kept == {"generate": 6}
     attempts = tiny.read_lines(tmp_path / "run/iter_001/generations.jsonl")
-    assert {attempt["reward"] for attempt in attempts} == {0.0, 1 / 7, 1 / 18, 1 / 19}
+    assert {attempt["reward"] for attempt in attempts} == {0.0, 1 / 7, 1 / 17, 1 / 18}
 
 
 def test_the_engine_runs_the_loop_and_scores_what_it_writes(folder, tmp_path):
