@@ -21,7 +21,7 @@ BOUND = {  # where a run mode has no model of its own
 }
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line
     for block in BLOCKS
@@ -126,7 +126,7 @@ def test_quickstart_reaches_its_bars(tmp_path, seed):
 
     def lines(arm):
         rows = (folder / arm / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(row)["accuracy_by_class"] for row in rows]
+        return [json.loads(row)["accuracy_by_group"] for row in rows]
 
     base, *_, end = lines("star")
     without = lines("star_no_rationalization")[-1]
