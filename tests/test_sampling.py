@@ -17,9 +17,10 @@ from star_jax.records import Prompt
 from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.fitting import fit_prompts, newest_that_fit
 from star_jax.rollout.native import decode
-from star_jax.rollout.native.logits import PickConfig, keep_top_k, keep_top_p, pick_tokens
+from star_jax.rollout.native.logits import SamplingParams, keep_top_k, keep_top_p, pick_tokens
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.shapes import Shapes, fill_chunk
+from star_jax.rollout.native.slots import Writer
 from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example
 
 WORDS = WordVocabulary(list("abcdefghijklm"))
@@ -147,7 +148,7 @@ def test_cached_decode_equals_full_forward():
         jnp.broadcast_to(jnp.arange(20), tokens.shape),
         causal_mask(jnp.ones_like(tokens)),
     )
-    writer = decode.Writer(model, PickConfig(), (WORDS.eos_id,))
+    writer = Writer(model, SamplingParams(), 0, (WORDS.eos_id,))
     shapes = Shapes(1, 2, 16, 16, chunk_tokens=32, chunk_prompts=2, wave=2)
     keys = [prompt_key(0, 0, "a")] * 2
     chunk = fill_chunk([[0, 1]], 1, shapes, tokens[:, :16].tolist(), [0, 1], keys, [9, 9])
@@ -310,8 +311,8 @@ def test_questions_that_cannot_fit_alone_are_left_out_by_name(capsys):
     long = Prompt("q_long", " ".join("a" * 120), examples=EXAMPLES)
     first, second = sample([PROMPTS[0], long])
     assert (first, second) == (sample([PROMPTS[0]])[0], None)
-    assert "1 of 2 questions do not fit" in capsys.readouterr().err
-    message = "1 of 1 questions do not fit .* 128 .*120 of the question .* 16 new .*: q_long;"
+    assert "1 of 2 questions exceed the context length" in capsys.readouterr().err
+    message = "1 of 1 questions exceed .* 128 .*120 of the question .* 16 new .*: q_long;"
     with pytest.raises(UserError, match=message):
         sample([long])
 
@@ -421,9 +422,9 @@ def test_ids_that_the_vocabulary_does_not_know_are_never_picked():
     prompts = [Prompt(f"q{i}", "a b c") for i in range(4)]
     for completion in sample(prompts, temperature=1.3, vocabulary=small):
         assert max(completion.token_ids, default=0) < small.vocab_size
-    for config in (PickConfig(n_ids=2), PickConfig(temperature=5.0, n_ids=2)):
+    for params in (SamplingParams(), SamplingParams(temperature=5.0)):
         keys = jax.random.split(jax.random.key(0), 50)
-        tokens, log_probs = pick_tokens(jnp.broadcast_to(LOGITS, (50, 5)), keys, config)
+        tokens, log_probs = pick_tokens(jnp.broadcast_to(LOGITS, (50, 5)), keys, params, n_ids=2)
         assert set(tokens.tolist()) <= {0, 1}
         np.testing.assert_allclose(jnp.exp(log_probs), jnp.array([0.2, 0.8])[tokens], rtol=1e-5)
 
@@ -463,7 +464,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p, kept):
 def shares(n=4000, **config):
     keys = jax.random.split(jax.random.key(0), n)
     logits = jnp.broadcast_to(LOGITS, (n, 5))
-    tokens, _ = jax.jit(pick_tokens, static_argnums=2)(logits, keys, PickConfig(**config))
+    tokens, _ = jax.jit(pick_tokens, static_argnums=2)(logits, keys, SamplingParams(**config))
     return np.bincount(tokens, minlength=5) / n
 
 
@@ -487,6 +488,6 @@ def test_tokens_are_drawn_with_their_probabilities(config, expected):
 
 
 def test_picked_log_probability_is_of_the_plain_softmax():
-    for config in (PickConfig(), PickConfig(temperature=0.7, top_k=2, top_p=0.9)):
+    for config in (SamplingParams(), SamplingParams(temperature=0.7, top_k=2, top_p=0.9)):
         token, log_prob = pick_tokens(LOGITS[None] + 3.0, jax.random.key(1)[None], config)
         assert float(log_prob[0]) == pytest.approx(float(LOGITS[token[0]]), abs=1e-6)

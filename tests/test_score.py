@@ -117,7 +117,7 @@ def test_a_prompt_that_does_not_fit_gets_none(capsys):
     first, second = scored([PROMPTS[0], long], [["a"], [" ".join("b" * 9)]])
     assert second is None
     assert first == pytest.approx(flat(scored(PROMPTS[:1], [["a"]])), abs=1e-4)
-    assert "1 of 2 questions do not fit" in capsys.readouterr().err
+    assert "1 of 2 questions exceed the context length" in capsys.readouterr().err
     ((fits,),) = scored([long], [[" ".join("b" * 8)]])
     assert fits < 0
 

@@ -5,21 +5,21 @@ one outer iteration of STaR.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from star_jax.errors import UserError
 from star_jax.loop.evaluate import evaluated_only
-from star_jax.loop.finetune import finetune_from_base
+from star_jax.loop.finetune import FINETUNE, train_stage
 from star_jax.loop.rationales import Rollout
-from star_jax.loop.stages import FINETUNE, Stages
+from star_jax.loop.stages import Stages
 from star_jax.models.base_weights import Base, BaseWeights
-from star_jax.records import Params
+from star_jax.records import Params, TokenizedExample
 from star_jax.rollout.engine import Engine
-from star_jax.run import checkpoints
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import Recorder
-from star_jax.run.stage_dir import Lazy, Notes
+from star_jax.run.stage_dir import Lazy
 from star_jax.tasks.task import TRAIN, VALIDATION, ReasoningTask
 from star_jax.tokenizers.vocabularies import encode_example
 from star_jax.training.schedules import EpochSteps
@@ -79,31 +79,33 @@ def finetune_on_gold(direct: Direct, recorder: Recorder) -> list[IterationMetric
     before, after = (
         Stages(directory.iteration(n), Rollout(engine, task, seed, iteration=n)) for n in (0, 1)
     )
-    inside = checkpoints.TrainingCheckpoint(after.directory.path / "training")
 
-    def train() -> tuple[Params, Notes]:
-        examples = [encode_example(engine.vocabulary, *pair) for pair in pairs]
-        per_step = trainer.config.examples_per_step(examples)
-        trained = finetune_from_base(
-            load_base,
-            examples,
-            trainer,
-            n_steps=direct.length(1, len(examples), per_step),
-            seed=seed,
-            checkpoint=inside,
-            on_losses=after.directory.write_losses,
-        )
-        return trained.params, trained.notes()
+    def documents() -> list[TokenizedExample]:
+        return [encode_example(engine.vocabulary, *pair) for pair in pairs]
+
+    def n_steps(examples: Sequence[TokenizedExample]) -> int:
+        return direct.length(1, len(examples), trainer.config.examples_per_step(examples))
 
     def measure(stages: Stages, model: Lazy[Params]) -> IterationMetrics:
         loaded = Lazy(lambda: engine.load(model()))
         return evaluated_only(stages, loaded, held_out, few_shot=False)
 
     base = recorder.publish(measure(before, Lazy(load_base)))
-    notes, weights = after.train(train, trainer.abstract_params())
-    inside.clear()
+    done, weights = train_stage(
+        after.directory,
+        load_base,
+        documents,
+        trainer,
+        n_steps=n_steps,
+        seed=seed,
+        on_losses=after.directory.write_losses,
+    )
+    after.seconds[FINETUNE] = done.seconds
     trained = dataclasses.replace(
-        measure(after, weights), n_questions=len(pairs), kept={FINETUNE: len(pairs)}, training=notes
+        measure(after, weights),
+        n_questions=len(pairs),
+        kept={FINETUNE: len(pairs)},
+        training=done.value,
     )
     return [base, recorder.publish(trained)]
 

@@ -1,7 +1,7 @@
 """Accuracy of a model on held-out questions, without hints.
 
-A model is graded by what it writes, exactly as in sampling; run mode `evaluate`, and it alone,
-can also grade it by the likelihood of the choices' text.
+A model is graded by its completions, exactly as in sampling. Run mode `evaluate` can also grade it by
+the likelihood of the choices' text.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from star_jax.tasks.task import ReasoningTask
 NORMALIZATIONS = ("bytes", "tokens", "none")
 GENERATED, LIKELIHOOD = "generated", "likelihood"
 GRADINGS = {
-    GENERATED: "the answer that the model writes",
+    GENERATED: "the answer in the model's completion",
     LIKELIHOOD: "likelihood of the choices' text (not comparable with the paper's numbers)",
 }
 
@@ -47,7 +47,7 @@ def evaluate_by_likelihood(
     """
     task, engine = rollout.task, rollout.engine
     check_grading(LIKELIHOOD, normalize, task, questions)
-    # Choices that the prompt lists, a small model likes for being listed: they are not shown.
+    # A small model prefers choices that the prompt lists, whichever they are: none are shown.
     prompts = [
         dataclasses.replace(
             task.prompt(question, hinted=False, few_shot=rollout.few_shot),
@@ -87,6 +87,12 @@ def normalized(
     "bytes": the mean a byte of UTF-8, much like acc_norm of lm-evaluation-harness; it does not
     depend on the vocabulary. "tokens": the mean a token, as GPT-3 was evaluated (Brown et al. 2020,
     section 2.4). "none": the sum, which favours short texts.
+
+    Args:
+      log_probability: of the text, nats.
+      text: the continuation.
+      vocabulary: counts its tokens.
+      normalize: one of NORMALIZATIONS.
     """
     units = {"tokens": len(vocabulary.encode(text)), "bytes": len(text.encode()), "none": 1}
     return log_probability / units[normalize]
@@ -95,7 +101,14 @@ def normalized(
 def check_grading(
     grading: str, normalize: str, task: ReasoningTask, questions: Sequence[Question]
 ) -> None:
-    """Raises UserError for an unknown grading, or one that `task` has no choices for."""
+    """Raises UserError for an unknown grading, or one that `task` has no choices for.
+
+    Args:
+      grading: one of GRADINGS.
+      normalize: one of NORMALIZATIONS.
+      task: that is graded.
+      questions: of it.
+    """
     for name, value, known in (
         ("grading", grading, tuple(GRADINGS)),
         ("normalize", normalize, NORMALIZATIONS),

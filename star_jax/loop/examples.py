@@ -9,8 +9,7 @@ import seqio
 
 from star_jax.errors import UserError
 from star_jax.records import RATIONALIZED, Attempt, KeptExample, Question, TokenizedExample
-from star_jax.rollout.fitting import newest_that_fit
-from star_jax.run.progress import log
+from star_jax.rollout.fitting import newest_that_fit, warn_of_dropped_examples
 from star_jax.tasks.task import ReasoningTask
 from star_jax.tokenizers.vocabularies import encode_spans
 
@@ -86,7 +85,7 @@ def with_few_shot(
     vocabulary: seqio.Vocabulary,
     row_length: int,
 ) -> list[KeptExample]:
-    """The examples behind the few-shot prompts they were sampled behind (the paper's ablation).
+    """The examples after the few-shot prompts they were sampled after (the paper's ablation).
 
     Few-shot texts that exceed `row_length` are dropped, oldest first, with a warning that counts
     them.
@@ -107,12 +106,8 @@ def with_few_shot(
         n_shown = newest_that_fit([n_tokens(text) for text in texts], room) or 0
         n_dropped.append(len(texts) - n_shown)
         shown.append(dataclasses.replace(example, examples=texts[len(texts) - n_shown :]))
-    if any(n_dropped):
-        log(
-            f"warning: {sum(n > 0 for n in n_dropped)} of {len(examples)} training examples exceed "
-            f"TrainerConfig.row_length = {row_length}; {sum(n_dropped)} of their few-shot examples "
-            f"were dropped in all (at most {max(n_dropped)} each, oldest first)"
-        )
+    limit = f"TrainerConfig.row_length = {row_length}"
+    warn_of_dropped_examples(n_dropped, "training examples", limit)
     return shown
 
 
@@ -122,7 +117,7 @@ def tokenized(
     """The ids of an example and where it has loss; nothing but the example decides on them.
 
     Few-shot texts, prompt and completion are encoded apart, as in sampling. A completion keeps the
-    ids that were sampled, unless behind this prompt they would be read as another text.
+    ids that were sampled, unless they would decode to another text after this prompt.
     """
     prompt = vocabulary.encode(example.prompt)
     completion = example.token_ids
@@ -136,5 +131,5 @@ def tokenized(
 def _read_the_same(
     vocabulary: seqio.Vocabulary, prompt: Sequence[int], sampled: Sequence[int], text: str
 ) -> bool:
-    """Whether the sampled ids behind the prompt's are the prompt's text and then `text`."""
+    """Whether the sampled ids after the prompt's decode to the prompt and then `text`."""
     return vocabulary.decode([*prompt, *sampled]) == vocabulary.decode(prompt) + text

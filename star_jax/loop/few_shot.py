@@ -1,4 +1,4 @@
-"""The few-shot baseline: the base model answers behind the examples, and is not trained.
+"""The few-shot baseline: the base model answers after the examples, and is not trained.
 
 With rationales, or of a `direct` task without them: the paper's "few-shot CoT" and "few-shot
 direct". The run directory is STaR's: what its `iter_000` has, and no other iteration.
@@ -22,7 +22,7 @@ from star_jax.tasks.task import VALIDATION, ReasoningTask
 def evaluate_few_shot(
     base: Base, task: ReasoningTask, engine: Engine, recorder: Recorder, seed: int = 0
 ) -> IterationMetrics:
-    """Samples answers to the held-out questions behind the few-shot examples, as `iter_000`.
+    """Samples answers to the held-out questions with few-shot prompts, as `iter_000`.
 
     Args:
       base: the original model M.

@@ -5,10 +5,14 @@ from collections.abc import Callable, Sequence
 
 from star_jax.errors import UserError
 from star_jax.records import Params, TokenizedExample
+from star_jax.run import checkpoints
 from star_jax.run.checkpoints import TrainingCheckpoint
 from star_jax.run.progress import progress
+from star_jax.run.stage_dir import Lazy, Notes, StageDir, StageResult
 from star_jax.training.packing import check_lengths
 from star_jax.training.trainer import Trainer
+
+FINETUNE, CHECKPOINT = "finetune", "checkpoint"  # the stage's name, and its weights' on disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +24,10 @@ class Finetuned:
     loss: float | None  # nats per weighted token, mean over the last tenth of the steps
     packing_efficiency: float | None = None  # share of the rows' places that held a token
 
-    def notes(self) -> dict[str, float | int | None]:
+    def notes(self) -> Notes:
         """`training` of `metrics.IterationMetrics`: steps, loss and packing_efficiency."""
-        return {
-            "steps": self.steps,
-            "loss": self.loss,
-            "packing_efficiency": self.packing_efficiency,
-        }
+        names = ("steps", "loss", "packing_efficiency")
+        return {name: getattr(self, name) for name in names}
 
 
 def finetune_from_base(
@@ -55,7 +56,6 @@ def finetune_from_base(
     Raises:
       UserError: there is nothing to train on, or the loss is not finite.
     """
-    # Before anything is loaded.
     check_lengths(examples, trainer.config.row_length, trainer.config.loss_share)
     every = trainer.config.checkpoint_every if checkpoint else 0
     n_last = max(1, n_steps // 10)
@@ -67,7 +67,7 @@ def finetune_from_base(
 
         def on_step(step: int, state: Params) -> None:
             advance(1)
-            # Not among the last steps: who resumes has to see the loss of all of them.
+            # Not among the last steps: a resumed run needs the loss of all of them.
             if checkpoint and step <= n_steps - n_last and checkpoint.is_due(step, every):
                 checkpoint.save(step, state)
 
@@ -81,3 +81,57 @@ def finetune_from_base(
     last = trained.losses[-n_last:]
     loss = sum(last) / len(last) if last else None
     return Finetuned(trained.state.params, n_steps, loss, trained.packing_efficiency)
+
+
+def train_stage(
+    directory: StageDir,
+    load: Callable[[], Params],
+    examples: Callable[[], Sequence[TokenizedExample]],
+    trainer: Trainer,
+    *,
+    n_steps: Callable[[Sequence[TokenizedExample]], int],
+    seed: int,
+    name: str = CHECKPOINT,
+    stage: str = FINETUNE,
+    on_losses: Callable[[int, Sequence[float]], None] = lambda first_step, losses: None,
+) -> tuple[StageResult[Notes], Lazy[Params]]:
+    """`finetune_from_base` as a stage on disk: read if it is finished, resumed if it was begun.
+
+    Args:
+      directory: of the stage.
+      load: reads the weights to start from.
+      examples: makes what to train on.
+      trainer: optimizer, packing and mesh.
+      n_steps: optimizer steps for these examples.
+      seed: of the order of the examples.
+      name: of the checkpoint and its marker.
+      stage: name of the work for the progress bar.
+      on_losses: as in `finetune_from_base`.
+
+    Returns:
+      Notes of the training and its seconds, and the trained weights.
+    """
+    inside = TrainingCheckpoint(directory.path / "training")
+
+    def train() -> tuple[Params, Notes]:
+        documents = examples()
+        trained = finetune_from_base(
+            load,
+            documents,
+            trainer,
+            n_steps=n_steps(documents),
+            seed=seed,
+            checkpoint=inside,
+            stage=stage,
+            on_losses=on_losses,
+        )
+        return trained.params, trained.notes()
+
+    result = directory.weights(
+        name,
+        train,
+        checkpoints.save,
+        lambda path: checkpoints.load(path, trainer.abstract_params()),
+    )
+    inside.clear()
+    return result

@@ -9,18 +9,14 @@ from typing import Protocol
 import seqio
 
 from star_jax.errors import UserError
-from star_jax.loop.finetune import finetune_from_base
-from star_jax.loop.stages import CHECKPOINT
+from star_jax.loop.finetune import CHECKPOINT, train_stage
 from star_jax.records import Params, TokenizedExample
-from star_jax.run import checkpoints
 from star_jax.run.paths import path_of
 from star_jax.run.progress import log
 from star_jax.run.run_dir import RunDir
-from star_jax.run.stage_dir import Notes, StageDir
+from star_jax.run.stage_dir import StageDir
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer
-
-Trained = tuple[Params, Notes]
 
 
 class Corpus(Protocol):
@@ -77,29 +73,16 @@ def train_base(
     seconds = 0.0
     for i, phase in enumerate(phases, start=1):
         ours = dataclasses.replace(trainer, optimizer=phase.optimizer)
-        inside = checkpoints.TrainingCheckpoint(directory.path / "training")
-
-        def train(
-            i=i, phase=phase, ours=ours, params=params, inside=inside
-        ) -> tuple[Params, Notes]:
-            trained = finetune_from_base(
-                params,
-                phase.corpus.documents(vocabulary),
-                ours,
-                n_steps=phase.steps,
-                seed=seed * 100 + i,
-                checkpoint=inside,
-                stage=f"pretrain {i}/{len(phases)}",
-            )
-            return trained.params, trained.notes()
-
-        done, params = StageDir(directory.path).weights(
-            CHECKPOINT if i == len(phases) else f"phase_{i}",
-            train,
-            checkpoints.save,
-            lambda path: checkpoints.load(path, trainer.abstract_params()),
+        done, params = train_stage(
+            StageDir(directory.path),
+            params,
+            functools.partial(phase.corpus.documents, vocabulary),
+            ours,
+            n_steps=lambda examples, steps=phase.steps: steps,
+            seed=seed * 100 + i,
+            name=CHECKPOINT if i == len(phases) else f"phase_{i}",
+            stage=f"pretrain {i}/{len(phases)}",
         )
-        inside.clear()
         seconds += done.seconds
     log(
         f"base model: {directory.path} (last phase {done.value['steps']} steps, loss "

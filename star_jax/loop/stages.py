@@ -4,7 +4,7 @@ A stage is one object here. Adding one is adding an object, and its place in the
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from star_jax.loop.rationales import Rollout, draw_attempts
@@ -14,12 +14,10 @@ from star_jax.records import (
     RESAMPLED,
     Attempt,
     KeptExample,
-    Params,
     Question,
 )
 from star_jax.rollout.engine import Loaded
-from star_jax.run import checkpoints
-from star_jax.run.stage_dir import Lazy, Notes, StageDir
+from star_jax.run.stage_dir import Lazy, StageDir
 
 Sampled = TypeVar("Sampled", Attempt, KeptExample)
 
@@ -41,7 +39,7 @@ RATIONALIZE = Stage("rationalize", "rationalizations", RATIONALIZED, hinted=True
 RESAMPLE = Stage("resample", "resamplings", RESAMPLED, first_sample=1)  # section 4.6, an ablation
 EVALUATE = Stage("evaluate", "eval", "evaluated")
 SAMPLED = (GENERATE, RATIONALIZE, RESAMPLE)  # those that may give examples to train on
-FINETUNE, TRAIN_FILE, CHECKPOINT = "finetune", "train", "checkpoint"
+TRAIN_FILE = "train"  # what is kept, with .jsonl
 
 
 @dataclasses.dataclass
@@ -80,16 +78,6 @@ class Stages:
     def kept(self, examples: Sequence[KeptExample]) -> list[KeptExample]:
         """What is trained on, as it is on disk."""
         return self.directory.records(TRAIN_FILE, KeptExample, lambda: examples).value
-
-    def train(
-        self, train: Callable[[], tuple[Params, Notes]], abstract: Params
-    ) -> tuple[Notes, Lazy[Params]]:
-        """Notes of the training, and the weights that it made, as they are on disk."""
-        done, weights = self.directory.weights(
-            CHECKPOINT, train, checkpoints.save, lambda path: checkpoints.load(path, abstract)
-        )
-        self.seconds[FINETUNE] = done.seconds
-        return done.value, weights
 
 
 def by_stage(items: Sequence[Sampled]) -> Mapping[str, list[Sampled]]:

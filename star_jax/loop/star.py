@@ -16,13 +16,12 @@ from star_jax.loop.config import StarConfig
 from star_jax.loop.evaluate import chance, evaluated_only, evaluation_metrics
 from star_jax.loop.examples import examples_of, tokenized, with_few_shot
 from star_jax.loop.filters import keep, names_of, step_counts
-from star_jax.loop.finetune import finetune_from_base
+from star_jax.loop.finetune import FINETUNE, train_stage
 from star_jax.loop.rationales import Rollout, failures
 from star_jax.loop.stages import EVALUATE, GENERATE, Stages, by_stage
 from star_jax.models.base_weights import Base, BaseWeights
-from star_jax.records import Attempt, KeptExample, Params, Question
+from star_jax.records import Attempt, KeptExample, Question, TokenizedExample
 from star_jax.rollout.engine import Engine, Loaded
-from star_jax.run import checkpoints
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import Recorder
 from star_jax.run.stage_dir import Lazy, Notes, StageDir
@@ -178,26 +177,24 @@ def finetune(
       kept: as train.jsonl has them.
       stages: of the iteration.
     """
-    trainer, directory = star.trainer, stages.directory
-    inside = checkpoints.TrainingCheckpoint(directory.path / "training")
+    trainer, vocabulary = star.trainer, star.engine.vocabulary
 
-    def train() -> tuple[Params, Notes]:
-        loss_on_prompt = trainer.config.loss_on_prompt
-        examples = [tokenized(x, star.engine.vocabulary, loss_on_prompt) for x in kept]
-        per_step = trainer.config.examples_per_step(examples)
-        trained = finetune_from_base(
-            star.load_base,
-            examples,
-            trainer,
-            n_steps=star.schedule(n, len(examples), per_step),
-            seed=int(np.random.default_rng([star.config.seed, 5, n]).integers(1 << 31)),
-            checkpoint=inside,
-            on_losses=directory.write_losses,
-        )
-        return trained.params, trained.notes()
+    def documents() -> list[TokenizedExample]:
+        return [tokenized(example, vocabulary, trainer.config.loss_on_prompt) for example in kept]
 
-    notes, weights = stages.train(train, trainer.abstract_params())
-    inside.clear()
+    def n_steps(examples: Sequence[TokenizedExample]) -> int:
+        return star.schedule(n, len(examples), trainer.config.examples_per_step(examples))
+
+    done, weights = train_stage(
+        stages.directory,
+        star.load_base,
+        documents,
+        trainer,
+        n_steps=n_steps,
+        seed=int(np.random.default_rng([star.config.seed, 5, n]).integers(1 << 31)),
+        on_losses=stages.directory.write_losses,
+    )
+    stages.seconds[FINETUNE] = done.seconds
 
     def load() -> Loaded:
         """Lays the trained weights out for sampling, and gives them up."""
@@ -205,7 +202,7 @@ def finetune(
         weights.drop()
         return model
 
-    return Lazy(load), notes
+    return Lazy(load), done.value
 
 
 def _check_groups(star: Star) -> None:

@@ -10,12 +10,12 @@ from star_jax.records import Prompt
 from star_jax.run.progress import log
 from star_jax.tokenizers.vocabularies import document_start
 
-NAMED = 5  # questions left out that a warning names
+NAMED = 5  # dropped questions that a warning names
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Prompts behind the same examples, short ones first: neighbours end about together."""
+    """Prompts with the same few-shot examples, short ones first: neighbours end about together."""
 
     prefix_ids: tuple[int, ...]  # the document's start and the examples
     members: tuple[int, ...]  # places among the prompts
@@ -28,17 +28,17 @@ def fit_prompts(
     n_new: int,
     context: int,
 ) -> list[Group]:
-    """Groups the prompts by what goes before them.
+    """Groups the prompts by their few-shot examples.
 
-    A prompt that is too long loses whole examples, oldest first; one that is too long alone is in
-    no group. Two warnings count them.
+    A prompt that exceeds the context length loses whole examples, oldest first; one that exceeds it
+    without any is in no group. Two warnings count them.
 
     Args:
       prompts: to be grouped.
       encoded: ids of each prompt's own text.
       vocabulary: encodes the examples.
-      n_new: tokens that must fit behind each prompt.
-      context: tokens the model can hold.
+      n_new: tokens that must fit after each prompt.
+      context: tokens that the model can hold.
 
     Raises:
       UserError: a prompt is empty, or none of them fits.
@@ -57,18 +57,11 @@ def fit_prompts(
         if n_kept is None:
             too_long.append(i)
             continue
-        if n_kept < len(lengths):
-            n_dropped.append(len(lengths) - n_kept)
+        n_dropped.append(len(lengths) - n_kept)
         groups.setdefault(prompt.examples[len(lengths) - n_kept :], []).append(i)
     if too_long:
-        longest = max(too_long, key=lambda i: len(encoded[i]))
-        _tell_left_out(prompts, too_long, len(encoded[longest]), n_new, context)
-    if n_dropped:
-        log(
-            f"warning: {len(n_dropped)} of {len(prompts)} prompts pass the model's context of "
-            f"{context} tokens and go without {sum(n_dropped)} of their few-shot examples in all "
-            f"(at most {max(n_dropped)} each, oldest first)"
-        )
+        _warn_of_dropped_questions(prompts, encoded, too_long, n_new, context)
+    warn_of_dropped_examples(n_dropped, "prompts", f"the context length of {context} tokens")
     return [
         Group(
             start + tuple(id_ for text in examples for id_ in ids[text]),
@@ -91,16 +84,38 @@ def newest_that_fit(lengths: Sequence[int], room: int) -> int | None:
     return n_kept
 
 
-def _tell_left_out(
-    prompts: Sequence[Prompt], too_long: Sequence[int], longest: int, n_new: int, context: int
+def warn_of_dropped_examples(n_dropped: Sequence[int], what: str, limit: str) -> None:
+    """Logs how many few-shot examples were dropped, if any.
+
+    Args:
+      n_dropped: of each item.
+      what: the items are.
+      limit: that they exceed.
+    """
+    n_items = sum(n > 0 for n in n_dropped)
+    if n_items:
+        log(
+            f"warning: {n_items} of {len(n_dropped)} {what} exceed {limit}; {sum(n_dropped)} of "
+            f"their few-shot examples were dropped in all (at most {max(n_dropped)} each, oldest "
+            f"first)"
+        )
+
+
+def _warn_of_dropped_questions(
+    prompts: Sequence[Prompt],
+    encoded: Sequence[Sequence[int]],
+    too_long: Sequence[int],
+    n_new: int,
+    context: int,
 ) -> None:
     names = ", ".join(prompts[i].question_id for i in too_long[:NAMED])
     more = f" and {len(too_long) - NAMED} more" if len(too_long) > NAMED else ""
+    longest = max(len(encoded[i]) for i in too_long)
     message = (
-        f"{len(too_long)} of {len(prompts)} questions do not fit the model's context of {context} "
+        f"{len(too_long)} of {len(prompts)} questions exceed the context length of {context} "
         f"tokens even without examples (up to {longest} of the question + {n_new} new ones): "
         f"{names}{more}; lower SamplerConfig.max_new_tokens or raise DecoderConfig.context_length"
     )
     if len(too_long) == len(prompts):
         raise UserError(message)
-    log(f"warning: {message}; they are left out and counted as wrong")
+    log(f"warning: {message}; they were dropped and count as wrong")

@@ -88,7 +88,7 @@ class StageDir:
         """The stage's notes (of its training), and its weights.
 
         Weights that were just made stay in memory until they are dropped; those of a finished
-        stage are read when first asked for, which is never if all that follows is finished too.
+        stage are read when they are first used, which is never if all that follows is finished too.
 
         Args:
           stage: its name; the weights go to a directory of that name.

@@ -112,7 +112,7 @@ class FakeEngine:
         return self
 
     def at_temperature(self, temperature: float) -> Self:
-        """The same engine, which tells `says` the temperature."""
+        """The same engine, which gives `says` the temperature, too."""
         return dataclasses.replace(self, temperature=temperature)
 
     def _completion(self, text: str) -> Completion:

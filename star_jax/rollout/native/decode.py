@@ -1,9 +1,9 @@
 """The jitted half of sampling: a few-shot prefix once, then slots that are refilled as rows finish.
 
-A slot's cache has a window for its prompt and a ring for what the row writes. At any time all
+A slot's cache has a window for its prompt and a ring for what its row samples. At any time all
 rows write into the same column of their rings: one slice of the cache, which is updated in place,
 where a column of its own for each row would be a scatter. A row knows its own columns by how many
-it has written, and it never writes more than the ring holds.
+it has sampled, which are never more than the ring holds.
 
                           prompt's window  ring of max_new_tokens   now
     shared prefix [P]   | slot 0: [q q q q | r r . . r r]           (2)   4 written
@@ -14,7 +14,7 @@ never moves data in another. New prompts come in chunks: in each shard some prom
 one row, without padding between them, one for each of the first free slots.
 """
 
-from typing import Any, NamedTuple
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,74 +22,22 @@ import jax.numpy as jnp
 from star_jax.models.attention import KeyValues, Store
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
-from star_jax.rollout.native.logits import PickConfig, pick_tokens
+from star_jax.records import Params
+from star_jax.rollout.native.logits import pick_tokens
+from star_jax.rollout.native.slots import EMPTY, Chunk, Finished, Prefix, Slots, Writer
 
-NOBODY = -1  # the prompt of a slot that holds none
-
-
-class Prefix(NamedTuple):
-    """What every row shares: each layer's keys and values [G, P, K], of which `length` count."""
-
-    key_values: tuple[KeyValues, ...]
-    length: jax.Array  # int32 scalar
-
-
-class Slots(NamedTuple):
-    """All that decoding carries; a row that is done keeps its contents until its slot is reused."""
-
-    cache: tuple[KeyValues, ...]  # each layer's [B, G, C, K]
-    newest: tuple[KeyValues, ...]  # each layer's [B, G, 1, K], not yet in the cache
-    length: jax.Array  # int32[B], tokens of the prompt
-    token: jax.Array  # int32[B], picked last and not yet in the cache
-    prompt: jax.Array  # int32[B], the prompt's place among all, or NOBODY
-    key: jax.Array  # uint32[B, 2], random key of the row
-    limit: jax.Array  # int32[B], the most tokens the row may write
-    tokens: jax.Array  # int32[B, max_new_tokens], what it wrote
-    n_tokens: jax.Array  # int32[B], how many, EOS included
-    log_prob: jax.Array  # float32[B], summed over picked tokens
-    ended: jax.Array  # bool[B], the row wrote EOS
-    done: jax.Array  # bool[B], it ended or is at its limit, or nobody is there: a free slot
-
-
-class Chunk(NamedTuple):
-    """Prompts that start together, R at most in each of D shards.
-
-    tokens       [p p p q q q q r . .]
-    segment_ids  [1 1 1 2 2 2 2 3 0 0]
-    positions    [0 1 2 0 1 2 3 0 0 0]
-    starts [0 3 7 0], lengths [3 4 1 0]
-    """
-
-    tokens: jax.Array  # int32[D, T]
-    segment_ids: jax.Array  # int32[D, T]
-    positions: jax.Array  # int32[D, T]
-    starts: jax.Array  # int32[D, R]
-    lengths: jax.Array  # int32[D, R]; 0 where there is no prompt
-    prompt: jax.Array  # int32[D, R]
-    key: jax.Array  # uint32[D, R, 2]
-    limit: jax.Array  # int32[D, R]
-
-
-class Finished(NamedTuple):
-    """What the rows of some slots wrote; `prompt` is NOBODY where there was none."""
-
-    prompt: jax.Array  # int32[N]
-    tokens: jax.Array  # int32[N, max_new_tokens]
-    n_tokens: jax.Array  # int32[N]
-    log_prob: jax.Array  # float32[N]
-    ended: jax.Array  # bool[N]
-
-
-class Writer(NamedTuple):
-    """What decides the next token, all of it static."""
-
-    model: DecoderConfig  # layers unrolled
-    pick: PickConfig
-    stop_ids: tuple[int, ...]  # tokens that end a row, EOS first
+Tree = TypeVar("Tree")
 
 
 def empty_slots(model: DecoderConfig, n_slots: int, window: int, max_new_tokens: int) -> Slots:
-    """Free slots, each with room for a prompt of `window` tokens and for what is written."""
+    """Free slots.
+
+    Args:
+      model: whose keys and values they hold.
+      n_slots: in all shards.
+      window: tokens of the longest prompt.
+      max_new_tokens: columns for what is sampled.
+    """
     columns = window + max_new_tokens
     kv = jnp.zeros((n_slots, model.kv_heads, columns, model.head_dim), model.dtype)
     number, flag = jnp.zeros(n_slots, jnp.int32), jnp.zeros(n_slots, bool)
@@ -98,7 +46,7 @@ def empty_slots(model: DecoderConfig, n_slots: int, window: int, max_new_tokens:
         newest=(KeyValues(kv[:, :, :1], kv[:, :, :1]),) * model.n_layers,
         length=number,
         token=number,
-        prompt=number + NOBODY,
+        prompt=number + EMPTY,
         key=jnp.zeros((n_slots, 2), jnp.uint32),
         limit=number,
         tokens=jnp.zeros((n_slots, max_new_tokens), jnp.int32),
@@ -110,9 +58,16 @@ def empty_slots(model: DecoderConfig, n_slots: int, window: int, max_new_tokens:
 
 
 def prefill_prefix(
-    model: DecoderConfig, params: Any, tokens_P: jax.Array, length: jax.Array
+    model: DecoderConfig, params: Params, tokens_P: jax.Array, length: jax.Array
 ) -> Prefix:
-    """Runs the model over the prefix (int32[P], of which `length` count), once for all rows."""
+    """Runs the model over the prefix, once for all rows.
+
+    Args:
+      model: its layers unrolled.
+      params: its weights.
+      tokens_P: int32[P].
+      length: int32 scalar; the tokens beyond it are padding.
+    """
     positions_P = jnp.arange(tokens_P.shape[0])
     segment_ids = (positions_P < length).astype(jnp.int32)[None]
     _, key_values = Decoder(model).apply(
@@ -127,9 +82,9 @@ def prefill_prefix(
 
 
 def refill(
-    writer: Writer, window: int, params: Any, prefix: Prefix | None, slots: Slots, chunk: Chunk
+    writer: Writer, window: int, params: Params, prefix: Prefix | None, slots: Slots, chunk: Chunk
 ) -> tuple[Slots, Finished]:
-    """Lets a chunk's prompts into free slots and picks their first tokens.
+    """Puts a chunk's prompts into free slots and picks their first tokens.
 
     Args:
       writer: model and how it picks.
@@ -140,7 +95,7 @@ def refill(
       chunk: the prompts, at most as many as slots.
 
     Returns:
-      The slots, and what those who left had written [D * R].
+      The slots, and what the rows that were replaced had sampled [D * R].
     """
     n_shards, n_new = chunk.lengths.shape
     last_DR = jnp.maximum(chunk.starts + chunk.lengths - 1, 0)
@@ -156,7 +111,7 @@ def refill(
     slots = _in_shards(slots, n_shards)
     slot_DR = _free_first(slots.done)[:, :n_new]
     left = jax.vmap(_written)(slots, slot_DR)
-    left = left._replace(prompt=jnp.where(chunk.lengths > 0, left.prompt, NOBODY))
+    left = left._replace(prompt=jnp.where(chunk.lengths > 0, left.prompt, EMPTY))
     columns_DRW = chunk.starts[:, :, None] + jnp.arange(window)
     rows = jax.vmap(lambda kv, at: jax.tree.map(lambda leaf: _rows(leaf, at), kv))
     new = _first_token(writer, chunk, logits_DRV, rows(key_values, columns_DRW))
@@ -171,15 +126,25 @@ def refill(
 def decode(
     writer: Writer,
     n_shards: int,
-    params: Any,
+    params: Params,
     prefix: Prefix | None,
     slots: Slots,
     time: jax.Array,
     n_free: jax.Array,
 ) -> tuple[Slots, jax.Array]:
-    """Writes a token in every live row until each shard has `n_free` free slots.
+    """Samples a token in every live row until each shard has `n_free` free slots.
 
-    `time` counts the steps since the slots were empty (int32); returned as it is then.
+    Args:
+      writer: model and how it picks; static.
+      n_shards: static.
+      params: the model's weights.
+      prefix: shared by all rows; None for none.
+      slots: given up.
+      time: int32, steps since the slots were empty.
+      n_free: int32.
+
+    Returns:
+      The slots and the time after the last step.
     """
     n_rows, max_new_tokens = slots.tokens.shape
     window, rows = slots.cache[0].key.shape[2] - max_new_tokens, jnp.arange(n_rows)
@@ -190,7 +155,7 @@ def decode(
     def one_token(carry: tuple[Slots, jax.Array]) -> tuple[Slots, jax.Array]:
         slots, time = carry
         last = (time - 1) % max_new_tokens
-        # Before anybody looks at the cache: after that it would have to be copied.
+        # Before the cache is read: after that it would have to be copied.
         cache = jax.tree.map(
             lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, window + last, axis=2),
             slots.cache,
@@ -230,7 +195,7 @@ def decode(
 
 
 def shrink(n_shards: int, slots: Slots) -> tuple[Slots, Finished]:
-    """Half as many slots, once at least half of them in each shard are free; who left, as well."""
+    """Half as many slots, once at least half of each shard's are free; and what the others held."""
     slots = _in_shards(slots, n_shards)
     order_DS = _free_first(slots.done)
     half = order_DS.shape[1] // 2
@@ -240,7 +205,7 @@ def shrink(n_shards: int, slots: Slots) -> tuple[Slots, Finished]:
 
 
 def written(slots: Slots) -> Finished:
-    """What the rows of all slots wrote."""
+    """What the rows of all slots sampled."""
     return _written(slots, slice(None))
 
 
@@ -255,7 +220,14 @@ def contexts(
     cache: tuple[KeyValues, ...] | None,
     seen_BC: jax.Array | None,
 ) -> tuple[tuple[Store, ...], ...]:
-    """For each layer the stores a new token may see: [shared prefix | own cache, where seen]."""
+    """For each layer the stores a new token may see: [shared prefix | own cache, where seen].
+
+    Args:
+      config: of the model.
+      prefix: shared by all rows; None for none.
+      cache: each layer's, of the rows; None for none.
+      seen_BC: bool, columns of the cache that count.
+    """
     layers: list[tuple[Store, ...]] = [()] * config.n_layers
     if prefix is not None:
         size = prefix.key_values[0].key.shape[1]
@@ -270,7 +242,7 @@ def contexts(
 def _seen(
     length_B: jax.Array, window: int, n_written_B: jax.Array, last: jax.Array, ring: int
 ) -> jax.Array:
-    """Bool [B, C]: columns of the row's own prompt, and those it wrote, the last one at `last`."""
+    """Bool [B, C]: columns of the row's own prompt and of its sampled tokens, the last one at `last`."""
     in_window_BW = jnp.arange(window) < length_B[:, None]
     age = (last - jnp.arange(ring)) % ring  # of the ring's columns
     return jnp.concatenate([in_window_BW, age < n_written_B[:, None]], axis=1)
@@ -304,7 +276,7 @@ def _pick(
 ) -> tuple[jax.Array, jax.Array]:
     """Each row's next token and its log-probability; draws depend on row key and step alone."""
     keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(key_B), step_B)
-    return pick_tokens(logits_BV, keys, writer.pick)
+    return pick_tokens(logits_BV, keys, writer.sampling, writer.n_ids)
 
 
 def _free_first(done_DS: jax.Array) -> jax.Array:
@@ -312,12 +284,12 @@ def _free_first(done_DS: jax.Array) -> jax.Array:
     return jnp.argsort(~done_DS, axis=1, stable=True)
 
 
-def _written(slots: Slots, at: Any) -> Finished:
+def _written(slots: Slots, at: jax.Array | slice) -> Finished:
     return Finished(*(getattr(slots, name)[at] for name in Finished._fields))
 
 
 def _rows(leaf_GTK: jax.Array, columns_RW: jax.Array) -> jax.Array:
-    """[R, G, W, K]: windows of one shard's packed keys or values; behind a prompt, anything."""
+    """[R, G, W, K]: windows of one shard's packed keys or values; after a prompt, anything."""
     return jnp.take(leaf_GTK, columns_RW, axis=1, mode="clip").swapaxes(0, 1)
 
 
@@ -334,5 +306,5 @@ def _in_shards(slots: Slots, n_shards: int) -> Slots:
     return jax.tree.map(lambda leaf: leaf.reshape(n_shards, -1, *leaf.shape[1:]), slots)
 
 
-def _flat(leaves: Any) -> Any:
+def _flat(leaves: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), leaves)

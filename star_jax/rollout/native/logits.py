@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from star_jax.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class PickConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingParams:
     """How the next token is picked; the default is greedy, as in the paper."""
 
     temperature: float = 0.0  # 0 is greedy
     top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
     top_p: float = 1.0  # keep the likeliest tokens that together reach this probability
-    n_ids: int = 0  # ids the vocabulary knows; the model's rows beyond are left out; 0 for none
 
     def __post_init__(self):
         """Raises UserError for values that mean nothing."""
@@ -27,23 +26,24 @@ class PickConfig:
 
 
 def pick_tokens(
-    logits_BV: jax.Array, keys_B: jax.Array, config: PickConfig
+    logits_BV: jax.Array, keys_B: jax.Array, params: SamplingParams, n_ids: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """The next token of each row and its log-probability (nats) under the plain softmax.
 
-    An id the vocabulary does not know is never picked and has no probability.
+    An id that the vocabulary does not know is never picked and has no probability.
 
     Args:
       logits_BV: float32.
-      keys_B: one random key a row, used only if temperature > 0.
-      config: static.
+      keys_B: one random key per row, used only if temperature > 0.
+      params: static.
+      n_ids: static, ids that the vocabulary knows; 0 for all of the model's.
     """
-    if 0 < config.n_ids < logits_BV.shape[-1]:
-        logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < config.n_ids, logits_BV, -jnp.inf)
-    if config.temperature == 0:
+    if 0 < n_ids < logits_BV.shape[-1]:
+        logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < n_ids, logits_BV, -jnp.inf)
+    if params.temperature == 0:
         tokens_B = _first_highest(logits_BV)
     else:
-        kept_BV = keep_top_p(keep_top_k(logits_BV / config.temperature, config.top_k), config.top_p)
+        kept_BV = keep_top_p(keep_top_k(logits_BV / params.temperature, params.top_k), params.top_p)
         tokens_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV)
     picked_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=1)[:, 0]
     return tokens_B, picked_B - jax.nn.logsumexp(logits_BV, axis=-1)

@@ -41,7 +41,7 @@ class SamplingStats:
 
     @property
     def occupancy(self) -> float:
-        """Share of the slots' steps in which somebody wrote; a row's first token is no step."""
+        """Share of the slots' steps that sampled a token; a row's first token is no step."""
         return (self.new_tokens - self.n_questions) / max(1, self.slot_steps)
 
     def summary(self) -> dict[str, float]:
@@ -89,7 +89,7 @@ class Meter:
         """Dispatches `program(*args)`; the last leaf of its result must not be given up."""
         start, compiled = time.perf_counter(), compile_seconds()
         result = program(*args)
-        # A program within a program is traced within its time: the sum may pass the clock.
+        # A program within a program is traced within its time: the sum may exceed the clock.
         compiling = min(compile_seconds() - compiled, time.perf_counter() - start)
         self.compile_seconds += compiling
         self._dispatched.put((kind, start + compiling, jax.tree.leaves(result)[-1]))

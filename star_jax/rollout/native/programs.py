@@ -14,8 +14,8 @@ from star_jax.models.attention import KeyValues
 from star_jax.models.decoder import placed_params, unstack_layers
 from star_jax.parallel import partitioning
 from star_jax.rollout.native import decode
-from star_jax.rollout.native.decode import Chunk, Finished, Prefix, Slots, Writer
 from star_jax.rollout.native.shapes import PREFIX_COLUMNS, Shapes, up_to
+from star_jax.rollout.native.slots import Chunk, Finished, Prefix, Slots, Writer
 
 # How the dimensions [B, G, C, K] of a layer's keys and of its values lie in a TPU's memory, outer
 # ones first. It is what decoding wants: in any other order each call copies the whole cache twice.
@@ -119,7 +119,7 @@ class Programs:
 
     @functools.cached_property
     def shrink(self) -> Callable[[Slots], tuple[Slots, Finished]]:
-        """Slots -> half of them and who left."""
+        """Slots -> half of them, and what the others held."""
         return jax.jit(
             functools.partial(decode.shrink, partitioning.n_shards(self.mesh, self.rules)),
             out_shardings=(self._slots, self._whole),
@@ -127,7 +127,7 @@ class Programs:
 
     @functools.cached_property
     def written(self) -> Callable[[Slots], Finished]:
-        """Slots -> what all of them wrote."""
+        """Slots -> what all of them sampled."""
         return jax.jit(decode.written, out_shardings=self._whole)
 
     def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,8 +18,7 @@ from star_jax.models.splash import check_attention
 from star_jax.parallel import partitioning
 from star_jax.records import Completion, Params, Prompt
 from star_jax.rollout.fitting import Group, fit_prompts
-from star_jax.rollout.native.decode import NOBODY, Chunk, Finished, Prefix, Slots, Writer
-from star_jax.rollout.native.logits import PickConfig
+from star_jax.rollout.native.logits import SamplingParams
 from star_jax.rollout.native.meter import DECODE, PREFILL, Meter, SamplingStats
 from star_jax.rollout.native.programs import Programs, programs_for
 from star_jax.rollout.native.score import score_continuations
@@ -32,24 +31,27 @@ from star_jax.rollout.native.shapes import (
     up_to,
     waves,
 )
+from star_jax.rollout.native.slots import EMPTY, Chunk, Finished, Prefix, Slots, Writer
 from star_jax.rollout.native.weights import DecodingModel
 from star_jax.tokenizers.vocabularies import stop_ids
 
-ENCODED_FOR_SIZES = 500  # texts, twice, that tell how long prompts are
+ENCODED_FOR_SIZES = 500  # texts, twice, from which prompt lengths are estimated
 WAVES_AHEAD = 2  # that the host dispatches before it reads what an earlier one gave
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplerConfig:
-    """How completions are drawn."""
+class SamplerConfig(SamplingParams):
+    """How completions are sampled: SamplingParams, and the sizes of batches."""
 
     batch_size: int = 64  # slots: rows decoded together
-    max_new_tokens: int = 96  # a completion is cut here; 96 as in the released code for CQA
-    temperature: float = 0.0  # 0 is greedy, as in the paper
-    top_k: int = 0  # 0 keeps all tokens
-    top_p: float = 1.0  # 1 keeps all tokens
-    refill_share: float = 0.125  # of the slots, free before new prompts are let in; 1 for batches
-    prefill_tokens: int = 512  # about so many of new prompts are run together, on each shard
+    max_new_tokens: int = 96  # completions are truncated here; 96 as in the released code for CQA
+    refill_share: float = 0.125  # of the slots, free before new prompts enter; 1 for batches
+    prefill_tokens: int = 512  # about so many tokens of new prompts run together, on each shard
+
+    @property
+    def params(self) -> SamplingParams:
+        """How the next token is picked, without the sizes."""
+        return SamplingParams(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,15 @@ class Sampler:
         on_progress: Callable[[int], None] = lambda n: None,
         **options: Any,
     ) -> list[Completion | None]:
-        """One completion for each prompt, in their order; `generate` has the details."""
+        """One completion for each prompt, in their order.
+
+        Args:
+          model: made by `load`.
+          prompts: as `generate` takes them.
+          keys: of each.
+          on_progress: called with 1 for each completion.
+          options: of `generate`.
+        """
         results: list[Completion | None] = [None] * len(prompts)
         for place, completion in self.generate(model, prompts, keys, **options):
             results[place] = completion
@@ -146,8 +156,8 @@ class Sampler:
         """Each prompt's place and completion as they are finished, whatever the batching.
 
         The devices work on while the caller deals with what came. A prompt that is too long for
-        the model's context goes without its oldest examples; one that does not fit even without
-        any gets None.
+        the context length loses its oldest examples; one that exceeds it even without
+        any is dropped: its completion is None.
 
         Args:
           model: made by `load`.
@@ -168,8 +178,8 @@ class Sampler:
             run = _Run(self, model, meter, encoded, keys, limits)
             for group in groups:
                 yield from run.group(group)
-            asked = {place for group in groups for place in group.members}
-            yield from ((i, None) for i in range(len(prompts)) if i not in asked)
+            sampled = {place for group in groups for place in group.members}
+            yield from ((i, None) for i in range(len(prompts)) if i not in sampled)
         on_stats(run.stats())
 
     def score(
@@ -205,14 +215,9 @@ class Sampler:
     @functools.cached_property
     def programs(self) -> Programs:
         """The compiled halves of sampling."""
-        pick = PickConfig(
-            self.config.temperature,
-            self.config.top_k,
-            self.config.top_p,
-            n_ids=self.vocabulary.vocab_size,
-        )
         unrolled = dataclasses.replace(self.model, scan_layers=False, remat="none")
-        writer = Writer(unrolled, pick, stop_ids(self.vocabulary))
+        n_ids = self.vocabulary.vocab_size
+        writer = Writer(unrolled, self.config.params, n_ids, stop_ids(self.vocabulary))
         return programs_for(writer, self.mesh, self.rules)
 
     def shapes_of(self, lengths: Sequence[int]) -> Shapes:
@@ -251,7 +256,7 @@ class _Run:
     times: list[tuple[Any, int]] = dataclasses.field(default_factory=list)  # and slots till then
 
     def group(self, group: Group) -> Iterator[tuple[int, Completion]]:
-        """The completions of prompts behind the same examples, as they are finished."""
+        """The completions of prompts with the same examples, as they are finished."""
         pending: deque[list[Finished]] = deque()
         for left in self._dispatched(group):
             pending.append(left)
@@ -261,7 +266,7 @@ class _Run:
             yield from self._read(left)
 
     def stats(self) -> SamplingStats:
-        """What the stage cost; to be asked once all completions are read."""
+        """What the stage cost; call it when all completions are read."""
         pairs = [(int(time), n_slots) for time, n_slots in self.times]
         steps = [
             (max(0, time - before), n_slots)
@@ -281,10 +286,10 @@ class _Run:
         )
 
     def _dispatched(self, group: Group) -> Iterator[list[Finished]]:
-        """Puts the devices to work, wave after wave; yields what will tell who left.
+        """Dispatches work to the devices, wave after wave; yields the rows that left their slots.
 
         Nothing is read here: which prompts come next, and how many free slots they need, does not
-        depend on what anybody writes.
+        depend on what is sampled.
         """
         sampler, programs, members = self.sampler, self.sampler.programs, group.members
         encoded = [self.encoded[i] for i in members]
@@ -307,16 +312,16 @@ class _Run:
                     given = (shapes, encoded, members, keys, limits)
                     return fill_chunk(bins[start:stop], stop - start, *given)
 
-                slots, who = self.meter.run(
+                slots, rows_left = self.meter.run(
                     PREFILL, programs.refill, shapes.window, self.model.params, prefix, slots,
                     partitioning.in_rows(rows, shapes.n_shards, fill),
                 )  # fmt: skip
-                left.append(who)
+                left.append(rows_left)
             yield left
         for half in shapes.halves(n_slots):
             slots = self._decode(prefix, slots, half)
-            slots, who = self.meter.run(DECODE, programs.shrink, slots)
-            yield [who]
+            slots, rows_left = self.meter.run(DECODE, programs.shrink, slots)
+            yield [rows_left]
             n_slots = half
         slots = self._decode(prefix, slots, n_slots)
         yield [programs.written(slots)]
@@ -338,14 +343,14 @@ class _Run:
         return self.meter.run(PREFILL, self.sampler.prefix, self.model, ids)
 
     def _read(self, left: Sequence[Finished]) -> Iterator[tuple[int, Completion]]:
-        for who in jax.device_get(left):
-            for row in np.flatnonzero(who.prompt != NOBODY):
-                ended, count = bool(who.ended[row]), int(who.n_tokens[row])
-                ids = who.tokens[row, : count - ended].tolist()
+        for rows in jax.device_get(left):
+            for row in np.flatnonzero(rows.prompt != EMPTY):
+                ended, count = bool(rows.ended[row]), int(rows.n_tokens[row])
+                ids = rows.tokens[row, : count - ended].tolist()
                 self.n_done += 1
                 self.new_tokens += count
                 text = self.sampler.vocabulary.decode(ids)
                 yield (
-                    int(who.prompt[row]),
-                    Completion(text, tuple(ids), ended, float(who.log_prob[row])),
+                    int(rows.prompt[row]),
+                    Completion(text, tuple(ids), ended, float(rows.log_prob[row])),
                 )

@@ -1,6 +1,6 @@
 """How likely a model finds given continuations of a prompt: texts in, log-probabilities out.
 
-A continuation is read behind its prompt's last token, whose logits foretell its first one; the
+A continuation is run after its prompt's last token, whose logits predict its first token; the
 rest of the prompt is run once and shared by all continuations of the prompt.
 
     shared prefix [P]   | prompt [q q q q]   | inputs  [q c c]
@@ -9,7 +9,7 @@ rest of the prompt is run once and shared by all continuations of the prompt.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,10 @@ from star_jax.models.attention import KeyValues, causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
 from star_jax.parallel import partitioning
-from star_jax.records import Prompt
+from star_jax.records import Params, Prompt
 from star_jax.rollout.fitting import fit_prompts
 from star_jax.rollout.native import decode
+from star_jax.rollout.native.slots import Prefix
 from star_jax.rollout.native.weights import DecodingModel
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def score_continuations(
 def _score_batch(
     sampler: "Sampler",
     model: DecodingModel,
-    prefix: decode.Prefix | None,
+    prefix: Prefix | None,
     prompts: Sequence[Sequence[int]],
     endings: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[float]]:
@@ -88,7 +89,7 @@ def _score_batch(
     key_values = _run_prompts(config, model.params, prefix, tokens, lengths)
     scores = []
     for j in range(max(map(len, endings))):
-        # A prompt with fewer endings gets an empty one, which nobody reads.
+        # A prompt with fewer endings gets an empty one, which is not read.
         turn = [list(texts[j]) if j < len(texts) else [] for texts in endings]
         shifted = [[prompt[-1], *ids[:-1]] for prompt, ids in zip(prompts, turn, strict=True)]
         inputs, (targets, counts) = _padded(sampler, shifted)[0], _padded(sampler, turn)
@@ -105,8 +106,8 @@ def _score_batch(
 @functools.partial(jax.jit, static_argnames="config")
 def _run_prompts(
     config: DecoderConfig,
-    params: Any,
-    prefix: decode.Prefix | None,
+    params: Params,
+    prefix: Prefix | None,
     tokens_BL: jax.Array,
     lengths_B: jax.Array,
 ) -> tuple[KeyValues, ...]:
@@ -127,8 +128,8 @@ def _run_prompts(
 def _log_probabilities(
     config: DecoderConfig,
     n_ids: int,
-    params: Any,
-    prefix: decode.Prefix | None,
+    params: Params,
+    prefix: Prefix | None,
     key_values: tuple[KeyValues, ...],
     lengths_B: jax.Array,
     inputs_BT: jax.Array,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from star_jax.packing import pack
-from star_jax.rollout.native.decode import NOBODY, Chunk
+from star_jax.rollout.native.slots import EMPTY, Chunk
 
 COLUMNS = 16  # prompts and caches are padded to a multiple of this many columns
 PREFIX_COLUMNS = 64  # the same for few-shot prefixes
@@ -25,10 +25,10 @@ class Shapes:
     max_new_tokens: int
     chunk_tokens: int  # T, of new prompts run together in a shard
     chunk_prompts: int  # R, the most of them
-    wave: int  # prompts of a shard that are let in at a time
+    wave: int  # prompts of a shard that enter at a time
 
     def slots_for(self, n_prompts: int) -> int:
-        """Slots of a shard that so few prompts need; a size that `halves` passes through.
+        """Slots of a shard that so few prompts need; one of the sizes in `halves`.
 
         They are never fewer than the places of a chunk, empty ones included.
         """
@@ -57,8 +57,17 @@ def shapes_for(
 ) -> Shapes:
     """Sizes that suit prompts of such lengths (tokens).
 
-    A chunk is large enough for the longest prompt, and for about as many prompts as are let in at
+    A chunk is large enough for the longest prompt, and for about as many prompts as enter at
     a time unless they have more than `prefill_tokens`.
+
+    Args:
+      mean: of the prompts' lengths.
+      longest: of them.
+      n_shards: parts in which the mesh splits a batch.
+      batch_size: slots of all shards.
+      max_new_tokens: of a completion.
+      refill_share: of the slots, free before new prompts enter.
+      prefill_tokens: of new prompts that run together, about.
     """
     n_slots = batch_size // n_shards
     wave = max(1, round(refill_share * n_slots))
@@ -81,7 +90,7 @@ def up_to(size: int, unit: int) -> int:
 
 
 def waves(lengths: Sequence[int], shapes: Shapes, n_slots: int) -> Iterator[list[list[list[int]]]]:
-    """Prompts in the order they are let in: waves of chunks of a bin for each shard.
+    """Prompts in the order in which they enter: waves of chunks of a bin for each shard.
 
     A wave brings each shard at most `shapes.wave` prompts, and at most `n_slots`; a bin, the
     places of prompts that lie end to end in one row, holds at most `shapes.chunk_tokens` tokens.
@@ -125,14 +134,14 @@ def fill_chunk(
       n_bins: shards, the missing ones included.
       shapes: static sizes.
       encoded: of each place, the prompt's ids.
-      prompt: of each place, the number it goes by.
+      prompt: of each place, its number.
       keys: of each place, the random key.
       limits: of each place, the most tokens to write.
     """
     row, column = (n_bins, shapes.chunk_tokens), (n_bins, shapes.chunk_prompts)
     tokens, segments, positions = (np.zeros(row, np.int32) for _ in range(3))
     starts, lengths, limit = (np.zeros(column, np.int32) for _ in range(3))
-    names, key = np.full(column, NOBODY, np.int32), np.zeros((*column, 2), np.uint32)
+    names, key = np.full(column, EMPTY, np.int32), np.zeros((*column, 2), np.uint32)
     for shard, places in enumerate(bins):
         start = 0
         for i, place in enumerate(places):

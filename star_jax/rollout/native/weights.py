@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from star_jax.rollout.native.decode import Prefix
+from star_jax.rollout.native.slots import Prefix
 
 KEPT_PREFIXES = 16  # plain and hinted examples of arithmetic's five digit counts, and some more
 

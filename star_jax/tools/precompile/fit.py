@@ -15,10 +15,9 @@ from star_jax.models.decoder import placed_params
 from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.parallel.topologies import Topology
-from star_jax.rollout.native.decode import Writer
-from star_jax.rollout.native.logits import PickConfig
 from star_jax.rollout.native.programs import Programs
 from star_jax.rollout.native.shapes import PREFIX_COLUMNS, Shapes, up_to
+from star_jax.rollout.native.slots import Writer
 from star_jax.run.progress import log
 from star_jax.tools.precompile.compiler import Devices, Lower, Verdict, tpu_devices, verdict
 from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds, released_question
@@ -111,8 +110,8 @@ def sampling(settings: Settings, mesh: Mesh) -> dict[str, Lower]:
     model = dataclasses.replace(settings.model, scan_layers=False, remat="none")
     # Which ids the vocabulary has and how a row ends hardly matter for memory; that some ids are
     # excluded does.
-    pick = PickConfig(sampler.temperature, sampler.top_k, sampler.top_p, model.vocab_size - 1)
-    programs = Programs(Writer(model, pick, (0,)), mesh, rules)
+    writer = Writer(model, sampler.params, model.vocab_size - 1, (0,))
+    programs = Programs(writer, mesh, rules)
     placed_params(model, mesh, rules)  # raises for what does not divide
 
     @functools.cache
