@@ -1,7 +1,7 @@
 """Accuracy of a model on held-out questions, without hints.
 
-A model is graded by its completions, exactly as in sampling. Run mode `evaluate` can also grade it by
-the likelihood of the choices' text.
+A model is graded by its completions, exactly as in sampling. Run mode `evaluate` can also grade it
+by the likelihood of the choices' text.
 """
 
 import dataclasses

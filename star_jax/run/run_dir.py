@@ -179,7 +179,7 @@ class Recorder:
         return self.directory
 
     def publish(self, metrics: IterationMetrics) -> IterationMetrics:
-        """Writes an iteration's metrics, gives them to the trackers, and adds a row to the table."""
+        """Writes an iteration's metrics, for the trackers too, and adds a row to the table."""
         self.directory.iteration(metrics.iteration).write_metrics(metrics)
         self.directory.write_metrics_lines()
         self._on_metrics(metrics)
