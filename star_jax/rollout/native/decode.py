@@ -242,7 +242,7 @@ def contexts(
 def _seen(
     length_B: jax.Array, window: int, n_written_B: jax.Array, last: jax.Array, ring: int
 ) -> jax.Array:
-    """Bool [B, C]: columns of the row's prompt and of its sampled tokens, the last one at `last`."""
+    """Bool [B, C]: the row's prompt and its sampled tokens, the last one in column `last`."""
     in_window_BW = jnp.arange(window) < length_B[:, None]
     age = (last - jnp.arange(ring)) % ring  # of the ring's columns
     return jnp.concatenate([in_window_BW, age < n_written_B[:, None]], axis=1)
