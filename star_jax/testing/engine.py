@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import seqio
 
+from star_jax.errors import UserError
 from star_jax.records import Completion, Params, Prompt
 from star_jax.rollout.engine import Stats
 
@@ -116,7 +117,11 @@ class FakeEngine:
         return dataclasses.replace(self, temperature=temperature)
 
     def _completion(self, text: str) -> Completion:
-        return Completion(text, tuple(self.vocabulary.encode(text)), True, -1.0)
+        try:
+            ids = tuple(self.vocabulary.encode(text))
+        except UserError:  # it may say what no model could: then there are no ids
+            ids = ()
+        return Completion(text, ids, True, -1.0)
 
 
 def digest(params: Params) -> str:
