@@ -162,3 +162,28 @@ def test_pretrain_tiny_makes_all_that_pretrain_needs():
     for phase in made["phases"]:
         longest = max(len(doc.tokens) for doc in phase.corpus.documents(made["vocabulary"]))
         assert longest <= made["trainer"].row_length <= made["model"].context_length
+
+
+# An engine of the user's.
+
+MY_ENGINE = """
+import gin
+
+from star_jax.testing.engine import FakeEngine
+from tests.tiny import gold
+
+@gin.configurable
+def my_engine(model, vocabulary, sampler, mesh, rules):
+    assert sampler.max_new_tokens > 0 and mesh.size == 1
+    return FakeEngine(gold, vocabulary)
+"""
+
+
+def test_an_engine_is_bound_from_a_file_of_the_users(tmp_path, tiny_base, monkeypatch):
+    (tmp_path / "engine_of_mine.py").write_text(MY_ENGINE)
+    (tmp_path / "mine.gin").write_text("import engine_of_mine\nstar.engine = @my_engine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = {"MODEL_DIR": tmp_path / "run", "MODEL_CHECKPOINT": tiny_base, "ITERATIONS": 1}
+    assert tiny.run(tmp_path, "star", files=[tmp_path / "mine.gin"], **run) == 0
+    base, first = tiny.read_lines(tmp_path / "run/metrics.jsonl")
+    assert base["accuracy"] == first["accuracy"] == 1.0

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -169,11 +169,19 @@ def command_line(folder: Path, run_mode: str, **bindings: object) -> list[str]:
     return [f"--run_mode={run_mode}", *files, *flags]
 
 
-def run(folder: Path, run_mode: str, **bindings: object) -> int:
-    """Runs the tiny setting in this process, on one device; returns the exit code."""
+def run(folder: Path, run_mode: str, files: Sequence[Path] = (), **bindings: object) -> int:
+    """Runs the tiny setting in this process, on one device; returns the exit code.
+
+    Args:
+      folder: gets the setting's gin file.
+      run_mode: star, few_shot and so on.
+      files: more gin files.
+      bindings: as in `command_line`.
+    """
     one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
+    more = [f"--gin_file={file}" for file in files]
     with mock.patch.object(partitioning, "make_mesh", one_device):
-        return main(command_line(folder, run_mode, **bindings))
+        return main([*command_line(folder, run_mode, **bindings), *more])
 
 
 def run_file(file: str, run_mode: str, bindings: dict[str, object]) -> int:

@@ -11,9 +11,9 @@ import numpy as np
 
 from star_jax.errors import UserError
 from star_jax.loop.evaluate import evaluated_only
-from star_jax.loop.finetune import FINETUNE, train_stage
+from star_jax.loop.finetune import train_stage
 from star_jax.loop.rationales import Rollout
-from star_jax.loop.stages import Stages
+from star_jax.loop.stages import FINETUNE, Stages
 from star_jax.models.base_weights import Base, BaseWeights
 from star_jax.records import Params, TokenizedExample
 from star_jax.rollout.engine import Engine

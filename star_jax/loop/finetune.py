@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from star_jax.errors import UserError
+from star_jax.loop.stages import CHECKPOINT, FINETUNE
 from star_jax.records import Params, TokenizedExample
 from star_jax.run import checkpoints
 from star_jax.run.checkpoints import TrainingCheckpoint
@@ -11,8 +12,6 @@ from star_jax.run.progress import progress
 from star_jax.run.stage_dir import Lazy, Notes, StageDir, StageResult
 from star_jax.training.packing import check_lengths
 from star_jax.training.trainer import Trainer
-
-FINETUNE, CHECKPOINT = "finetune", "checkpoint"  # the stage's name, and its weights' on disk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Protocol
 import seqio
 
 from star_jax.errors import UserError
-from star_jax.loop.finetune import CHECKPOINT, train_stage
+from star_jax.loop.finetune import train_stage
+from star_jax.loop.stages import CHECKPOINT
 from star_jax.records import Params, TokenizedExample
 from star_jax.run.paths import path_of
 from star_jax.run.progress import log

@@ -39,7 +39,7 @@ RATIONALIZE = Stage("rationalize", "rationalizations", RATIONALIZED, hinted=True
 RESAMPLE = Stage("resample", "resamplings", RESAMPLED, first_sample=1)  # section 4.6, an ablation
 EVALUATE = Stage("evaluate", "eval", "evaluated")
 SAMPLED = (GENERATE, RATIONALIZE, RESAMPLE)  # those that may give examples to train on
-TRAIN_FILE = "train"  # what is kept, with .jsonl
+FINETUNE, TRAIN_FILE, CHECKPOINT = "finetune", "train", "checkpoint"
 
 
 @dataclasses.dataclass

@@ -16,9 +16,9 @@ from star_jax.loop.config import StarConfig
 from star_jax.loop.evaluate import chance, evaluated_only, evaluation_metrics
 from star_jax.loop.examples import examples_of, tokenized, with_few_shot
 from star_jax.loop.filters import keep, names_of, step_counts
-from star_jax.loop.finetune import FINETUNE, train_stage
+from star_jax.loop.finetune import train_stage
 from star_jax.loop.rationales import Rollout, failures
-from star_jax.loop.stages import EVALUATE, GENERATE, Stages, by_stage
+from star_jax.loop.stages import EVALUATE, FINETUNE, GENERATE, Stages, by_stage
 from star_jax.models.base_weights import Base, BaseWeights
 from star_jax.records import Attempt, KeptExample, Question, TokenizedExample
 from star_jax.rollout.engine import Engine, Loaded

@@ -13,7 +13,7 @@ from star_jax.modes.mode import CheckpointMode, RunDirMode
 from star_jax.parallel import partitioning, processes
 from star_jax.parallel.partitioning import MeshConfig
 from star_jax.reporting.report import report
-from star_jax.rollout.engine import Loaded
+from star_jax.rollout.engine import Engine, Loaded
 from star_jax.rollout.native import sampler
 from star_jax.run.run_dir import Recorder
 from star_jax.training.train_step import OptimizerConfig
@@ -22,10 +22,11 @@ from star_jax.training.trainer import Trainer, TrainerConfig
 config_text = gin.operative_config_str  # what a run directory keeps as config.gin
 
 
-def engine(mode: RunDirMode | CheckpointMode) -> sampler.Sampler:
-    """The native engine."""
+def engine(mode: RunDirMode | CheckpointMode) -> Engine:
+    """The engine that is bound, or else the native one."""
+    make = mode.engine or sampler.Sampler
     mesh, rules = partitioning.make_mesh(mode.mesh), mode.mesh.decoding_rules
-    return sampler.Sampler(mode.model, mode.vocabulary, mode.sampler, mesh, rules)
+    return make(mode.model, mode.vocabulary, mode.sampler, mesh, rules)
 
 
 def trainer(

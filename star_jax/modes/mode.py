@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -15,9 +16,13 @@ if TYPE_CHECKING:
 
     from star_jax.models.config import DecoderConfig
     from star_jax.parallel.partitioning import MeshConfig
+    from star_jax.rollout.engine import Engine
     from star_jax.rollout.native.sampler import SamplerConfig
     from star_jax.tasks.task import ReasoningTask
     from star_jax.tools.precompile.settings import Assumptions, Settings
+
+    # Called with model, vocabulary, sampler settings, device mesh and its rules while decoding.
+    MakeEngine = Callable[..., Engine]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +82,9 @@ class RunDirMode(RunMode):
     task: ReasoningTask
     sampler: SamplerConfig
     mesh: MeshConfig = dataclasses.field(default_factory=default_mesh, kw_only=True)
+    engine: MakeEngine | None = dataclasses.field(
+        default=None, kw_only=True
+    )  # None: the native one
     row: str = dataclasses.field(default="", kw_only=True)  # of the paper's tables or figures
 
     @abc.abstractmethod
@@ -98,3 +106,6 @@ class CheckpointMode(RunMode):
     few_shot: bool = dataclasses.field(default=False, kw_only=True)
     seed: int = dataclasses.field(default=0, kw_only=True)
     mesh: MeshConfig = dataclasses.field(default_factory=default_mesh, kw_only=True)
+    engine: MakeEngine | None = dataclasses.field(
+        default=None, kw_only=True
+    )  # None: the native one
