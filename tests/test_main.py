@@ -384,7 +384,7 @@ OWN_MODE = """\
 
 
     @dataclasses.dataclass(frozen=True)
-    class Count(RunMode):
+    class Counts(RunMode):
         help = "count the questions of a task"
         not_needed = ("MODEL_DIR",)
 
@@ -399,8 +399,8 @@ OWN_MODE = """\
 """
 OWN_GIN = """\
     MODEL_DIR = %gin.REQUIRED
-    Count.task = @ArithmeticTask()
-    Count.model_dir = %MODEL_DIR
+    Counts.task = @ArithmeticTask()
+    Counts.model_dir = %MODEL_DIR
     ArithmeticTask:
       digits = (1,)
       n_train = 7
@@ -413,12 +413,12 @@ def test_a_run_mode_outside_the_package_is_one_file(here, monkeypatch, capsys):
     write(here, "own.gin", OWN_GIN)
     monkeypatch.syspath_prepend(str(here))
     importlib.invalidate_caches()
-    argv = ["--run_mode=own_mode.Count", "--gin_file=own.gin"]
+    argv = ["--run_mode=own_mode.Counts", "--gin_file=own.gin"]
     for _ in range(2):  # registered twice in one process
         assert main(argv) == 3
-    assert main([*argv, "--times=2", "--gin.Count.split='validation'"]) == 3
+    assert main([*argv, "--times=2", "--gin.Counts.split='validation'"]) == 3
     assert capsys.readouterr().out == "7 questions\n7 questions\n10 questions\n"
-    message = error_of(capsys, *argv, "--gin.Count.spilt='train'")
+    message = error_of(capsys, *argv, "--gin.Counts.spilt='train'")
     assert "did you mean 'split'?" in message
     assert "one process" in error_of(capsys, *argv, "--processes=auto")
 
