@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from star_jax.errors import UserError
 from star_jax.loop.config import StarConfig
+from star_jax.loop.direct import TrainingLength
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import MeshConfig
@@ -60,7 +61,7 @@ class Settings:
     sampler: SamplerConfig
     trainer: TrainerConfig | None  # None: nothing is trained
     optimizer: OptimizerConfig | None
-    schedule: StepSchedule | None
+    schedule: StepSchedule | TrainingLength | None
     loop: StarConfig | None  # None: a baseline
     mesh: MeshConfig
     assumed: Assumptions
