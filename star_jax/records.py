@@ -7,12 +7,15 @@ Text crosses the borders between rooms; arrays appear only in the last two.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 
-Record = TypeVar("Record")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 Params: TypeAlias = Any  # a tree of arrays, or of their shapes: weights, gradients, optimizer state
 
 GENERATED = "generated"  # Algorithm 1, line 5: the model's own rationale was right
@@ -150,7 +153,7 @@ class PackedBatch:
     loss_weights: np.ndarray  # float32[B, L], of predicting tokens[b, t]
 
 
-def to_json(record: object) -> dict[str, object]:
+def to_json(record: Any) -> dict[str, object]:
     """The record's fields by name, JSON-ready, in the order of their declaration."""
     values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
     return {k: to_json(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
@@ -158,7 +161,7 @@ def to_json(record: object) -> dict[str, object]:
 
 def from_json(record_type: type[Record], fields: Mapping[str, Any]) -> Record:
     """The record that `to_json` wrote; raises TypeError when a field is missing or unknown."""
-    nested = {f.name: f.type for f in dataclasses.fields(record_type)}
+    nested: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(record_type)}
     values = {
         name: from_json(nested[name], value)
         if dataclasses.is_dataclass(nested.get(name))

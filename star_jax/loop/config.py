@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from star_jax.errors import UserError
 from star_jax.loop.filters import Filter, NoHintLeak, RightAnswer
-from star_jax.loop.rationales import Reward, right_or_wrong
-from star_jax.loop.stages import RATIONALIZE, RESAMPLE, Stage
+from star_jax.loop.rationales import Reward, Stage, right_or_wrong
+from star_jax.loop.stages import RATIONALIZE, RESAMPLE
 
 FEW_SHOT_POLICIES = ("always", "first", "never")
 

@@ -124,8 +124,12 @@ def gold_pairs(task: ReasoningTask, n_examples: int, seed: int) -> list[tuple[st
         )
     order = np.random.default_rng([seed, 6]).permutation(len(questions))
     chosen = [questions[i] for i in order[: n_examples or None]]
-    pairs = [(task.question_text(q, hinted=False), task.gold_completion(q)) for q in chosen]
-    if any(gold is None for _, gold in pairs):
+    pairs = [
+        (task.question_text(question, hinted=False), gold)
+        for question in chosen
+        if (gold := task.gold_completion(question)) is not None
+    ]
+    if len(pairs) < len(chosen):
         raise UserError(
             f"task {task.name} has questions without a gold rationale to train on; bind "
             f"{type(task).__name__}.direct = True to train on the answers alone"

@@ -59,7 +59,7 @@ def finetune_from_base(
     every = trainer.config.checkpoint_every if checkpoint else 0
     n_last = max(1, n_steps // 10)
     # Which weights to start from: 1. the state inside this fine-tuning  2. the base
-    state = checkpoint.restore(trainer.abstract_state()) if every else None
+    state = checkpoint.restore(trainer.abstract_state()) if checkpoint and every else None
     state = trainer.init_state(load_base()) if state is None else state
     with progress(stage, n_steps, "steps") as advance:
         advance(int(state.step))

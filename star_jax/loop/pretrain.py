@@ -74,12 +74,16 @@ def train_base(
     seconds = 0.0
     for i, phase in enumerate(phases, start=1):
         ours = dataclasses.replace(trainer, optimizer=phase.optimizer)
+
+        def n_steps(examples: object, steps: int = phase.steps) -> int:
+            return steps
+
         done, params = train_stage(
             StageDir(directory.path),
             params,
             functools.partial(phase.corpus.documents, vocabulary),
             ours,
-            n_steps=lambda examples, steps=phase.steps: steps,
+            n_steps=n_steps,
             seed=seed * 100 + i,
             name=CHECKPOINT if i == len(phases) else f"phase_{i}",
             stage=f"pretrain {i}/{len(phases)}",

@@ -8,7 +8,6 @@ Questions in, attempts out: sampled by the engine, read by the task.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from star_jax.records import Attempt, Completion, Prompt, Question, Reading
 from star_jax.rollout.engine import Engine, Loaded, Stats, prompt_key
@@ -36,18 +35,20 @@ class Rollout:
     on_stats: Callable[[Stats], None] = lambda stats: None
 
 
-class Prompting(Protocol):
-    """How a stage prompts the model; `stages.Stage` is one."""
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A pass over questions: its names, and how it prompts the model."""
 
-    name: str
-    source: str
-    hinted: bool
-    first_sample: int
-    temperature: float | None
+    name: str  # in metrics, in sampling.json and on the progress bar
+    file: str  # of its attempts, with .jsonl
+    source: str  # of its attempts, and of the examples that are kept of them
+    hinted: bool = False  # show the right answer as a hint (Algorithm 1, add_hint)
+    first_sample: int = 0  # a later draw of a prompt that another stage drew from, too
+    temperature: float | None = None  # None samples as the engine is configured
 
 
 def draw_attempts(
-    model: Loaded, questions: Sequence[Question], rollout: Rollout, stage: Prompting
+    model: Loaded, questions: Sequence[Question], rollout: Rollout, stage: Stage
 ) -> list[Attempt]:
     """One attempt for each question, in the order of the questions.
 
@@ -80,7 +81,7 @@ def read_attempt(
     question: Question,
     prompt: Prompt,
     completion: Completion | None,
-    stage: Prompting,
+    stage: Stage,
 ) -> Attempt:
     """A completion as an attempt, read once.
 

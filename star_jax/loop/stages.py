@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from star_jax.loop.rationales import Rollout, draw_attempts
+from star_jax.loop.rationales import Rollout, Stage, draw_attempts
 from star_jax.records import (
     GENERATED,
     RATIONALIZED,
@@ -20,19 +20,6 @@ from star_jax.rollout.engine import Loaded
 from star_jax.run.stage_dir import Lazy, StageDir
 
 Sampled = TypeVar("Sampled", Attempt, KeptExample)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A pass over questions: its names, and how it prompts the model."""
-
-    name: str  # in metrics, in sampling.json and on the progress bar
-    file: str  # of its attempts, with .jsonl
-    source: str  # of its attempts, and of the examples that are kept of them
-    hinted: bool = False  # show the right answer as a hint (Algorithm 1, add_hint)
-    first_sample: int = 0  # a later draw of a prompt that another stage drew from, too
-    temperature: float | None = None  # None samples as the engine is configured
-
 
 GENERATE = Stage("generate", "generations", GENERATED)  # Algorithm 1, line 3
 RATIONALIZE = Stage("rationalize", "rationalizations", RATIONALIZED, hinted=True)  # line 4

@@ -157,8 +157,9 @@ def training_examples(
       questions: those that were sampled.
     """
     config, task = star.config, star.task
-    shown = {"hinted_share": config.hinted_share, "seed": (config.seed, n)}
-    examples = examples_of(right, questions, task, **shown)
+    examples = examples_of(
+        right, questions, task, hinted_share=config.hinted_share, seed=(config.seed, n)
+    )
     if not config.few_shot_in_training:
         return examples
     groups = [attempt.group for attempt in right]

@@ -98,7 +98,7 @@ def _attend_rows(
     block = next(size for size in BLOCKS if whole % size == 0)
     attend = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([splash.CausalMask((whole, whole))] * n_heads),
-        block_sizes=splash.BlockSizes(*[block] * 8),  # type: ignore[arg-type]
+        block_sizes=splash.BlockSizes(*[block] * 8),
         interpret=interpret,
     )
     mixed_BHLK = jax.vmap(attend)(query, key, value, splash.SegmentIds(ids_BL, ids_BL))

@@ -13,7 +13,6 @@ import contextvars
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import jax
 import numpy as np
@@ -26,7 +25,6 @@ from star_jax.records import Params
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
-T = TypeVar("T")  # a tree of arrays
 
 TRAINING_RULES: Rules = (
     ("batch", ("data", "fsdp")),  # fsdp splits the batch and the parameters
@@ -141,7 +139,7 @@ def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(axes_of(rules, "batch")))
 
 
-def in_rows(sharding: NamedSharding, n_rows: int, fill: Callable[[int, int], T]) -> T:
+def in_rows(sharding: NamedSharding, n_rows: int, fill: Callable[[int, int], Params]) -> Params:
     """A batch on the devices; each process makes the rows that its own devices hold.
 
     Args:

@@ -39,11 +39,14 @@ LOST = 1  # exit code when another process is gone: start all of them again
 SPEC = re.compile(r"(?P<index>\d+)/(?P<count>\d+)@(?P<address>[\w.\-\[\]:]+:\d+)")
 HEARTBEATS, SENT, ARRIVED = "star_jax/heartbeats/", "star_jax/sent/", "star_jax/arrived/"
 DONE, FAILED = "done", "failed: "
+# Prints its argument when its input ends, unless it was dismissed before.
+WITNESS = "import sys; sys.stdin.buffer.read() or sys.exit(sys.argv[1])"
 
 T = TypeVar("T")
 
 _turns = itertools.count()  # the same in every process, since all run the same code
 _ended = threading.Event()
+_witness: subprocess.Popen | None = None
 
 
 def join(spec: str) -> None:
@@ -78,7 +81,7 @@ def join(spec: str) -> None:
             f"check the address and that its port is open"
         ) from error
     if count() > 1:
-        _Witness.start()
+        _start_witness()
         threading.Thread(target=_watch, name="star_jax heartbeats", daemon=True).start()
 
 
@@ -184,7 +187,7 @@ def joined(spec: str) -> Iterator[None]:
         traceback.print_exc()
         _fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", LOST)
     _stop_watching(DONE)
-    _Witness.dismiss()
+    _dismiss_witness()
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
@@ -204,7 +207,7 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 
 def _end(exit_code: int) -> NoReturn:
-    _Witness.dismiss()
+    _dismiss_witness()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
@@ -219,29 +222,24 @@ def gone_message(missing: dict[int, str], n: int) -> str:
     )
 
 
-class _Witness:
-    """A small process that reports this one's end, unless it was dismissed before."""
+def _start_witness() -> None:
+    global _witness
+    or_lead = "" if is_lead() else f" or because process 0 of {count()} is gone"
+    message = gone_message({index(): f"was ended from outside{or_lead}"}, count())
+    _witness = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", WITNESS, f"star_jax: error: {message}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # not ended by the Ctrl-C that ends this one
+    )
 
-    CODE = "import sys; sys.stdin.buffer.read() or sys.exit(sys.argv[1])"
-    _process: subprocess.Popen | None = None
 
-    @classmethod
-    def start(cls) -> None:
-        or_lead = "" if is_lead() else f" or because process 0 of {count()} is gone"
-        message = gone_message({index(): f"was ended from outside{or_lead}"}, count())
-        cls._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", cls.CODE, f"star_jax: error: {message}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # not ended by the Ctrl-C that ends this one
-        )
-
-    @classmethod
-    def dismiss(cls) -> None:
-        if cls._process is not None:
-            with contextlib.suppress(OSError):
-                cls._process.communicate(b"dismissed")
-            cls._process = None
+def _dismiss_witness() -> None:
+    global _witness
+    if _witness is not None:
+        with contextlib.suppress(OSError):
+            _witness.communicate(b"dismissed")
+        _witness = None
 
 
 def _watch() -> None:

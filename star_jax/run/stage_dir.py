@@ -115,7 +115,7 @@ class StageDir:
             self.path.mkdir(parents=True, exist_ok=True)
         save(directory, weights)
         seconds = round(time.monotonic() - start, 3)
-        self._finish(stage, notes.get("steps", 0), trained_on, seconds, notes)
+        self._finish(stage, int(notes.get("steps") or 0), trained_on, seconds, notes)
         return StageResult(notes, seconds), Lazy(lambda: load(directory), weights)
 
     def write_stats(self, stage: str, summary: Mapping[str, float]) -> None:

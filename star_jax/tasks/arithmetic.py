@@ -168,7 +168,7 @@ def scratchpad(a: int, b: int, add: Callable[[int, int, int], tuple[int, int]] =
     """
     left, right = list(str(a)), list(str(b))
     assert len(left) == len(right), "both numbers have the same digit count"
-    carry, result = 0, []
+    carry, result = 0, list[str]()
     lines = ["<scratch>", step_line(left, right, result, carry)]
     while left:
         carry, digit = add(int(left.pop()), int(right.pop()), carry)
@@ -250,7 +250,7 @@ def _few_shot_examples(task: ArithmeticTask, group: str, hinted: bool) -> tuple[
         for i, (a, b) in enumerate(draw_problems(rng, n_digits, task.n_few_shot))
     ]
     return tuple(
-        task.question_text(question, hinted) + task.gold_completion(question) + "\n\n"
+        f"{task.question_text(question, hinted)}{task.gold_completion(question)}\n\n"
         for question in questions
     )
 

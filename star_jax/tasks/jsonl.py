@@ -291,7 +291,7 @@ def _read_pattern(text: str, pattern: str) -> grading.Found | None:
     start = max(0, len(text) - LONGEST_SEARCHED)
     match = re.compile(pattern, re.MULTILINE).search(text[start:])
     answer = (match[1] or "").strip() if match else ""
-    return grading.Found(answer, start + match.end()) if answer else None
+    return grading.Found(answer, start + match.end()) if match and answer else None
 
 
 def _before_next(completion: str, template: str) -> str:

@@ -234,6 +234,7 @@ def contexts(
         mask = (jnp.arange(size) < prefix.length)[None, None]
         layers = [(Store(kv, mask),) for kv in prefix.key_values]
     if cache is not None:
+        assert seen_BC is not None
         mask = seen_BC[:, None]
         layers = [(*stores, Store(kv, mask)) for stores, kv in zip(layers, cache, strict=True)]
     return tuple(layers)

@@ -85,7 +85,7 @@ class Meter:
         self._dispatched.put(None)
         self._watch.join()
 
-    def run(self, kind: str, program: Callable[..., tuple], *args: Any) -> Any:
+    def run(self, kind: str, program: Callable[..., object], *args: Any) -> Any:
         """Dispatches `program(*args)`; the last leaf of its result must not be given up."""
         start, compiled = time.perf_counter(), compile_seconds()
         result = program(*args)

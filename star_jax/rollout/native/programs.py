@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from star_jax.models.attention import KeyValues
 from star_jax.models.decoder import placed_params, unstack_layers
 from star_jax.parallel import partitioning
+from star_jax.records import Params
 from star_jax.rollout.native import decode
 from star_jax.rollout.native.shapes import PREFIX_COLUMNS, Shapes, up_to
 from star_jax.rollout.native.slots import Chunk, Finished, Prefix, Slots, Writer
@@ -97,7 +98,7 @@ class Programs:
                 shardings,
             )
 
-        def numbers(*shape: int, dtype: Any = jnp.int32, to: Any = split) -> jax.ShapeDtypeStruct:
+        def numbers(*shape: int, dtype: Any = jnp.int32, to: Any = split) -> Params:
             return jax.ShapeDtypeStruct(shape, dtype, sharding=to)
 
         placed = placed_params(model, self.mesh, self.rules)
@@ -144,18 +145,18 @@ class Programs:
         return partitioning.axes_of(self.rules, "kv_heads")
 
     @property
-    def _whole(self) -> NamedSharding:
+    def _whole(self) -> Params:
         return partitioning.replicated(self.mesh)
 
     @property
     def _prefix(self) -> Prefix:
-        kv = NamedSharding(self.mesh, PartitionSpec(self._kv_axis))
+        kv: Params = NamedSharding(self.mesh, PartitionSpec(self._kv_axis))
         return Prefix((KeyValues(kv, kv),) * self.writer.model.n_layers, self._whole)
 
     @property
     def _slots(self) -> Slots:
-        rows = partitioning.batch_sharding(self.mesh, self.rules)
-        kv = NamedSharding(self.mesh, PartitionSpec(*rows.spec, self._kv_axis))
+        rows: Params = partitioning.batch_sharding(self.mesh, self.rules)
+        kv: Params = NamedSharding(self.mesh, PartitionSpec(*rows.spec, self._kv_axis))
         layer = KeyValues(kv, kv)
         if self.mesh.devices.flat[0].platform == "tpu":
             layer = KeyValues(*(Format(Layout(order), kv) for order in TPU_CACHE_ORDER))

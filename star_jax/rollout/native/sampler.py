@@ -301,7 +301,7 @@ class _Run:
         n_slots = shapes.slots_for(len(members))
         slots = programs.empty_slots(n_slots, shapes)
         # On the mesh from the start, as decoding returns it: else it is compiled once more.
-        self.times.append((partitioning.same_everywhere(np.int32(0), sampler.mesh), 0))
+        self.times.append((partitioning.same_everywhere(np.zeros((), np.int32), sampler.mesh), 0))
         rows = partitioning.batch_sharding(sampler.mesh, sampler.rules)
         for wave in waves(lengths, shapes, n_slots):
             slots = self._decode(prefix, slots, most_in_a_shard(wave))

@@ -67,8 +67,8 @@ def score_continuations(
     for group in groups:
         prefix = sampler.prefix(model, group.prefix_ids)
         for places in _chunks(group.members, sampler.config.batch_size):
-            texts = [encoded[i] for i in places], [endings[i] for i in places]
-            for i, row in zip(places, _score_batch(sampler, model, prefix, *texts), strict=True):
+            ids = [encoded[i] for i in places], [endings[i] for i in places]
+            for i, row in zip(places, _score_batch(sampler, model, prefix, *ids), strict=True):
                 scores[i] = row
             on_progress(len(places))
     if n_left_out := scores.count(None):

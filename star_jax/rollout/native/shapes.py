@@ -154,4 +154,4 @@ def fill_chunk(
             names[shard, i], key[shard, i] = prompt[place], keys[place]
             limit[shard, i] = limits[place]
             start = span.stop
-    return Chunk(tokens, segments, positions, starts, lengths, names, key, limit)
+    return Chunk._make((tokens, segments, positions, starts, lengths, names, key, limit))
