@@ -290,6 +290,14 @@ def test_missing_directory(tmp_path):
         load_run(tmp_path / "nowhere")
 
 
+def test_a_later_format(with_rationalization):
+    file = os.path.join(with_rationalization, "format.json")
+    with open(file, "w") as out:
+        out.write('{"format": 3}')
+    with pytest.raises(UserError, match=r"has format 3 of a later version.*formats up to 2; use"):
+        load_run(with_rationalization)
+
+
 def test_missing_metrics(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read \(No such file.*name the"):
         load_run(tmp_path)

@@ -424,11 +424,12 @@ def test_bars_of_sources_are_stacked_means_over_seeds():
         rows = [line(n, 0.1, seed=seed, kept=k) for n, k in enumerate([{}, *kept])]
         return run_of("figure5", *rows, name=f"s{seed}")
 
-    first = run(0, {"generate": 10, "rationalize": 4}, {"generate": 30, "rationalize": 2})
+    third = {"resample": 5}
+    first = run(0, {"generate": 10, "rationalize": 4}, {"generate": 30, "rationalize": 2} | third)
     second = run(1, {"generate": 20, "rationalize": 8})
     (panel,) = draw_composition(arms([first, second])).axes
     bars = [[(b.get_y(), b.get_height()) for b in container] for container in panel.containers]
-    assert bars == [[(0, 15), (0, 30)], [(15, 6), (30, 2)]]
+    assert bars == [[(0, 15), (0, 30)], [(15, 6), (30, 2)], [(21, 0), (32, 5)]]
 
 
 def test_what_each_filter_dropped_is_shown_by_stage_and_is_in_the_json(tmp_path):

@@ -15,7 +15,7 @@ from star_jax.reporting.former_format import Row, metrics_row
 from star_jax.reporting.runs import RunReport
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.paths import is_dir, is_remote, path_of, read_if_there
-from star_jax.run.run_dir import RunFacts, gin_bindings
+from star_jax.run.run_dir import FORMAT, RunDir, RunFacts, gin_bindings
 
 SHARES = ("accuracy", "chance")  # the beginnings of the names of what is at most 1
 MOST = sys.float_info.max  # JSON can have infinity
@@ -49,6 +49,11 @@ def load_run(model_dir: str | Path) -> RunReport:
     if not is_dir(directory):
         where = "" if is_remote(directory) else " on this machine"
         raise UserError(f"MODEL_DIR {model_dir} is not a directory{where}; check the path")
+    if (found := RunDir(directory).format()) > FORMAT:
+        raise UserError(
+            f"MODEL_DIR {model_dir} has format {found} of a later version of star_jax, and this "
+            f"one reports on formats up to {FORMAT}; use that version"
+        )
     path = directory / "metrics.jsonl"
     try:
         lines = path.read_bytes().rstrip().split(b"\n")

@@ -59,7 +59,7 @@ def tracker(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -
 
 
 def scalars(metrics: Mapping[str, object], sampling: Mapping[str, object]) -> dict[str, float]:
-    """The numbers of an iteration by name: {"accuracy_by_class/2": 0.5, ...}, without nulls.
+    """The numbers of an iteration by name: {"accuracy_by_group/2": 0.5, ...}, without nulls.
 
     Args:
       metrics: a line of metrics.jsonl.

@@ -51,11 +51,11 @@ function findAttempts(store, view) {
   const counts = FACETS.map((name) => new Uint32Array(store.values[name].length));
   const said = view.q ? textsWith(store, view.q) : null;
   const question = view.question === undefined ? -1 : store.texts.indexOf(view.question);
-  const { id, question: asked, rationale, answer } = store.columns;
+  const { id, question: text, rationale, answer } = store.columns;
   const rows = [];
   for (let row = 0; row < id.length; row++) {
     if (view.question !== undefined && id[row] !== question) continue;
-    if (said && !(said[asked[row]] || said[rationale[row]] || said[id[row]] || said[answer[row]])) {
+    if (said && !(said[text[row]] || said[rationale[row]] || said[id[row]] || said[answer[row]])) {
       continue;
     }
     let misses = 0;
