@@ -19,12 +19,11 @@ from threading import Thread
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "launch"))  # a script finds its neighbours in its own folder
+from star_launch.fetch import command as fetch
+from star_launch.fetch.meter import Meter, human_size, human_time
+from star_launch.fetch.table import TABLE, Artefact
 
-import fetch  # noqa: E402
-from fetch_meter import Meter, human_size, human_time  # noqa: E402
-from fetch_table import TABLE, Artefact  # noqa: E402
+ROOT = Path(__file__).parent.parent
 
 DATA = os.environ.get("STAR_JAX_DATA")
 CONTENT = random.Random(0).randbytes(300_000)
@@ -282,7 +281,8 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(machine):
 def test_ctrl_c_leaves_what_has_come_for_the_next_run(machine):
     machine.server.stall_after = 200_000
     script = (
-        "import signal, sys; import fetch; from fetch_table import Artefact\n"
+        "import signal, sys; from star_launch.fetch import command as fetch\n"
+        "from star_launch.fetch.table import Artefact\n"
         # These tests may be a shell's background job, whose children ignore Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"table = {{'it': (Artefact('sub/file.bin', '{machine.server.url}/f', '{SHA256}'),)}}\n"

@@ -133,7 +133,7 @@ def mentioned(text):
 
 
 def test_every_gin_file_is_used_by_a_test_a_documented_command_or_a_file_that_is():
-    places = [ROOT / "README.md", *(ROOT / "launch").glob("*"), *GIN_CONFIGS.glob("sweeps/*")]
+    places = [ROOT / "README.md", *(ROOT / "launch").rglob("*"), *GIN_CONFIGS.glob("sweeps/*")]
     places += [path for path in ROOT.glob("tests/*.py") if path.name != Path(__file__).name]
     texts = [path.read_text() for path in places if path.suffix in (".md", ".sh", ".py", ".gin")]
     used = closure(name for text in texts for name in mentioned(text))

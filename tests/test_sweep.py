@@ -22,16 +22,12 @@ from hypothesis import strategies as st
 from star_jax.cli import gin_sources
 from star_jax.cli.command_line import parse_command_line
 from star_jax.errors import UserError
-from star_jax.run.run_dir import differing_bindings
-from star_jax.tools.gin_text import gin_text
-from star_jax.tools.sweep import Prepare, Sweep, differences, expand
+from star_jax.main import parse_command_line
+from star_jax.tools.sweep import Prepare, Sweep, differences, expand, gin_text
+from star_launch.sweep import command as sweep
+from star_launch.sweep import runner as sweep_runs
+from star_launch.sweep import state as sweep_state
 from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
-
-sys.path.insert(0, str(LAUNCH))  # a script finds its neighbours in its own folder
-
-import sweep
-import sweep_runs
-import sweep_state
 
 SHIPPED = sorted(path.name for path in (ROOT / "gin_configs/sweeps").glob("*.gin"))
 
@@ -303,8 +299,9 @@ POINTS = ["000_SEED=0_LEVEL=0", "001_SEED=0_LEVEL=1", "002_SEED=1_LEVEL=0", "003
 # Has the sweep run a stand-in for star_jax, and not import it to have gin look at each point.
 RIGGED = """\
 import signal, sys
-sys.path[:0] = [{root!r}, {launch!r}]
-import sweep, sweep_runs, sweep_state
+from star_launch.sweep import command as sweep
+from star_launch.sweep import runner as sweep_runs
+from star_launch.sweep import state as sweep_state
 
 def bound(runs):
     texts = [sweep_state.read_sources(run).flags for run in runs]
@@ -331,8 +328,7 @@ class Bench:
         (folder / "run.gin").write_text(RUN_GIN)
         (folder / "program.py").write_text(PROGRAM)
         self.sweep_is(SWEEP_GIN)
-        text = {"root": str(ROOT), "launch": str(LAUNCH), "program": str(folder / "program.py")}
-        (folder / "rigged.py").write_text(RIGGED.format(**text))
+        (folder / "rigged.py").write_text(RIGGED.format(program=str(folder / "program.py")))
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.delitem(sys.modules, "rigged", raising=False)
         importlib.import_module("rigged").rig(monkeypatch.setattr)
@@ -349,7 +345,8 @@ class Bench:
     def start(self, *options):
         """The same as a process of its own."""
         command = [sys.executable, "rigged.py", "s.gin", *options]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(LAUNCH)])}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
     def touch(self, *names):
         for name in names:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import tpu_create
-import tpu_run
-import tpu_worker
-from tpu_gcloud import GcloudError, LaunchError, Node, Tpu, label
-from tpu_run import Standing
+from star_launch.tpu_vm import create as tpu_create
+from star_launch.tpu_vm import run as tpu_run
+from star_launch.tpu_vm import tpu_worker
+from star_launch.tpu_vm.gcloud import GcloudError, LaunchError, Node, Tpu, label
+from star_launch.tpu_vm.run import Standing
 
 SILENCE_SECONDS = 600  # a line of progress comes at least this often
 PATIENCE = 3  # rounds in a row that find the same trouble, before it counts

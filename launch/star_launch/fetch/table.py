@@ -1,5 +1,7 @@
 """What launch/fetch.py can fetch: addresses, sizes and checksums."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
 

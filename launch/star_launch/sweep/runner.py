@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fetch_meter import human_time
+from star_launch.fetch.meter import human_time
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20  # for a run to end after Ctrl-C, before it is killed

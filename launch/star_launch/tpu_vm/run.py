@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import tpu_pack
-import tpu_worker
-from fetch_meter import human_time
-from tpu_gcloud import GcloudError, LaunchError, Node, Tpu, label
+from star_launch import ROOT
+from star_launch.fetch.meter import human_time
+from star_launch.tpu_vm import pack as tpu_pack
+from star_launch.tpu_vm import tpu_worker
+from star_launch.tpu_vm.gcloud import GcloudError, LaunchError, Node, Tpu, label
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout
 RECORDS = ROOT / "runs/tpu"  # git leaves it out, and so does the packer
 RESULTS = ("config.gin", "row.json", "metrics.jsonl", "report")
 # No spaces and no wildcards: the name also goes through scp and gcloud storage.
@@ -104,7 +104,7 @@ def setup(tpu: Tpu, node: Node, data: Sequence[str]) -> None:
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         tpu.say(f"not sent, since git does not track it: {', '.join(left_out[:3])}{more}")
-    tpu.send(str(archive), str(ROOT / "launch/tpu_worker.py"))
+    tpu.send(str(archive), str(Path(tpu_worker.__file__)))
     answers = tpu.ask(node, "setup", digest, *data, what="setting up, some minutes the first time")
     made = [label(answer) for answer in answers if answer.get("setup") != "as it was"]
     tpu.say(f"{', '.join(made)} set up" if made else "is set up already")

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from fetch_meter import human_time
+from star_launch.fetch.meter import human_time
 
 HEARTBEAT_SECONDS = 30  # a command that takes longer says how long it has taken
 MAX_TEXT = 400  # characters of gcloud's own words that an error quotes

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gin
-from sweep_runs import write_whole
 
 from star_jax.cli import gin_errors, gin_sources
-from star_jax.cli.quiet import quiet_imports
-from star_jax.errors import UserError
-from star_jax.modes import MODES, find_mode
-from star_jax.tools.sweep import Prepare, Sweep, SweepRun, differences
+from star_jax.errors import UserError, did_you_mean
+from star_jax.main import RUN_MODES, chatter_left_out, quiet_libraries
+from star_jax.tools.sweep import Prepare, Run, Sweep, differences
+from star_launch.sweep.runner import write_whole
 
 # Not in star_jax.cli.configurables: a run has no sweep to bind, and a sweep need not import JAX.
 for _record in (Sweep, Prepare):

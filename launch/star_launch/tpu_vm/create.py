@@ -6,8 +6,8 @@ import dataclasses
 import re
 import time
 
-from fetch_meter import human_time
-from tpu_gcloud import GcloudError, LaunchError, Node, Tpu, kind_of
+from star_launch.fetch.meter import human_time
+from star_launch.tpu_vm.gcloud import GcloudError, LaunchError, Node, Tpu, kind_of
 
 # https://cloud.google.com/tpu/docs/runtimes, for JAX
 RUNTIME_VERSIONS = {

@@ -1,0 +1,1 @@
+"""Runs every point of a sweep."""

@@ -1,0 +1,1 @@
+"""Runs star_jax on a Cloud TPU VM, through gcloud."""
