@@ -32,6 +32,11 @@ def fail(prog: str, message: str, exit_code: int) -> int:
     return exit_code
 
 
+def say(prog: str, message: str) -> None:
+    """Reports progress on stderr; stdout is for what the user asked for."""
+    print(f"{prog}: {message}", file=sys.stderr, flush=True)
+
+
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
     """Returns the arguments before the first lone -- and those after it, None without a --."""
     words = list(argv)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from star_launch.command_line import say
 from star_launch.text import human_time
 from star_launch.tpu_vm import PROG
 
@@ -108,11 +108,6 @@ def error_line(message: str) -> str:
     return " ".join(tail.split())[:MAX_TEXT] or "no reason given"
 
 
-def say(message: str) -> None:
-    """Reports progress on stderr; stdout is for what the user asked for."""
-    print(f"{PROG}: {message}", file=sys.stderr, flush=True)
-
-
 class Gcloud:
     """Runs gcloud."""
 
@@ -135,7 +130,8 @@ class Gcloud:
                 output, errors = process.communicate(timeout=HEARTBEAT_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                say(f"{what or shlex.join(arguments[:4])}: {human_time(time.monotonic() - began)}")
+                elapsed = human_time(time.monotonic() - began)
+                say(PROG, f"{what or shlex.join(arguments[:4])}: {elapsed}")
         if process.returncode:
             raise self._error(arguments, errors)
         return output

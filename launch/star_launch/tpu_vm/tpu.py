@@ -9,7 +9,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from star_launch.tpu_vm.gcloud import Gcloud, GcloudError, say
+from star_launch.command_line import say
+from star_launch.tpu_vm import PROG
+from star_launch.tpu_vm.gcloud import Gcloud, GcloudError
 from star_launch.tpu_vm.worker import tpu_worker
 
 WORKER_SCRIPT = Path(tpu_worker.__file__)
@@ -45,7 +47,7 @@ class Tpu:
     def say(self, message: str) -> None:
         """Reports progress; a dry run makes none."""
         if not self.gcloud.is_dry_run:
-            say(f"{self.name}: {message}")
+            say(PROG, f"{self.name}: {message}")
 
     @property
     def _place(self) -> tuple[str, str]:
