@@ -75,8 +75,7 @@ folder = fake / "bucket" / model_dir[5:] if bucket else Path(model_dir)
 
 def write(iteration, accuracy=0.5, seconds=10):
     folder.mkdir(parents=True, exist_ok=True)
-    row = {"iteration": iteration, "accuracy": accuracy, "seconds_generate": seconds,
-           "seconds_finetune": None}
+    row = {"iteration": iteration, "accuracy": accuracy, "seconds": {"generate": seconds}}
     with open(folder / "metrics.jsonl", "a") as file:
         file.write(json.dumps(row) + "\\n")
 
@@ -921,13 +920,14 @@ def test_model_dir_is_read_as_star_jax_reads_it(value):
 
 def test_a_summary_is_of_the_metrics_that_star_jax_writes():
     lines = [
-        IterationMetrics(
-            n, True, accuracy, {}, 1, {}, 0, 0, 0, 0.0, 0, 0, 0, 0, None, 1.0, 2.0, 3.0, 4.0, 0
+        IterationMetrics(n, 0, True, accuracy, {}, 1, {}, 0, 0, seconds=seconds)
+        for n, accuracy, seconds in (
+            (0, 0.25, {"evaluate": 4.0}),
+            (1, 0.5, {"generate": 1.0, "finetune": 2.5}),
         )
-        for n, accuracy in ((0, 0.25), (1, 0.5))
     ]
     text = "".join(json.dumps(to_json(line)) + "\n" for line in lines)
-    expected = {"iteration": 1, "accuracy": 0.5, "productive_seconds": 20.0}
+    expected = {"iteration": 1, "accuracy": 0.5, "productive_seconds": 7.5}
     assert tpu_worker.summarize(text + '{"iterat') == expected
     assert tpu_worker.summarize("") is None
 

@@ -10,7 +10,8 @@ from star_launch.tpu_vm.status import run_state
 from star_launch.tpu_vm.tpu import Node, Tpu
 from star_launch.tpu_vm.worker import tpu_worker
 
-RESULTS = ("config.gin", "row.json", tpu_worker.METRICS, "report")  # below MODEL_DIR
+# Below MODEL_DIR: what a report on the run needs, and its own report.
+RESULTS = ("format.json", "config.gin", "row.json", tpu_worker.METRICS, "report")
 
 
 def fetch(tpu: Tpu, node: Node | None, folder: Path, model_dir: str) -> None:

@@ -83,9 +83,7 @@ def summarize(metrics: str) -> dict[str, float] | None:
             rows.append(json.loads(line))
     if not rows:
         return None
-    seconds = sum(
-        value for row in rows for key, value in row.items() if key.startswith("seconds_") and value
-    )
+    seconds = sum(sum(row.get("seconds", {}).values()) for row in rows)  # by stage
     return {
         "iteration": rows[-1]["iteration"],
         "accuracy": rows[-1]["accuracy"],
