@@ -33,7 +33,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every path, and misbehaves as told."""
+    """Serves CONTENT at every path, and misbehaves on request."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -138,7 +138,7 @@ def test_the_second_run_checks_and_downloads_nothing(machine):
     assert sorted(p.name for p in machine.target.parent.iterdir()) == ["file.bin"]
 
 
-def test_a_download_goes_on_where_it_stopped(machine):
+def test_an_interrupted_download_resumes(machine):
     machine.have(machine.part, CONTENT[:100_000])
     assert machine.fetches() == ["bytes=100000-"]
 
@@ -149,7 +149,7 @@ def test_a_server_without_ranges_starts_again(machine):
     assert machine.fetches() == ["bytes=100000-"]
 
 
-def test_a_broken_connection_is_taken_up_in_the_same_run(machine):
+def test_after_a_broken_connection_the_same_run_resumes(machine):
     machine.server.cut_after = [1_000, 5_000]
     assert machine.fetches() == [None, "bytes=1000-", "bytes=6000-"]
 
@@ -196,7 +196,7 @@ def test_a_wrong_checksum_leaves_nothing_behind(machine, known):
     assert not machine.target.exists() and not machine.part.exists()
 
 
-def test_a_file_put_there_by_hand_is_checked_and_never_touched(machine):
+def test_a_file_of_the_user_is_verified_and_never_changed(machine):
     machine.have(machine.target, CONTENT)
     assert machine.fetches() == []
     machine.have(machine.target, b"my own")
@@ -240,7 +240,7 @@ def test_a_web_page_is_not_taken_for_a_file(machine):
     assert not machine.record.exists()
 
 
-def test_nobody_listening_is_one_line(machine):
+def test_a_refused_connection_is_one_line(machine):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     assert "Connection refused" in machine.fails(url=f"http://127.0.0.1:{port}/f")
@@ -258,7 +258,7 @@ def test_nobody_listening_is_one_line(machine):
         (http.client.IncompleteRead(b""), "IncompleteRead"),
     ],
 )
-def test_network_errors_are_told_in_a_few_words(error, words):
+def test_network_errors_are_explained_in_a_few_words(error, words):
     text = download.explain(error)
     assert words in text and "\n" not in text
 
@@ -424,7 +424,7 @@ def test_a_log_shows_life_in_a_slow_download_and_nothing_of_a_short_one():
     assert shown(io.StringIO(), [(0, 0), (1, 500), (2, 1_000)], 1_000) == ""
 
 
-def test_a_terminal_gets_one_line_that_is_drawn_anew_and_removed(monkeypatch):
+def test_a_terminal_gets_one_line_that_is_updated_and_removed(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     text = shown(Screen(), [(0, 0), (0.05, 10), (1, 500), (1.05, 600), (2, 1_000)], 1_000)
     half = f"file: [{'#' * 10}{' ' * 10}] 500 bytes of 1.0 kB, 500 bytes/s, 1 s left"

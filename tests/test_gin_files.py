@@ -111,7 +111,7 @@ def test_every_row_is_a_whole_run_but_for_its_directory_and_weights(name):
     assert run.row == ROWS[name]
 
 
-# Used by somebody.
+# Used.
 
 
 def mentioned(text):
@@ -168,7 +168,7 @@ def test_another_schedule_takes_the_place_of_the_papers(name, configurable, step
     assert (run.schedule(1, 80, 8.0), run.schedule(2, 80, 8.0)) == steps
 
 
-def test_the_released_codes_departures_go_on_top_of_a_row():
+def test_the_released_codes_differences_can_be_added_to_a_row():
     name = "paper/table2_star_with_rationalization.gin"
     files = [name, "parity/released_code.gin"]
     gin_errors.load(gin_sources.read_sources(files, [], (), NOT_NEEDED))

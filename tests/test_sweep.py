@@ -190,7 +190,7 @@ def test_what_points_share_is_prepared_once():
         ),
     ],
 )
-def test_a_wrong_sweep_is_told_in_a_line(settings, words):
+def test_a_wrong_sweep_is_one_line(settings, words):
     with contextlib.nullcontext() if words is None else pytest.raises(UserError) as caught:
         expand(small(**settings), "out")
     if words is not None:
@@ -294,7 +294,7 @@ Prepare:
   bound_to = "MODEL_CHECKPOINT"
 """
 POINTS = ["000_SEED=0_LEVEL=0", "001_SEED=0_LEVEL=1", "002_SEED=1_LEVEL=0", "003_SEED=1_LEVEL=1"]
-# Has the sweep run a stand-in for star_jax, and not import it to have gin look at each point.
+# The sweep runs a stand-in for star_jax, and checks the points without importing JAX.
 RIGGED = """\
 import signal, sys
 from star_launch.sweep import command, configurations, jobs, runner
@@ -403,7 +403,7 @@ def test_a_failure_is_explained_and_keeps_nothing_else_from_running(bench):
 
 
 @pytest.mark.parametrize("file", ["runs/quickstart.gin", "tasks/gsm8k.gin"])
-def test_a_run_given_for_a_sweep_is_told_what_it_is(file, tmp_path, capfd):
+def test_a_runs_file_given_as_a_sweep_is_explained(file, tmp_path, capfd):
     out = tmp_path / "out"
     assert command.main([file, f"--output_dir={out}"]) == 2
     words = capfd.readouterr().err
@@ -423,7 +423,7 @@ def test_points_wait_for_what_prepares_them_and_go_without_it_if_it_fails(bench)
     assert bench.reported() == POINTS
 
 
-def test_so_many_runs_go_on_at_once_as_asked_for_and_as_there_are_cores(bench, monkeypatch):
+def test_as_many_runs_at_the_same_time_as_requested_and_as_there_are_cores(bench, monkeypatch):
     for cores, at_once in (([0, 1, 2], 3), ([0], 1)):
         monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: cores)
         assert len(machine.slots(3)) == at_once
@@ -441,7 +441,7 @@ def test_so_many_runs_go_on_at_once_as_asked_for_and_as_there_are_cores(bench, m
 
 
 def at_its_most(bench, names):
-    """Lets runs end once some go on for a while; returns how many did."""
+    """Lets the runs end after some have run for a while; returns how many ran."""
     bench.until(lambda: len(bench.ran()) >= 3)
     time.sleep(0.3)
     count = len(bench.ran())
@@ -476,25 +476,25 @@ def test_a_run_keeps_to_its_cores(bench):
     assert machine.usable_cores() == before
 
 
-def test_killed_and_started_again_it_goes_on_and_never_runs_a_point_twice_at_once(bench):
+def test_a_killed_sweep_resumes_and_never_runs_a_point_twice_at_the_same_time(bench):
     bench.touch(f"hold_{POINTS[1]}")
     process = bench.start()
     bench.until(lambda: len(bench.ran()) == 2)
     process.kill()
     process.wait()
-    again = bench.start()  # the run that was left goes on: its end is waited for
+    again = bench.start()  # the run of the killed sweep is still active: it waits
     line = iter(again.stderr.readline, "")
     words = next(words for words in line if "interrupted sweep" in words)
     assert f"{POINTS[1]} is still running from an interrupted sweep" in words
     assert bench.ran() == POINTS[:2]
     (bench.folder / f"hold_{POINTS[1]}").unlink()
     assert again.wait(60) == 0, again.stderr.read()
-    assert bench.ran() == [*POINTS[:2], *POINTS[1:]]  # once more, to go on in its MODEL_DIR
+    assert bench.ran() == [*POINTS[:2], *POINTS[1:]]  # once more, to resume in its MODEL_DIR
     assert bench.reported() == POINTS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_ends_its_runs_and_goes_on_later(bench, number):
+def test_an_interrupted_sweep_ends_its_runs_and_can_be_resumed(bench, number):
     bench.touch(f"hold_{POINTS[1]}")
     process = bench.start()
     bench.until(lambda: "begins" in _text(bench.out / f"{POINTS[1]}.log"))
@@ -525,14 +525,14 @@ def test_a_directory_takes_one_sweep_and_one_command_at_a_time(bench):
     assert bench.run() == 2
     assert "out belongs to another sweep: 001_SEED=0_LEVEL=1 is there and not here" in bench.words
     assert (bench.out / "sweep.json").read_bytes() == before
-    bench.sweep_is(SWEEP_GIN + "Sweep.bindings = {'ITERATIONS': 2}")  # a run may go on longer
+    bench.sweep_is(SWEEP_GIN + "Sweep.bindings = {'ITERATIONS': 2}")  # a run may be continued
     assert bench.run() == 0
     assert bench.ran() == POINTS * 2
     assert bench.run("--output_dir=.") == 2
     assert "no sweep.json, so it is not a sweep's directory" in bench.words
 
 
-def test_a_rehearsal_prints_each_command_and_touches_nothing(bench):
+def test_a_dry_run_prints_each_command_and_touches_nothing(bench):
     assert bench.run("--dry_run") == 0
     assert not bench.out.exists()
     *runs, report = [shlex.split(line) for line in bench.printed.splitlines()]
@@ -672,14 +672,14 @@ def test_every_point_of_a_shipped_sweep_is_read_and_bound(name):
         assert all(line in configs[run.name] for line in macros)
 
 
-def test_a_binding_that_nothing_takes_is_told_with_its_point():
+def test_an_unknown_binding_is_reported_with_its_point():
     bindings = {"MODEL_CHECKPOINT": "base", "StarConfig.sede": 0}
     runs = expand(Sweep("star", ["paper/figure4_tiny.gin"], bindings, points=[{}]), "out")
     with pytest.raises(UserError, match=r"^000: --gin.StarConfig.sede: .* did you mean 'seed'\?$"):
         configurations.load_configurations(runs)
 
 
-def test_the_command_itself_rehearses_the_papers_search_for_a_learning_rate(tmp_path):
+def test_the_command_itself_dry_runs_the_papers_search_for_a_learning_rate(tmp_path):
     done = subprocess.run(
         [sys.executable, LAUNCH / "sweep.py", "sweeps/learning_rate.gin", "--dry_run"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
