@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from star_jax.cli import gin_sources
 from star_jax.cli.command_line import parse_command_line
 from star_jax.errors import UserError
-from star_jax.main import main, parse_command_line
-from star_jax.tools.sweep import Prepare, Sweep, differences, expand, gin_text
+from star_jax.main import main
+from star_jax.run.run_dir import differing_bindings
+from star_jax.tools.gin_text import gin_text
+from star_jax.tools.sweep import Prepare, Sweep, differences, expand
 from star_launch.sweep import command, configurations, jobs, logs, machine, runner, sweep
 from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
 
@@ -300,8 +302,7 @@ import signal, sys
 from star_launch.sweep import command, configurations, jobs, runner
 
 def bound(runs):
-    texts = [configurations.read_sources(run).flags for run in runs]
-    return {{run.name: chr(10).join(flags) for run, flags in zip(runs, texts)}}
+    return {{run.name: chr(10).join(configurations.read_run(run)[1].flags) for run in runs}}
 
 def rig(set_attribute):
     set_attribute(jobs, "STAR_JAX", (sys.executable, "-I", "-S", {program!r}))
@@ -559,7 +560,7 @@ def test_a_dry_run_prints_each_command_and_touches_nothing(bench):
         (
             SWEEP_GIN.replace('"star"', '"stra"'),
             [],
-            "LEVEL=0: unknown --run_mode 'stra'; ",
+            "LEVEL=0: unknown run mode 'stra'; ",
         ),
         (SWEEP_GIN.replace("[0, 1]", "[]"), [], "Sweep.grid: SEED has []"),
         (SWEEP_GIN.replace('"run.gin"', '"rum.gin"'), [], "did you mean 'run.gin'?"),

@@ -22,8 +22,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from star_jax.cli import gin_sources
+from star_jax.cli.command_line import parse_command_line
 from star_jax.errors import UserError
-from star_jax.main import RUN_MODES, main, parse_command_line
+from star_jax.main import main
+from star_jax.modes import MODES
 from star_jax.parallel.topologies import TOPOLOGIES
 from star_jax.records import to_json
 from star_jax.run.metrics import IterationMetrics
@@ -32,19 +34,14 @@ from star_launch.fetch.table import TABLE
 from star_launch.tpu_vm import command as tpu_vm
 from star_launch.tpu_vm import create, gcloud, pack, results, run, up
 from star_launch.tpu_vm.tpu import Tpu
-from star_launch.tpu_vm.worker import environment, process_flag, tpu_worker
+from star_launch.tpu_vm.worker import environment, supervise, tpu_worker
 from tests import fake_gcloud
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 
 PACKAGE = LAUNCH / "star_launch"
-STAR_JAX_USERS = {"sweep", "process_flag"}  # folder or file; all others need Python alone
-FILES = [
-    path
-    for path in sorted(LAUNCH.rglob("*.py"))
-    if not STAR_JAX_USERS & {path.parent.name, path.stem}
-]
+FILES = [path for path in sorted(LAUNCH.rglob("*.py")) if path.parent.name != "sweep"]
 PLACE = ["--zone=us-central1-a", "--project=my-project"]
 BUCKET = "--gin.MODEL_DIR='gs://bucket/star'"
 ODD = """--gin.TEXT="it's  a $HOME `word`; \\"so\\" * | & é" """.strip()
@@ -63,9 +60,8 @@ if script == "fetch.py":
     (data / "fetched").write_text(" ".join(arguments))
     sys.exit()
 assert (script, arguments.pop(0)) == ("-m", "star_jax.main")
-shared = arguments[-1] == "--processes=auto"
-own = arguments[:-1] if shared else arguments
-run = {"worker": worker, "made": made, "shared": shared, "arguments": own}
+assert arguments.pop() == "--processes=pod"
+run = {"worker": worker, "made": made, "arguments": arguments}
 with open(fake / "runs.jsonl", "a") as file:
     file.write(json.dumps(run) + "\\n")
 model_dir = tuple(a for a in arguments if a.startswith("--gin.MODEL_DIR="))[-1][17:-1]
@@ -98,14 +94,6 @@ def hang():
 
 print("star_jax runs", flush=True)
 """
-# The environment's Python: runs PROGRAM, but the real process_flag.py on the real star_jax.
-VENV_PYTHON = """\
-#!/bin/sh
-case "$2" in
-  *.process_flag) PYTHONPATH="{star_jax}" exec "{python}" "$@" ;;
-  *) exec "{python}" "$FAKE_GCLOUD_DIR/program.py" "$@" ;;
-esac
-"""
 UV = """\
 #!/bin/sh
 echo "uv $*" >>"$HOME/uv.log"
@@ -130,7 +118,7 @@ class Cloud:
         self.script(folder / "bin/gcloud", gcloud)
         python = f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
         self.script(self.folder / "worker_bin/python3", python)
-        venv = VENV_PYTHON.format(python=sys.executable, star_jax=ROOT)
+        venv = f'#!/bin/sh\nexec "{sys.executable}" "$FAKE_GCLOUD_DIR/program.py" "$@"\n'
         self.script(self.folder / "worker_bin/venv_python", venv)
         self.script(self.folder / "worker_bin/uv", UV)
         self.script(self.folder / "worker_bin/curl", "#!/bin/sh\nexit 1\n")  # never the network
@@ -267,8 +255,7 @@ def test_up_does_it_all(cloud):
         *["describe", "storage cp"],
         *["queued-resources describe", "describe", "delete"],
     ]
-    (run,) = cloud.runs()
-    assert run == {"worker": 0, "made": 1, "shared": False, "arguments": [BUCKET, ODD, "--x"]}
+    assert cloud.runs() == [{"worker": 0, "made": 1, "arguments": [BUCKET, ODD, "--x"]}]
     fetched = cloud.home() / "star_jax/data/fetched"
     assert fetched.read_text() == f"gptj --dir {cloud.home()}/star_jax/data"
     names = sorted(path.name for path in cloud.results.iterdir())
@@ -859,34 +846,10 @@ def test_the_launcher_needs_python_3_9_and_nothing_else(path):
         assert "from __future__ import annotations" in path.read_text()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "flag"),
-    [
-        (["--run_mode=star"], "--processes=auto"),
-        (["--run_mode", "evaluate"], "--processes=auto"),
-        (["--run_mode=report", "--run_mode=star"], "--processes=auto"),  # the last one counts
-        *(([f"--run_mode={mode}"], "") for mode in ("report", "compare", "score_comparison")),
-        (["--run_mode=star", "--processes=0/2@host:1"], ""),
-        (["--run_mode=stra"], ""),  # star_jax reports it
-        ([], ""),
-    ],
-)
-def test_the_workers_of_a_pod_share_a_run_where_the_run_mode_can(arguments, flag):
-    assert process_flag.process_flag(arguments) == flag
-
-
-@pytest.mark.parametrize("mode", RUN_MODES)
-def test_star_jax_accepts_the_flag_that_a_worker_adds(mode):
-    flag = process_flag.process_flag([f"--run_mode={mode}"])
-    accepted = parse_command_line([f"--run_mode={mode}", *filter(None, [flag])])
-    assert accepted.processes == flag.removeprefix("--processes=")
-
-
-@pytest.mark.parametrize(("mode", "shared"), [("star", True), ("compare", False)])
-def test_every_worker_starts_its_run_with_that_flag(cloud, mode, shared):
-    cloud.scenario(workers=2)
-    cloud.up("--accelerator_type=v3-32", arguments=(f"--run_mode={mode}", BUCKET))
-    assert [run["shared"] for run in cloud.runs()] == [shared, shared]
+@pytest.mark.parametrize("mode", MODES)
+def test_the_workers_of_a_pod_share_a_run_where_the_run_mode_can(mode):
+    parsed = parse_command_line([f"--run_mode={mode}", "--gin_file=x.gin", supervise.POD])
+    assert parsed.processes == ("auto" if MODES[mode].many_processes else "")
 
 
 def test_the_worker_script_runs_alone_on_a_bare_python(tmp_path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import signal
@@ -13,9 +12,11 @@ from collections.abc import Iterator, Sequence
 import gin
 
 from star_jax.cli import gin_errors, gin_sources
+from star_jax.cli.command_line import CommandLine, parse_command_line
+from star_jax.cli.quiet import quiet_imports
 from star_jax.errors import UserError
-from star_jax.main import NOT_NEEDED, chatter_left_out, parse_command_line, quiet_libraries
-from star_jax.tools.sweep import Prepare, Run, Sweep
+from star_jax.modes import MODES
+from star_jax.tools.sweep import Prepare, Sweep, SweepRun
 from star_launch import ROOT
 
 # Not in star_jax.cli.configurables: a run has no sweep to bind, and a sweep need not import JAX.
@@ -30,8 +31,8 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
       UserError: it cannot be read, or is not a sweep.
     """
     # A run's file may come without these; the error is that it is not a sweep.
-    of_a_run = ("MODEL_DIR", "MODEL_CHECKPOINT")
-    sources = gin_sources.read_sources([file], bindings, not_needed=of_a_run)
+    not_needed = MODES["precompile"].not_needed
+    sources = gin_sources.read_sources([file], bindings, not_needed=not_needed)
     if not any(b.selector.rpartition(".")[2] == "Sweep" for b in sources.bindings):
         raise UserError(
             f"{file} is not a sweep: it binds no parameter of Sweep. See gin_configs/sweeps/; a "
@@ -46,44 +47,44 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
                 )
     gin_errors.load(sources)
     try:
-        with gin_errors.missing_bindings_told():
+        with gin_errors.missing_bindings_reported():
             return gin.get_configurable("star_jax.Sweep")()
     finally:
         gin.clear_config()  # the runs have their own
 
 
-def read_sources(run: Run) -> gin_sources.Sources:
-    """Reads a run's command line and files, as the run itself will.
+def read_run(run: SweepRun) -> tuple[CommandLine, gin_sources.Sources]:
+    """Returns a run's command line and its files, read as the run itself will read them.
 
     Raises:
       UserError: with the run's name.
     """
     with _named(run):
         command = parse_command_line(run.arguments())
-        not_needed = NOT_NEEDED.get(command.run_mode, ())
-        files, bindings = command.gin_files, command.bindings
-        return gin_sources.read_sources(files, bindings, command.search_paths, not_needed)
+        return command, gin_sources.read_sources(
+            command.gin_files, command.bindings, command.search_paths, command.mode.not_needed
+        )
 
 
-def load_configurations(runs: Sequence[Run]) -> dict[str, str]:
+def load_configurations(runs: Sequence[SweepRun]) -> dict[str, str]:
     """Gives each run's configuration to gin; returns gin's text of it, by the run's name.
 
     Raises:
       UserError: with the run's name.
     """
-    sources = {run.name: read_sources(run) for run in runs}  # finds most mistakes, and is fast
-    quiet_libraries()
-    with chatter_left_out():
-        importlib.import_module("star_jax.cli.configurables")
+    read = [read_run(run) for run in runs]  # finds most mistakes, and is fast
+    with quiet_imports():
+        from star_jax.cli import configurables
     configurations = {}
-    for run in runs:
+    for run, (command, sources) in zip(runs, read, strict=True):
         with _named(run):
-            gin_errors.load(sources[run.name])
+            configurables.register_mode(command.run_mode, command.mode)
+            gin_errors.load(sources)
         configurations[run.name] = gin.config_str()
     return configurations
 
 
-def checked_configurations(runs: Sequence[Run]) -> dict[str, str]:
+def checked_configurations(runs: Sequence[SweepRun]) -> dict[str, str]:
     """`load_configurations` in another process, since its imports take almost a gigabyte.
 
     Raises:
@@ -106,7 +107,7 @@ def checked_configurations(runs: Sequence[Run]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _named(run: Run) -> Iterator[None]:
+def _named(run: SweepRun) -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -116,7 +117,7 @@ def _named(run: Run) -> Iterator[None]:
 def _answer() -> None:
     """The other end of `checked_configurations`: JSON of runs in, JSON of configurations out."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it silently
-    runs = [Run(**run) for run in json.load(sys.stdin)]
+    runs = [SweepRun(**run) for run in json.load(sys.stdin)]
     try:
         answer = {"configurations": load_configurations(runs)}
     except UserError as error:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from star_jax.tools.sweep import Run, gin_text
+from star_jax.tools.gin_text import gin_text
+from star_jax.tools.sweep import SweepRun
 from star_launch import ROOT
 from star_launch.sweep.runner import Job
 from star_launch.tpu_vm import command as tpu_vm
@@ -17,7 +18,7 @@ STAR_JAX = (sys.executable, "-m", "star_jax.main")
 TPU_VM = (sys.executable, str(ROOT / "launch/tpu_vm.py"))
 
 
-def local_jobs(runs: Sequence[Run], configs: Mapping[str, str]) -> list[Job]:
+def local_jobs(runs: Sequence[SweepRun], configs: Mapping[str, str]) -> list[Job]:
     """One process of star_jax per run.
 
     Args:
@@ -28,7 +29,7 @@ def local_jobs(runs: Sequence[Run], configs: Mapping[str, str]) -> list[Job]:
 
 
 def tpu_jobs(
-    runs: Sequence[Run], configs: Mapping[str, str], directory: Path, options: Sequence[str]
+    runs: Sequence[SweepRun], configs: Mapping[str, str], directory: Path, options: Sequence[str]
 ) -> list[Job]:
     """One process of `tpu_vm.py up` per run, each with its own TPU VM.
 
@@ -50,7 +51,7 @@ def tpu_jobs(
     return jobs
 
 
-def _job(run: Run, configs: Mapping[str, str], command: tuple[str, ...]) -> Job:
+def _job(run: SweepRun, configs: Mapping[str, str], command: tuple[str, ...]) -> Job:
     text = json.dumps([run.arguments(), configs[run.name]])
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Job(run.name, command, run.needs, digest, run.is_point)

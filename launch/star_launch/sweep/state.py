@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from star_jax.errors import UserError
-from star_jax.tools.sweep import Run, differences
+from star_jax.tools.sweep import SweepRun, differences
 from star_launch.files import write_whole
 from star_launch.text import first_few
 
 
 @contextlib.contextmanager
 def claimed(
-    directory: Path, file: str, runs: Sequence[Run], configs: Mapping[str, str]
+    directory: Path, file: str, runs: Sequence[SweepRun], configs: Mapping[str, str]
 ) -> Iterator[None]:
     """Reserves the directory for this sweep, and for this process while it runs.
 

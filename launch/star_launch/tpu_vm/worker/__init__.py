@@ -1,6 +1,5 @@
-"""What runs on the workers of a TPU VM.
+"""What runs on the workers of a TPU VM, with the Python of its image and nothing else.
 
 `tpu_worker.py` is sent alone, before anything else is there. `environment.py` and `supervise.py`
-are in the code that it unpacks. All three need the Python of the TPU VM's image and nothing else;
-`process_flag.py` runs in the environment, where star_jax is installed.
+are in the code that it unpacks.
 """

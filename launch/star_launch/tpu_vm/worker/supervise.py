@@ -12,14 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from star_launch.tpu_vm.worker.tpu_worker import (
-    PYTHON,
-    RECORD,
-    ROOT,
-    SCRIPTS,
-    read_json,
-    write_json,
-)
+from star_launch.tpu_vm.worker.tpu_worker import PYTHON, RECORD, ROOT, read_json, write_json
+
+POD = "--processes=pod"  # the workers share one run, if its run mode allows that
 
 
 def supervise(lock: int) -> None:
@@ -37,16 +32,9 @@ def supervise(lock: int) -> None:
 
 
 def run_star_jax(arguments: Sequence[str], lock: int) -> int:
-    """Runs star_jax, on all workers together if the run mode can; returns the exit code."""
-    flag = subprocess.run(  # the workers must not start alone because the question failed
-        [str(PYTHON), "-m", f"{SCRIPTS}.process_flag", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-    if flag.returncode:
-        return flag.returncode
+    """Runs star_jax and returns the exit code."""
     child = subprocess.Popen(
-        [str(PYTHON), "-m", "star_jax.main", *arguments, *flag.stdout.decode().split()],
+        [str(PYTHON), "-m", "star_jax.main", *arguments, POD],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
