@@ -778,4 +778,4 @@ def test_eight_real_points_one_of_them_failing_killed_in_between(tmp_path):
     attempts = {log.stem: log.read_text().count("$ ") for log in out.glob("*.log")}
     assert all(attempts[name.removesuffix(".done")] == 1 for name in before)
     assert attempts[killed.name] == 2
-    assert "going on where the run stopped" in (out / f"{killed.name}.log").read_text()
+    assert "resuming where the run stopped" in (out / f"{killed.name}.log").read_text()
