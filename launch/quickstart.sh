@@ -6,13 +6,13 @@ usage() {
   cat <<'TEXT'
 usage: ./launch/quickstart.sh [options] [--gin.NAME=VALUE ...]
 
-Makes .venv, trains a tiny base model on arithmetic, and runs STaR on it. Run it again and it goes
-on where it stopped, or shows the result when all is done.
+Makes .venv, trains a tiny base model on arithmetic, and runs STaR on it. The same command resumes an
+interrupted run, and shows the result of a finished one.
 
-  --seed N              another random seed, base model included; its runs go to DIR/seed_N
-  --dir PATH            DIR, where the runs go (default: runs/quickstart in the checkout)
-  --no_rationalization  STaR without rationalization, from the same base; when both have run, the
-                        report shows them side by side
+  --seed N              another random seed, also for the base model; runs are in DIR/seed_N
+  --dir PATH            DIR for the runs (default: runs/quickstart in the checkout)
+  --no_rationalization  STaR without rationalization, from the same base; after both, the report
+                        shows them side by side
   --gin.NAME=VALUE      a gin binding for the STaR run
   --help                this text
 TEXT
@@ -54,7 +54,7 @@ while [ $# -gt 0 ]; do
 done
 [[ "$seed" =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "--seed must be a whole number, not '$seed'"
 
-# Paths are shown short when the caller stands in the checkout.
+# Paths are short if the current folder is the checkout.
 dir="${dir_option:-runs/quickstart}"
 if [[ "$dir" != /* && "$CALLER_DIR" != "$ROOT" ]]; then
   if [ -n "$dir_option" ]; then dir="$CALLER_DIR/$dir"; else dir="$ROOT/$dir"; fi
@@ -70,7 +70,7 @@ quoted() {
 
 star_jax() { "$VENV_PYTHON" -m star_jax.main "$@"; }
 
-# The base is shared by the runs with and without rationalization: the comparison is fair.
+# The runs with and without rationalization share the base, so the comparison is fair.
 make_base() {
   star_jax --run_mode=pretrain --gin_file=runs/pretrain_tiny.gin \
     --gin.MODEL_DIR="$(quoted "$dir/base")" --gin.SEED="$seed"
@@ -95,18 +95,18 @@ suggest() {
   [ "$seed" = 0 ] || same_seed+=" --seed $seed"
   printf '\nWhat to try next:\n'
   if [ ! -d "$dir/star_no_rationalization" ]; then
-    advise "$same_seed --no_rationalization" 'without hints, shown beside this run'
+    advise "$same_seed --no_rationalization" 'without hints, for comparison'
   elif [ ! -d "$dir/star" ]; then
-    advise "$same_seed" 'with rationalization, shown beside this run'
+    advise "$same_seed" 'with rationalization, for comparison'
   fi
-  advise "$again --seed $((seed + 1))" 'how much of it was luck?'
+  advise "$again --seed $((seed + 1))" 'another seed: how much was chance?'
   advise './launch/test.sh' 'the tests'
   advise '.venv/bin/python -m star_jax.main --help' 'your own data, other models, a TPU'
 }
 
 advise() { printf '  %-52s %s\n' "$1" "$2"; }
 
-trap 'say "stopped; run it again to go on from here"; exit 130' INT
+trap 'say "interrupted; run it again to resume"; exit 130' INT
 ensure_venv requirements
 cd "$ROOT"
 make_base

@@ -6,6 +6,6 @@ set -euo pipefail
 
 ensure_venv requirements-test
 cd "$ROOT"
-# All of them: two processes, each file in one of them. With arguments, as they say.
+# Without arguments: all tests in two processes, each file in one of them.
 [ $# -gt 0 ] || set -- -n 2 --dist loadfile
 exec "$VENV_PYTHON" -m pytest "$@"

@@ -1,4 +1,4 @@
-"""A stand-in for gcloud: records each call, keeps a cloud in a folder, and speaks as gcloud does.
+"""A stand-in for gcloud: records each call, keeps a cloud in a folder, and answers as gcloud does.
 
 Commands for workers are really run, each worker having a home folder of its own. The folder is
 $FAKE_GCLOUD_DIR; tests/test_tpu_vm.py fills it:

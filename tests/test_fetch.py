@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -19,12 +20,12 @@ from threading import Thread
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "launch"))  # a script finds its neighbours in its own folder
+from star_launch.fetch import command, download
+from star_launch.fetch.meter import Meter
+from star_launch.fetch.table import TABLE, Artefact, Bundle
+from star_launch.text import first_few, human_size, human_time
 
-import fetch  # noqa: E402
-from fetch_meter import Meter, human_size, human_time  # noqa: E402
-from fetch_table import TABLE, Artefact  # noqa: E402
+ROOT = Path(__file__).parent.parent
 
 DATA = os.environ.get("STAR_JAX_DATA")
 CONTENT = random.Random(0).randbytes(300_000)
@@ -32,7 +33,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every path, and misbehaves as told."""
+    """Serves CONTENT at every path, and misbehaves on request."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -99,7 +100,9 @@ class Machine:
 
     def run(self, *options, url=None, sha256=SHA256, **artefact):
         file = Artefact("sub/file.bin", url or self.server.url + "/f", sha256, **artefact)
-        code = fetch.main(["it", "--dir", str(self.folder), *options], {"it": (file,)})
+        code = command.main(
+            ["it", "--dir", str(self.folder), *options], {"it": Bundle("", (file,))}
+        )
         self.out, self.err = self.capsys.readouterr()
         return code
 
@@ -126,13 +129,16 @@ def machine(tmp_path, server, capsys):
 
 def test_the_second_run_checks_and_downloads_nothing(machine):
     assert machine.fetches() == [None]
-    assert f"{machine.target}: downloaded, 300,000 bytes, sha256 as published" in machine.out
+    assert (
+        f"{machine.target}: downloaded, 300,000 bytes, sha256 matches the published one"
+        in machine.out
+    )
     assert machine.fetches() == []
-    assert "is there" in machine.out
+    assert "exists" in machine.out
     assert sorted(p.name for p in machine.target.parent.iterdir()) == ["file.bin"]
 
 
-def test_a_download_goes_on_where_it_stopped(machine):
+def test_an_interrupted_download_resumes(machine):
     machine.have(machine.part, CONTENT[:100_000])
     assert machine.fetches() == ["bytes=100000-"]
 
@@ -143,7 +149,7 @@ def test_a_server_without_ranges_starts_again(machine):
     assert machine.fetches() == ["bytes=100000-"]
 
 
-def test_a_broken_connection_is_taken_up_in_the_same_run(machine):
+def test_after_a_broken_connection_the_same_run_resumes(machine):
     machine.server.cut_after = [1_000, 5_000]
     assert machine.fetches() == [None, "bytes=1000-", "bytes=6000-"]
 
@@ -190,7 +196,7 @@ def test_a_wrong_checksum_leaves_nothing_behind(machine, known):
     assert not machine.target.exists() and not machine.part.exists()
 
 
-def test_a_file_put_there_by_hand_is_checked_and_never_touched(machine):
+def test_a_file_of_the_user_is_verified_and_never_changed(machine):
     machine.have(machine.target, CONTENT)
     assert machine.fetches() == []
     machine.have(machine.target, b"my own")
@@ -202,11 +208,11 @@ def test_a_file_put_there_by_hand_is_checked_and_never_touched(machine):
 def test_without_a_published_checksum_the_first_one_seen_is_kept(machine):
     machine.have(machine.record, b'{"other": "0"}')
     machine.fetches(sha256=None)
-    assert f"no checksum published; sha256 of what came: {SHA256}" in machine.out
+    assert f"no published checksum; sha256 {SHA256} saved" in machine.out
     assert json.loads(machine.record.read_text()) == {"other": "0", "file.bin": SHA256}
     stamp = machine.record.stat().st_mtime_ns
     assert machine.fetches(sha256=None) == []
-    assert "sha256 as in checksums.json" in machine.out
+    assert "sha256 matches checksums.json" in machine.out
     assert machine.record.stat().st_mtime_ns == stamp
     machine.have(machine.target, b"altered")
     assert SHA256 in machine.fails(sha256=None)
@@ -223,18 +229,18 @@ def test_an_unreadable_record_is_one_line(machine, text):
 def test_an_http_error_names_the_address_and_the_way_out(machine, status):
     machine.server.status = status
     line = machine.fails()
-    assert f"{machine.server.url}/f: the server answers {status} " in line
+    assert f"{machine.server.url}/f: the server answered {status} " in line
     assert f"download it elsewhere and put it at {machine.target}" in line
     assert len(machine.server.asked) == 1
 
 
 def test_a_web_page_is_not_taken_for_a_file(machine):
     machine.server.content_type = "text/html; charset=utf-8"
-    assert "a web page came instead of the file" in machine.fails(sha256=None)
+    assert "the server sent a web page instead of the file" in machine.fails(sha256=None)
     assert not machine.record.exists()
 
 
-def test_nobody_listening_is_one_line(machine):
+def test_a_refused_connection_is_one_line(machine):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     assert "Connection refused" in machine.fails(url=f"http://127.0.0.1:{port}/f")
@@ -244,16 +250,16 @@ def test_nobody_listening_is_one_line(machine):
     ("error", "words"),
     [
         (urllib.error.URLError(socket.gaierror(-2, "unknown")), "is this machine offline?"),
-        (urllib.error.URLError(TimeoutError("timed out")), "silent for 60 s"),
-        (TimeoutError("timed out"), "silent for 60 s"),
+        (urllib.error.URLError(TimeoutError("timed out")), "sent nothing for 60 s"),
+        (TimeoutError("timed out"), "sent nothing for 60 s"),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "Connection reset"),
         (urllib.error.URLError("unknown\nurl type: x"), "unknown url type: x"),
-        (fetch.http.client.RemoteDisconnected("gone"), "gone"),
-        (fetch.http.client.IncompleteRead(b""), "IncompleteRead"),
+        (http.client.RemoteDisconnected("gone"), "gone"),
+        (http.client.IncompleteRead(b""), "IncompleteRead"),
     ],
 )
-def test_network_errors_are_told_in_a_few_words(error, words):
-    text = fetch.explain(error)
+def test_network_errors_are_explained_in_a_few_words(error, words):
+    text = download.explain(error)
     assert words in text and "\n" not in text
 
 
@@ -261,7 +267,7 @@ def test_too_little_room_is_seen_before_anything_is_written(machine, monkeypatch
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(299_999))
     line = machine.fails()
-    assert "300.0 kB are still to come" in line and "--dir" in line
+    assert "300.0 kB are missing" in line and "--dir" in line
     machine.have(machine.part, CONTENT[:1])
     machine.fetches()
 
@@ -282,11 +288,12 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(machine):
 def test_ctrl_c_leaves_what_has_come_for_the_next_run(machine):
     machine.server.stall_after = 200_000
     script = (
-        "import signal, sys; import fetch; from fetch_table import Artefact\n"
+        "import signal, sys; from star_launch.fetch import command\n"
+        "from star_launch.fetch.table import Artefact, Bundle\n"
         # These tests may be a shell's background job, whose children ignore Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"table = {{'it': (Artefact('sub/file.bin', '{machine.server.url}/f', '{SHA256}'),)}}\n"
-        "sys.exit(fetch.main(sys.argv[1:], table))"
+        f"file = Artefact('sub/file.bin', '{machine.server.url}/f', '{SHA256}')\n"
+        "sys.exit(command.main(sys.argv[1:], {'it': Bundle('', (file,))}))"
     )
     running = subprocess.Popen(
         [sys.executable, "-S", "-c", script, "it", "--dir", str(machine.folder)],
@@ -295,11 +302,11 @@ def test_ctrl_c_leaves_what_has_come_for_the_next_run(machine):
         text=True,
     )
     deadline = time.monotonic() + 30
-    while fetch.size_of(machine.part) < 200_000 and time.monotonic() < deadline:
+    while download.size_of(machine.part) < 200_000 and time.monotonic() < deadline:
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     assert running.communicate(timeout=10)[1] == (
-        "fetch.py: error: stopped; the same command goes on from here\n"
+        "fetch.py: error: interrupted; the same command resumes\n"
     )
     assert running.returncode == 130
     machine.server.stall_after = None
@@ -319,17 +326,17 @@ def test_a_dry_run_shows_size_target_and_address_and_touches_nothing(machine, ar
     assert f"{words}  {machine.target}  from {machine.server.url}/f\n" in machine.out
     assert machine.err == "" and machine.server.asked == [] and not machine.folder.exists()
     machine.run("--dry_run", sha256=None, **artefact)
-    assert "/f (no checksum published)\n" in machine.out
+    assert "/f (no published checksum)\n" in machine.out
     machine.have(machine.target, CONTENT)
     machine.run("--dry_run", **artefact)
-    assert "/f (is there)\n" in machine.out
+    assert "/f (exists)\n" in machine.out
 
 
 def test_the_script_needs_no_packages_and_dry_runs_the_real_table(tmp_path):
     command = [sys.executable, "-S", "-E", str(ROOT / "launch/fetch.py"), "--dry_run"]
     done = subprocess.run([*command, *TABLE], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    files = {artefact for what in TABLE.values() for artefact in what}
+    files = {artefact for bundle in TABLE.values() for artefact in bundle.files}
     lines = done.stdout.splitlines()[1:-1]
     assert len(lines) == len(files)
     for file in files:
@@ -339,22 +346,21 @@ def test_the_script_needs_no_packages_and_dry_runs_the_real_table(tmp_path):
 
 
 def test_the_table_is_sound():
-    files = {artefact for what in TABLE.values() for artefact in what}
+    files = {artefact for bundle in TABLE.values() for artefact in bundle.files}
     assert len({file.path for file in files}) == len({file.url for file in files}) == len(files)
     for file in files:
         assert file.url.startswith("https://")
         assert not Path(file.path).is_absolute() and ".." not in Path(file.path).parts
         assert file.url.endswith("/" + Path(file.path).name)
         assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
-    assert all(what in fetch.EPILOG for what in TABLE)
-    data = TABLE["commonsense_qa"] + TABLE["gsm8k"] + TABLE["paper_prompts"]
-    assert TABLE["all_data"] == data
+    data = sum((TABLE[what].files for what in ("commonsense_qa", "gsm8k", "paper_prompts")), ())
+    assert TABLE["all_data"].files == data
     assert all(file.sha256 and file.size for file in data)
 
 
 @pytest.mark.skipif(not DATA, reason="STAR_JAX_DATA names no folder with the data")
 def test_the_table_describes_the_published_data():
-    there = [file for file in TABLE["all_data"] if (Path(DATA) / file.path).exists()]
+    there = [file for file in TABLE["all_data"].files if (Path(DATA) / file.path).exists()]
     assert len(there) >= 10
     for file in there:
         content = (Path(DATA) / file.path).read_bytes()
@@ -363,8 +369,8 @@ def test_the_table_describes_the_published_data():
 
 def test_a_file_named_twice_is_fetched_once_and_its_hint_is_shown(tmp_path, server, capsys):
     file = Artefact("a/b", server.url + "/b", SHA256, hint="tar -xf {path} -C {folder}")
-    table = {"one": (file,), "two": (file,)}
-    assert fetch.main(["one", "two", "--dir", str(tmp_path)], table) == 0
+    table = {"one": Bundle("", (file,)), "two": Bundle("", (file,))}
+    assert command.main(["one", "two", "--dir", str(tmp_path)], table) == 0
     assert server.asked == [None]
     assert capsys.readouterr().out.splitlines()[1:] == [f"tar -xf {tmp_path}/a/b -C {tmp_path}/a"]
 
@@ -380,7 +386,7 @@ def test_a_file_named_twice_is_fetched_once_and_its_hint_is_shown(tmp_path, serv
 )
 def test_a_wrong_command_line_is_one_line(argv, words, capsys):
     with pytest.raises(SystemExit) as stopped:
-        fetch.main(argv)
+        command.main(argv)
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fetch.py: error: ") and words in line and "--help" in line
@@ -418,7 +424,7 @@ def test_a_log_shows_life_in_a_slow_download_and_nothing_of_a_short_one():
     assert shown(io.StringIO(), [(0, 0), (1, 500), (2, 1_000)], 1_000) == ""
 
 
-def test_a_terminal_gets_one_line_that_is_drawn_anew_and_removed(monkeypatch):
+def test_a_terminal_gets_one_line_that_is_updated_and_removed(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     text = shown(Screen(), [(0, 0), (0.05, 10), (1, 500), (1.05, 600), (2, 1_000)], 1_000)
     half = f"file: [{'#' * 10}{' ' * 10}] 500 bytes of 1.0 kB, 500 bytes/s, 1 s left"
@@ -426,7 +432,15 @@ def test_a_terminal_gets_one_line_that_is_drawn_anew_and_removed(monkeypatch):
     assert text.count("\r\033[K") == 3 and text.endswith("\r\033[K") and "\n" not in text
 
 
-def test_sizes_and_times_for_people():
+def test_help_lists_what_can_be_downloaded(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"  {what} " in text and bundle.about in text for what, bundle in TABLE.items())
+
+
+def test_sizes_times_and_lists_for_people():
+    assert first_few(["a", "b"], 2) == "a, b" and first_few(["a", "b", "c"], 1) == "a and 2 more"
     assert [human_size(n) for n in (999, 1_000, 3_785_890, 24_203_531_136)] == [
         "999 bytes",
         "1.0 kB",

@@ -111,7 +111,7 @@ def test_every_row_is_a_whole_run_but_for_its_directory_and_weights(name):
     assert run.row == ROWS[name]
 
 
-# Used by somebody.
+# Used.
 
 
 def mentioned(text):
@@ -133,7 +133,7 @@ def mentioned(text):
 
 
 def test_every_gin_file_is_used_by_a_test_a_documented_command_or_a_file_that_is():
-    places = [ROOT / "README.md", *(ROOT / "launch").glob("*"), *GIN_CONFIGS.glob("sweeps/*")]
+    places = [ROOT / "README.md", *(ROOT / "launch").rglob("*"), *GIN_CONFIGS.glob("sweeps/*")]
     places += [path for path in ROOT.glob("tests/*.py") if path.name != Path(__file__).name]
     texts = [path.read_text() for path in places if path.suffix in (".md", ".sh", ".py", ".gin")]
     used = closure(name for text in texts for name in mentioned(text))
@@ -168,7 +168,7 @@ def test_another_schedule_takes_the_place_of_the_papers(name, configurable, step
     assert (run.schedule(1, 80, 8.0), run.schedule(2, 80, 8.0)) == steps
 
 
-def test_the_released_codes_departures_go_on_top_of_a_row():
+def test_the_released_codes_differences_can_be_added_to_a_row():
     name = "paper/table2_star_with_rationalization.gin"
     files = [name, "parity/released_code.gin"]
     gin_errors.load(gin_sources.read_sources(files, [], (), NOT_NEEDED))

@@ -161,7 +161,7 @@ def test_the_test_packages_serve_the_quickstart_but_not_the_other_way(machine):
     assert "launch/requirements-test.lock" in installs(machine.calls())[0]
 
 
-def test_an_interrupted_install_is_taken_up(either):
+def test_an_interrupted_install_is_resumed(either):
     (either.folder / "offline").touch()
     failed = either.run("launch/test.sh")
     assert failed.returncode == 1
@@ -188,7 +188,7 @@ def test_what_the_install_depends_on_makes_it_run_again(machine, change):
     assert len(installs(machine.calls())) == 2
 
 
-def test_a_venv_of_somebody_else_is_used_as_it_is(machine):
+def test_a_venv_made_elsewhere_is_used_as_it_is(machine):
     venv = machine.checkout / ".venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "pyvenv.cfg").write_text("home = elsewhere\n")
@@ -197,7 +197,7 @@ def test_a_venv_of_somebody_else_is_used_as_it_is(machine):
     assert "venv" not in machine.calls()
 
 
-def test_a_broken_venv_of_somebody_else_is_left_alone(machine):
+def test_a_broken_venv_made_elsewhere_is_left_alone(machine):
     venv = machine.checkout / ".venv"
     venv.mkdir()
     (venv / "pyvenv.cfg").write_text("home = elsewhere\n")
@@ -207,7 +207,7 @@ def test_a_broken_venv_of_somebody_else_is_left_alone(machine):
     assert machine.calls() == [] and (venv / "pyvenv.cfg").exists()
 
 
-def test_a_broken_venv_of_ours_is_made_anew(machine):
+def test_a_broken_venv_made_here_is_made_again(machine):
     machine.run("launch/test.sh")
     machine.calls()
     (machine.checkout / ".venv/bin/python").unlink()
@@ -301,6 +301,28 @@ def test_ci_lints_and_runs_the_tests(machine):
     ]  # fmt: skip
 
 
+LAUNCHERS = sorted((ROOT / "launch").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_launchers_are_packages_of_short_files(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    assert "sys.path" not in text
+    assert path.parent.name == "launch" or (path.parent / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("name", ["fetch", "sweep", "tpu_vm"])
+def test_each_launcher_can_be_called_from_any_folder(name, tmp_path):
+    script = ROOT / f"launch/{name}.py"
+    assert os.access(script, os.X_OK) and len(script.read_text().splitlines()) <= 10
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", str(script), "--help"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"launch/{name}.py" in done.stdout.splitlines()[0]
+
+
 def setup_argument(name):
     """Returns a literal argument of setup() in setup.py."""
     tree = ast.parse((ROOT / "setup.py").read_text())
@@ -351,13 +373,14 @@ def test_every_requirement_is_a_range():
         assert operators == {">=", "<"}, text
 
 
-def test_an_installed_wheel_brings_its_gin_files(tmp_path):
+def test_an_installed_wheel_has_its_gin_files_and_no_launcher(tmp_path):
     checkout, site, elsewhere = (tmp_path / name for name in ("checkout", "site", "elsewhere"))
     for folder in (checkout / "gin_configs/runs", site, elsewhere):
         folder.mkdir(parents=True)
     shutil.copytree(
         ROOT / "star_jax", checkout / "star_jax", ignore=shutil.ignore_patterns("__pycache__")
     )
+    shutil.copytree(ROOT / "launch", checkout / "launch")
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
     (checkout / "gin_configs/top.gin").write_text("include 'runs/inner.gin'\n")
@@ -371,7 +394,7 @@ def test_an_installed_wheel_brings_its_gin_files(tmp_path):
     (wheel,) = checkout.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
     assert (site / "star_jax/tasks/exemplars/probe.txt").is_file()
-    assert not (site / "gin_configs").exists()
+    assert {path.name.partition("-")[0] for path in site.iterdir()} == {"star_jax"}
     (metadata,) = site.glob("*.dist-info")
     assert "star_jax = star_jax.main:run" in (metadata / "entry_points.txt").read_text()
     read = (

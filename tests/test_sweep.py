@@ -1,4 +1,4 @@
-"""Sweeps: their expansion, and launch/sweep.py with a stand-in for star_jax and for gcloud."""
+"""Sweeps: their expansion, and launch/sweep.py with stand-ins for star_jax and gcloud."""
 
 import concurrent.futures
 import contextlib
@@ -22,16 +22,12 @@ from hypothesis import strategies as st
 from star_jax.cli import gin_sources
 from star_jax.cli.command_line import parse_command_line
 from star_jax.errors import UserError
+from star_jax.main import main
 from star_jax.run.run_dir import differing_bindings
 from star_jax.tools.gin_text import gin_text
 from star_jax.tools.sweep import Prepare, Sweep, differences, expand
+from star_launch.sweep import command, configurations, jobs, logs, machine, runner, sweep
 from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
-
-sys.path.insert(0, str(LAUNCH))  # a script finds its neighbours in its own folder
-
-import sweep
-import sweep_runs
-import sweep_state
 
 SHIPPED = sorted(path.name for path in (ROOT / "gin_configs/sweeps").glob("*.gin"))
 
@@ -196,7 +192,7 @@ def test_what_points_share_is_prepared_once():
         ),
     ],
 )
-def test_a_wrong_sweep_is_told_in_a_line(settings, words):
+def test_a_wrong_sweep_is_one_line(settings, words):
     with contextlib.nullcontext() if words is None else pytest.raises(UserError) as caught:
         expand(small(**settings), "out")
     if words is not None:
@@ -269,7 +265,7 @@ try:
     if (here / f"crash_{folder.name}").exists():
         raise ValueError("a bug")
     if given["run_mode"] != "pretrain":
-        (folder / "metrics.jsonl").write_text('{"accuracy": 0.25}\\n')
+        (folder / "metrics.jsonl").write_text('{"iteration": 1, "accuracy": 0.25}\\n')
 except KeyboardInterrupt:
     print("interrupted")
     sys.exit(130)
@@ -300,25 +296,23 @@ Prepare:
   bound_to = "MODEL_CHECKPOINT"
 """
 POINTS = ["000_SEED=0_LEVEL=0", "001_SEED=0_LEVEL=1", "002_SEED=1_LEVEL=0", "003_SEED=1_LEVEL=1"]
-# Has the sweep run a stand-in for star_jax, and not import it to have gin look at each point.
+# The sweep runs a stand-in for star_jax, and checks the points without importing JAX.
 RIGGED = """\
 import signal, sys
-sys.path[:0] = [{root!r}, {launch!r}]
-import sweep, sweep_runs, sweep_state
+from star_launch.sweep import command, configurations, jobs, runner
 
 def bound(runs):
-    texts = [sweep_state.read_sources(run).flags for run in runs]
-    return {{run.name: chr(10).join(flags) for run, flags in zip(runs, texts)}}
+    return {{run.name: chr(10).join(configurations.read_run(run)[1].flags) for run in runs}}
 
 def rig(set_attribute):
-    set_attribute(sweep, "STAR_JAX", (sys.executable, "-I", "-S", {program!r}))
-    set_attribute(sweep_state, "checked_configurations", bound)
-    set_attribute(sweep_runs, "POLL_SECONDS", 0.02)
+    set_attribute(jobs, "STAR_JAX", (sys.executable, "-I", "-S", {program!r}))
+    set_attribute(configurations, "checked_configurations", bound)
+    set_attribute(runner, "POLL_SECONDS", 0.02)
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
     rig(setattr)
-    sys.exit(sweep.main(sys.argv[1:]))
+    sys.exit(command.main(sys.argv[1:]))
 """
 
 
@@ -331,8 +325,7 @@ class Bench:
         (folder / "run.gin").write_text(RUN_GIN)
         (folder / "program.py").write_text(PROGRAM)
         self.sweep_is(SWEEP_GIN)
-        text = {"root": str(ROOT), "launch": str(LAUNCH), "program": str(folder / "program.py")}
-        (folder / "rigged.py").write_text(RIGGED.format(**text))
+        (folder / "rigged.py").write_text(RIGGED.format(program=str(folder / "program.py")))
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.delitem(sys.modules, "rigged", raising=False)
         importlib.import_module("rigged").rig(monkeypatch.setattr)
@@ -342,14 +335,15 @@ class Bench:
 
     def run(self, *options):
         """Returns the exit code; what was said is in `words`."""
-        code = sweep.main(["s.gin", *options])
+        code = command.main(["s.gin", *options])
         self.printed, self.words = self.capfd.readouterr()
         return code
 
     def start(self, *options):
         """The same as a process of its own."""
         command = [sys.executable, "rigged.py", "s.gin", *options]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(LAUNCH)])}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
     def touch(self, *names):
         for name in names:
@@ -381,7 +375,7 @@ def bench(tmp_path, monkeypatch, capfd):
 def test_every_point_is_run_once_and_reported_on(bench):
     assert bench.run() == 0, bench.words
     assert bench.ran() == bench.reported() == POINTS
-    line = r"sweep: 2/4 001_SEED=0_LEVEL=1 finished in \d+ s, accuracy 25.0 %; \d+ s left\n"
+    line = r"sweep.py: 2/4 001_SEED=0_LEVEL=1 finished in \d+ s, accuracy 25.0 %; \d+ s left\n"
     assert re.search(line, bench.words)
     assert "4 of 4 runs finished" in bench.words
     state = json.loads((bench.out / "sweep.json").read_text())["runs"]
@@ -410,11 +404,11 @@ def test_a_failure_is_explained_and_keeps_nothing_else_from_running(bench):
 
 
 @pytest.mark.parametrize("file", ["runs/quickstart.gin", "tasks/gsm8k.gin"])
-def test_a_run_given_for_a_sweep_is_told_what_it_is(file, tmp_path, capfd):
+def test_a_runs_file_given_as_a_sweep_is_explained(file, tmp_path, capfd):
     out = tmp_path / "out"
-    assert sweep.main([file, f"--output_dir={out}"]) == 2
+    assert command.main([file, f"--output_dir={out}"]) == 2
     words = capfd.readouterr().err
-    assert f"{file} is no sweep" in words and f"star_jax.main --gin_file={file}" in words
+    assert f"{file} is not a sweep" in words and f"star_jax.main --gin_file={file}" in words
     assert not out.exists()
 
 
@@ -430,28 +424,25 @@ def test_points_wait_for_what_prepares_them_and_go_without_it_if_it_fails(bench)
     assert bench.reported() == POINTS
 
 
-def test_so_many_runs_go_on_at_once_as_asked_for_and_as_there_are_cores(bench, monkeypatch):
+def test_as_many_runs_at_the_same_time_as_requested_and_as_there_are_cores(bench, monkeypatch):
     for cores, at_once in (([0, 1, 2], 3), ([0], 1)):
-        monkeypatch.setattr(sweep_runs, "usable_cores", lambda cores=cores: cores)
-        assert len(sweep.slots_of(3, is_tpu=False)) == at_once
-    assert sweep.slots_of(3, is_tpu=True) == [[], [], []]
+        monkeypatch.setattr(machine, "usable_cores", lambda cores=cores: cores)
+        assert len(machine.slots(3)) == at_once
     bench.out.mkdir()
-    jobs = [
-        sweep_runs.Job(
-            name, (*sweep.STAR_JAX, "--run_mode=star", f"--gin.MODEL_DIR='{name}'"), (), ""
-        )
+    wanted = [
+        runner.Job(name, (*jobs.STAR_JAX, "--run_mode=star", f"--gin.MODEL_DIR='{name}'"), (), "")
         for name in POINTS
     ]
     bench.touch(*(f"hold_{name}" for name in POINTS))
-    runner = sweep_runs.Runner(bench.out, [[], [], []], {}, lambda words: None)
+    three = runner.Runner(bench.out, [[], [], []], {}, lambda words: None)
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         watched = executor.submit(at_its_most, bench, POINTS)
-        runner.run(jobs)
+        three.run(wanted)
         assert watched.result() == 3
 
 
 def at_its_most(bench, names):
-    """Lets runs end once some go on for a while; returns how many did."""
+    """Lets the runs end after some have run for a while; returns how many ran."""
     bench.until(lambda: len(bench.ran()) >= 3)
     time.sleep(0.3)
     count = len(bench.ran())
@@ -470,49 +461,48 @@ def at_its_most(bench, names):
     ],
 )
 def test_cores_are_dealt_out(cores, parallel, dealt):
-    assert sweep_runs.shares(cores, parallel) == dealt
+    assert machine.shares(cores, parallel) == dealt
 
 
 def test_a_run_keeps_to_its_cores(bench):
-    core = sweep_runs.usable_cores()[-1]
+    core = machine.usable_cores()[-1]
     bench.out.mkdir()
-    command = (sys.executable, "program.py", "--run_mode=star", "--gin.MODEL_DIR='out/a'")
-    job = sweep_runs.Job("a", command, (), "digest")
-    runner = sweep_runs.Runner(bench.out, [[core]], {}, print)
-    before = sweep_runs.usable_cores()
-    assert runner.run([job])["a"].state == sweep_runs.FINISHED
+    arguments = (sys.executable, "program.py", "--run_mode=star", "--gin.MODEL_DIR='out/a'")
+    job = runner.Job("a", arguments, (), "digest")
+    before = machine.usable_cores()
+    assert runner.Runner(bench.out, [[core]], {}, print).run([job])["a"].state == runner.FINISHED
     (record,) = bench.records()
     assert record["threads"] == "1"
     assert record["cores"] in ([core], [])  # [] where a system cannot
-    assert sweep_runs.usable_cores() == before
+    assert machine.usable_cores() == before
 
 
-def test_killed_and_started_again_it_goes_on_and_never_runs_a_point_twice_at_once(bench):
+def test_a_killed_sweep_resumes_and_never_runs_a_point_twice_at_the_same_time(bench):
     bench.touch(f"hold_{POINTS[1]}")
     process = bench.start()
     bench.until(lambda: len(bench.ran()) == 2)
     process.kill()
     process.wait()
-    again = bench.start()  # the run that was left goes on: its end is waited for
+    again = bench.start()  # the run of the killed sweep is still active: it waits
     line = iter(again.stderr.readline, "")
-    words = next(words for words in line if "cut off" in words)
-    assert f"{POINTS[1]} goes on from a sweep that was cut off" in words
+    words = next(words for words in line if "interrupted sweep" in words)
+    assert f"{POINTS[1]} is still running from an interrupted sweep" in words
     assert bench.ran() == POINTS[:2]
     (bench.folder / f"hold_{POINTS[1]}").unlink()
     assert again.wait(60) == 0, again.stderr.read()
-    assert bench.ran() == [*POINTS[:2], *POINTS[1:]]  # once more, to go on in its MODEL_DIR
+    assert bench.ran() == [*POINTS[:2], *POINTS[1:]]  # once more, to resume in its MODEL_DIR
     assert bench.reported() == POINTS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_ends_its_runs_and_goes_on_later(bench, number):
+def test_an_interrupted_sweep_ends_its_runs_and_can_be_resumed(bench, number):
     bench.touch(f"hold_{POINTS[1]}")
     process = bench.start()
     bench.until(lambda: "begins" in _text(bench.out / f"{POINTS[1]}.log"))
     process.send_signal(number)
     words = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert words.endswith("sweep: interrupted; the same command goes on from here\n")
+    assert words.endswith("sweep.py: interrupted; the same command resumes\n")
     assert _text(bench.out / f"{POINTS[1]}.log").endswith("interrupted\n")
     (bench.folder / f"hold_{POINTS[1]}").unlink()
     assert bench.run() == 0
@@ -528,7 +518,7 @@ def test_a_directory_takes_one_sweep_and_one_command_at_a_time(bench):
     process = bench.start()
     bench.until(lambda: bench.ran() == POINTS[:1])
     assert bench.run() == 2
-    assert bench.words == "sweep: error: another launch/sweep.py is at work in out\n"
+    assert bench.words == "sweep.py: error: another launch/sweep.py is running in out\n"
     (bench.folder / f"hold_{POINTS[0]}").unlink()
     assert process.wait(60) == 0
     bench.sweep_is(SWEEP_GIN.replace('"LEVEL": [0, 1]', '"LEVEL": [0, 2]'))
@@ -536,14 +526,14 @@ def test_a_directory_takes_one_sweep_and_one_command_at_a_time(bench):
     assert bench.run() == 2
     assert "out belongs to another sweep: 001_SEED=0_LEVEL=1 is there and not here" in bench.words
     assert (bench.out / "sweep.json").read_bytes() == before
-    bench.sweep_is(SWEEP_GIN + "Sweep.bindings = {'ITERATIONS': 2}")  # a run may go on longer
+    bench.sweep_is(SWEEP_GIN + "Sweep.bindings = {'ITERATIONS': 2}")  # a run may be continued
     assert bench.run() == 0
     assert bench.ran() == POINTS * 2
     assert bench.run("--output_dir=.") == 2
-    assert "no sweep.json, so it is no sweep's" in bench.words
+    assert "no sweep.json, so it is not a sweep's directory" in bench.words
 
 
-def test_a_rehearsal_prints_each_command_and_touches_nothing(bench):
+def test_a_dry_run_prints_each_command_and_touches_nothing(bench):
     assert bench.run("--dry_run") == 0
     assert not bench.out.exists()
     *runs, report = [shlex.split(line) for line in bench.printed.splitlines()]
@@ -552,8 +542,8 @@ def test_a_rehearsal_prints_each_command_and_touches_nothing(bench):
         f"--gin.MODEL_DIR='out/{POINTS[1]}'",
     ]
     assert report[-1] == "--gin.report.output_dir='out/report'"
-    for command in (*runs, report):
-        parse_command_line(command[len(sweep.STAR_JAX) :])
+    for line in (*runs, report):
+        parse_command_line(line[len(jobs.STAR_JAX) :])
 
 
 @pytest.mark.parametrize(
@@ -563,8 +553,8 @@ def test_a_rehearsal_prints_each_command_and_touches_nothing(bench):
         (SWEEP_GIN, ["--paralel=2"], "unrecognized arguments: --paralel=2"),
         (SWEEP_GIN, ["--", "--spot"], "give --tpu gs://BUCKET/FOLDER"),
         (SWEEP_GIN, ["--tpu=gs://b/f", "--", "--dry_run"], "--dry_run belongs before"),
-        (SWEEP_GIN, ["--tpu=gs://bucket"], "--tpu 'gs://bucket' is no gs://BUCKET/FOLDER"),
-        (SWEEP_GIN, ["--gin.Sweep.grid"], "--gin.Sweep.grid is no --gin.NAME=VALUE"),
+        (SWEEP_GIN, ["--tpu=gs://bucket"], "--tpu 'gs://bucket' is not gs://BUCKET/FOLDER"),
+        (SWEEP_GIN, ["--gin.Sweep.grid"], "--gin.Sweep.grid is not --gin.NAME=VALUE"),
         (SWEEP_GIN.replace("grid", "gird"), [], "did you mean 'grid'?"),
         (SWEEP_GIN.replace('  run_mode = "star"\n', ""), [], "Sweep.run_mode must be set"),
         (
@@ -586,7 +576,7 @@ def test_a_wrong_command_or_sweep_ends_before_anything_runs(bench, text, options
     except SystemExit as end:  # argparse's
         code, bench.words = end.code, bench.capfd.readouterr().err
     assert code == 2
-    assert words in bench.words and re.fullmatch(r"sweep: error: .*\n", bench.words)
+    assert words in bench.words and re.fullmatch(r"sweep.py: error: .*\n", bench.words)
     assert not bench.out.exists() and bench.ran() == []
 
 
@@ -596,14 +586,47 @@ def test_a_wrong_command_or_sweep_ends_before_anything_runs(bench, text, options
         ("$ x\nstar_jax: error: a\nmore\nstar_jax: error: b; c\n", 2, "b; c"),
         ("$ x\ntpu_vm.py: error: no room\n", 1, "no room"),
         ("$ x\nTraceback\n  line\nValueError: 3\n\n", 1, "exit code 1: ValueError: 3"),
-        ("$ x\nstar_jax: error: old\n", -9, "ended by SIGKILL, most often for want of memory"),
+        ("$ x\nstar_jax: error: old\n", -9, "ended by SIGKILL, usually because memory ran out"),
         ("$ x\n", 3, "exit code 3: it printed nothing"),
     ],
 )
 def test_a_failure_has_a_reason_in_one_line(tmp_path, log, code, reason):
     (tmp_path / "log").write_text("star_jax: error: of an earlier attempt\n" + log)
     start = len("star_jax: error: of an earlier attempt\n")
-    assert sweep_runs.failure_reason(tmp_path / "log", start, code) == reason
+    assert logs.failure_reason(tmp_path / "log", start, code) == reason
+
+
+def test_the_error_of_star_jax_itself_is_a_reason(tmp_path, capsys):
+    assert main(["--run_mode=stra"]) == 2
+    (tmp_path / "log").write_text("$ x\n" + capsys.readouterr().err)
+    assert "stra" in logs.failure_reason(tmp_path / "log", 0, 2)
+    assert "exit code" not in logs.failure_reason(tmp_path / "log", 0, 2)
+
+
+def test_the_star_jax_of_another_checkout_is_refused(bench, monkeypatch):
+    monkeypatch.setattr(sweep, "ROOT", bench.folder)
+    assert bench.run() == 2
+    assert f"imports star_jax from {ROOT}, not from this checkout" in bench.words
+
+
+def test_a_sweep_accepts_what_its_runs_accept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # as for a run, modules of the current folder can be imported
+    (tmp_path / "mine.py").write_text("import gin\n\n\n@gin.configurable\ndef my_own(x=0): ...\n")
+    (tmp_path / "mine.gin").write_text("import mine\nmy_own.x = 1\n")
+    files = ["paper/table1_star_with_rationalization.gin", "mine.gin"]
+    runs = expand(Sweep("precompile", files, points=[{}]), "out")
+    (config,) = configurations.checked_configurations(runs).values()
+    assert "my_own.x = 1" in config  # and nothing asks for MODEL_CHECKPOINT
+
+
+def test_help_needs_no_packages(tmp_path):
+    script = [sys.executable, "-S", "-E", str(LAUNCH / "sweep.py")]
+    done = subprocess.run([*script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "--parallel" in done.stdout, done.stderr
+    done = subprocess.run([*script, "x.gin"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    words = r"sweep\.py: error: the package '\w+' is not installed for .*quickstart.sh makes\n"
+    assert re.fullmatch(words, done.stderr)
 
 
 # TPU VMs
@@ -612,7 +635,7 @@ def test_a_failure_has_a_reason_in_one_line(tmp_path, log, code, reason):
 def test_each_point_gets_a_tpu_vm_of_its_own(bench, cloud, monkeypatch):  # noqa: F811
     cloud.program("write(1, 0.5)\nif 'LEVEL=1' in model_dir: sys.exit(2)\nreport()\n")
     script = str(cloud.checkout / "launch/tpu_vm.py")
-    monkeypatch.setattr(sweep, "TPU_VM", (sys.executable, script))
+    monkeypatch.setattr(jobs, "TPU_VM", (sys.executable, script))
     bench.sweep_is(SWEEP_GIN.replace('"SEED": [0, 1], ', "").replace('"out"', '"out/2 x_Y"'))
     options = ["--accelerator_type=v3-8", "--spot", "--poll_seconds=0.02", *PLACE]
     tpu = ["--tpu=gs://bucket/sweeps/", "--parallel=1", "--", *options]
@@ -642,23 +665,22 @@ def test_wrong_options_for_tpu_vms_end_before_anything_runs(bench):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_point_of_a_shipped_sweep_is_read_and_bound(name):
-    runs = expand(sweep_state.read_sweep(f"sweeps/{name}", []), "out")
-    sweep_state.check_run_modes(runs)
-    configs = sweep_state.load_configurations(runs)
+    runs = expand(configurations.read_sweep(f"sweeps/{name}", []), "out")
+    configs = configurations.load_configurations(runs)
     assert len(set(configs.values())) == len(runs)
     for run in runs:
         macros = [f"{key} = {value}" for key, value in run.bindings if "." not in key]
         assert all(line in configs[run.name] for line in macros)
 
 
-def test_a_binding_that_nothing_takes_is_told_with_its_point():
+def test_an_unknown_binding_is_reported_with_its_point():
     bindings = {"MODEL_CHECKPOINT": "base", "StarConfig.sede": 0}
     runs = expand(Sweep("star", ["paper/figure4_tiny.gin"], bindings, points=[{}]), "out")
     with pytest.raises(UserError, match=r"^000: --gin.StarConfig.sede: .* did you mean 'seed'\?$"):
-        sweep_state.load_configurations(runs)
+        configurations.load_configurations(runs)
 
 
-def test_the_command_itself_rehearses_the_papers_search_for_a_learning_rate(tmp_path):
+def test_the_command_itself_dry_runs_the_papers_search_for_a_learning_rate(tmp_path):
     done = subprocess.run(
         [sys.executable, LAUNCH / "sweep.py", "sweeps/learning_rate.gin", "--dry_run"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
@@ -678,17 +700,18 @@ def documented():
     return [line for text in texts for line in text.splitlines() if line.startswith(SWEEP)]
 
 
-@pytest.mark.parametrize("command", documented())
-def test_a_documented_sweep_is_one_that_can_be_asked_for(command, monkeypatch):
+@pytest.mark.parametrize("line", documented())
+def test_a_documented_sweep_can_be_run(line, monkeypatch):
     monkeypatch.setenv("CLOUDSDK_CORE_PROJECT", "my-project")
     monkeypatch.setenv("CLOUDSDK_COMPUTE_ZONE", "us-central1-a")
-    options, _, tpu_options = sweep.parse(shlex.split(command)[2:])
-    runs = expand(sweep_state.read_sweep(options.file, []), options.tpu or "out")
+    options, _, tpu_options = command.parse(shlex.split(line)[2:])
+    runs = expand(configurations.read_sweep(options.file, []), options.tpu or "out")
     configs = {run.name: "" for run in runs}
-    jobs = sweep.jobs_of(runs, configs, Path("out"), bool(options.tpu), tpu_options)
     if options.tpu:
-        sweep.check_tpu_options(jobs)
-    assert len(jobs) >= 4
+        wanted = jobs.tpu_jobs(runs, configs, Path("out"), tpu_options)
+    else:
+        wanted = jobs.local_jobs(runs, configs)
+    assert len(wanted) >= 4
 
 
 # The bar: eight points of the tiny setting, one made to fail, killed in between
@@ -727,9 +750,9 @@ def test_eight_real_points_one_of_them_failing_killed_in_between(tmp_path):
     (tmp_path / "eight.gin").write_text(EIGHT_GIN)
     out = tmp_path / "out"
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, str(LAUNCH / "sweep.py"), "eight.gin", "--parallel=2"]
+    arguments = [sys.executable, str(LAUNCH / "sweep.py"), "eight.gin", "--parallel=2"]
     settings = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **settings)
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, **settings)
     killed = out / EIGHT[3]
     deadline = time.monotonic() + 3600
     while not any((killed / "iter_001/training").glob("step_*")):
@@ -743,7 +766,7 @@ def test_eight_real_points_one_of_them_failing_killed_in_between(tmp_path):
     assert not (out / f"{killed.name}.done").exists()
     before = {path.name for path in out.glob("*.done")}
     assert {"base.done", f"{EIGHT[0]}.done"} <= before
-    again = subprocess.run(command, stderr=subprocess.PIPE, check=False, **settings)
+    again = subprocess.run(arguments, stderr=subprocess.PIPE, check=False, **settings)
     assert again.returncode == 1, again.stderr
     assert "8 of 9 runs finished, 1 did not" in again.stderr  # the base is the ninth
     failure = re.search(r"failed: 001_too_many: (.*)", again.stderr)[1]
@@ -755,4 +778,4 @@ def test_eight_real_points_one_of_them_failing_killed_in_between(tmp_path):
     attempts = {log.stem: log.read_text().count("$ ") for log in out.glob("*.log")}
     assert all(attempts[name.removesuffix(".done")] == 1 for name in before)
     assert attempts[killed.name] == 2
-    assert "going on where the run stopped" in (out / f"{killed.name}.log").read_text()
+    assert "resuming where the run stopped" in (out / f"{killed.name}.log").read_text()

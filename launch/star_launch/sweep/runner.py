@@ -1,33 +1,31 @@
-"""The runs of a sweep as processes: so many at once, each with its log, and what became of them.
+"""Runs the processes of a sweep, several at the same time, each with its log.
 
-A run's log is also its lock: the process holds it open and locked, so a run that goes on when the
-sweep was killed is seen by the next one, which waits for its end before it starts the run again.
+A log is also a lock: the process of a run keeps it open and locked. So if a sweep was killed and
+one of its runs is still active, the next sweep sees that, waits for its end, and only then starts
+the run again.
 
     DIR/NAME/       MODEL_DIR of a run          DIR/NAME.log    what it printed
-    DIR/NAME.done   written when it ended well: its digest and its seconds
+    DIR/NAME.done   written after success: its digest and its seconds
 """
 
-import contextlib
 import dataclasses
 import fcntl
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fetch_meter import human_time
+from star_launch.files import write_whole
+from star_launch.sweep.logs import failure_reason, last_accuracy
+from star_launch.sweep.machine import collected_signals, on_cores, signal_groups, threads
+from star_launch.text import human_time
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 20  # for a run to end after Ctrl-C, before it is killed
-ERROR = re.compile(r"(?:star_jax|tpu_vm\.py): error: (.*)")
-MAX_REASON = 400  # characters
-# XLA's, OpenMP's and BLAS's threads; on Linux the cores that a run may use say the same.
-THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+GRACE_SECONDS = 20  # between Ctrl-C and the end of a run, before it is killed
 
 FINISHED, FAILED, NOT_RUN = "finished", "failed", "not run"
 
@@ -38,14 +36,14 @@ class Job:
 
     name: str
     command: tuple[str, ...]
-    needs: tuple[str, ...]  # jobs that must have ended well before
-    digest: str  # of all that its result depends on
-    is_point: bool = True  # the others prepare, and take another time
+    needs: tuple[str, ...]  # jobs that must succeed first
+    digest: str  # of everything that its result depends on
+    is_point: bool = True  # False: a preparation, which takes another time than the points
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """The end of a job."""
 
     state: str
     seconds: float = 0.0
@@ -53,26 +51,26 @@ class Outcome:
 
 
 class Interrupted(Exception):
-    """Ctrl-C, or the machine wants the sweep to end; its runs have ended."""
+    """A signal ended the sweep; all its runs have ended."""
 
 
 @dataclasses.dataclass
 class _Attempt:
-    """A job that has a slot; without a process it waits for one of an earlier sweep to end."""
+    """A job in a slot; without a process, it waits for that of an earlier sweep to end."""
 
     job: Job
     slot: int
     process: subprocess.Popen | None = None
     began: float = 0.0
-    log_start: int = 0  # where this attempt's words begin
+    log_start: int = 0  # byte of the log where this attempt begins
 
 
 @dataclasses.dataclass
 class Runner:
-    """Runs jobs in a directory; `slots` has the cores of each that may run at once, or ()."""
+    """Runs jobs in a directory."""
 
     directory: Path
-    slots: Sequence[Sequence[int]]
+    slots: Sequence[Sequence[int]]  # the cores of each job at the same time; [] for no limit
     environment: Mapping[str, str]
     say: Callable[[str], None]
 
@@ -81,7 +79,10 @@ class Runner:
         self._running: list[_Attempt] = []
 
     def run(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        """Runs what is not finished yet; a failure stops nothing but what needs it.
+        """Runs what is not finished yet; a failure stops only the jobs that need the failed one.
+
+        Returns:
+          the outcome of each job, by its name.
 
         Raises:
           Interrupted: by a signal.
@@ -95,7 +96,7 @@ class Runner:
                 self._outcomes[job.name] = Outcome(FINISHED, seconds)
         if len(waiting) < len(jobs):
             self.say(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already")
-        with _signals() as signals:
+        with collected_signals() as signals:
             while (waiting := self._fill_slots(waiting)) or self._running:
                 time.sleep(POLL_SECONDS)
                 if signals:
@@ -116,7 +117,7 @@ class Runner:
             ]
             if lost:
                 self._outcomes[job.name] = Outcome(NOT_RUN, reason=f"{lost[0]} failed")
-                self.say(f"{job.name} is not run, since {lost[0]} failed")
+                self.say(f"{job.name} does not run, because {lost[0]} failed")
             elif None in needed or len(self._running) == len(self.slots):
                 left.append(job)
             else:
@@ -125,7 +126,9 @@ class Runner:
                 attempt = _Attempt(job, slot)
                 self._running.append(attempt)
                 if not self._start(attempt):
-                    self.say(f"{job.name} goes on from a sweep that was cut off; waiting for it")
+                    self.say(
+                        f"{job.name} is still running from an interrupted sweep; waiting for it"
+                    )
         return left
 
     def _start(self, attempt: _Attempt) -> bool:
@@ -140,19 +143,19 @@ class Runner:
             log.write(f"$ {shlex.join(job.command)}\n".encode())
             log.flush()
             attempt.began = time.monotonic()
-            with _on_cores(cores):
+            with on_cores(cores):
                 attempt.process = subprocess.Popen(
                     job.command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**self.environment, **_threads(cores, self.environment)},
-                    start_new_session=True,  # Ctrl-C comes from here alone, to all that it started
+                    env={**self.environment, **threads(cores, self.environment)},
+                    start_new_session=True,  # only this process sends it Ctrl-C
                 )
         return True
 
     def _look_at(self, attempt: _Attempt, jobs: Sequence[Job]) -> None:
-        """Takes down the end of an attempt, if it has come."""
+        """Records the end of an attempt, if it has ended."""
         job = attempt.job
         if attempt.process is None:
             self._start(attempt)
@@ -164,7 +167,7 @@ class Runner:
         seconds = time.monotonic() - attempt.began
         if code == 0:
             marker = {"digest": job.digest, "seconds": round(seconds, 1)}
-            write_whole(done_file(self.directory, job), json.dumps(marker) + "\n")
+            write_whole(done_file(self.directory, job), f"{json.dumps(marker)}\n".encode())
             outcome = Outcome(FINISHED, seconds)
         else:
             log = self.directory / f"{job.name}.log"
@@ -173,7 +176,7 @@ class Runner:
         self.say(self._line(job, jobs))
 
     def _line(self, job: Job, jobs: Sequence[Job]) -> str:
-        """How a job ended, and how long the others will take: "3/8 000_SEED=0 finished ..."."""
+        """The end of a job, and the time left: "3/8 000_SEED=0 finished in 9 s; 5 s left"."""
         outcome = self._outcomes[job.name]
         words = f"{outcome.state} in {human_time(outcome.seconds)}"
         accuracy = last_accuracy(self.directory / job.name)
@@ -186,7 +189,7 @@ class Runner:
         return f"{len(self._outcomes)}/{len(jobs)} {job.name} {words}{tail}"
 
     def _seconds_left(self, jobs: Sequence[Job]) -> float:
-        """From the mean time of what has ended well; 0 if nobody knows, or nothing is left."""
+        """From the mean time of finished jobs; 0 if none is finished, or nothing is left."""
         now, left = time.monotonic(), 0.0
         elapsed = {attempt.job.name: now - attempt.began for attempt in self._running}
         for kind in (True, False):
@@ -202,123 +205,27 @@ class Runner:
         return left / len(self.slots)
 
     def _end_all(self, signals: Sequence[int]) -> None:
-        """Ends what runs as Ctrl-C does, and at once if there is a second one."""
+        """Sends Ctrl-C to all running jobs, and kills them after a second signal or some time."""
         processes = [a.process for a in self._running if a.process is not None]
-        self.say(f"ending {len(processes)} runs; once more Ctrl-C kills them")
-        _signal_groups(processes, signal.SIGINT)
+        self.say(f"stopping {len(processes)} runs; a second Ctrl-C kills them")
+        signal_groups(processes, signal.SIGINT)
         deadline = time.monotonic() + GRACE_SECONDS
         while any(process.poll() is None for process in processes):
             if len(signals) > 1 or time.monotonic() > deadline:
-                _signal_groups(processes, signal.SIGKILL)
+                signal_groups(processes, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
         raise Interrupted
 
 
 def done_file(directory: Path, job: Job) -> Path:
-    """Where it is noted that a job has ended well."""
+    """The file that says that a job has succeeded."""
     return directory / f"{job.name}.done"
 
 
 def finished_seconds(directory: Path, job: Job) -> float | None:
-    """How long a job took that has ended well, None for one that has not, or is another now."""
+    """The seconds that a finished job took, None for one that is not finished or has changed."""
     try:
         marker = json.loads(done_file(directory, job).read_text())
     except FileNotFoundError:
         return None
     return marker["seconds"] if marker["digest"] == job.digest else None
-
-
-def failure_reason(log: Path, start: int, code: int) -> str:
-    """Why a process ended with `code`, in one line, from its log from byte `start` on."""
-    with open(log, "rb") as file:
-        file.seek(start)
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    told = [match[1] for line in lines if (match := ERROR.match(line))]
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"ended by {name}" + (", most often for want of memory" * (name == "SIGKILL"))
-    if told:
-        return told[-1][:MAX_REASON]
-    last = lines[-1].strip()[:MAX_REASON] if len(lines) > 1 else "it printed nothing"
-    return f"exit code {code}: {last}"
-
-
-def last_accuracy(model_dir: Path) -> float | None:
-    """The accuracy of the last line of a metrics.jsonl, None if there is none."""
-    try:
-        lines = (model_dir / "metrics.jsonl").read_text().splitlines()
-        return float(json.loads(lines[-1])["accuracy"])
-    except (OSError, IndexError, KeyError, TypeError, ValueError):
-        return None
-
-
-def shares(cores: Sequence[int], parallel: int) -> list[list[int]]:
-    """Deals the cores out evenly; () to each when one run alone has them all anyway."""
-    if parallel == 1:
-        return [[]]
-    return [
-        list(cores[i * len(cores) // parallel : (i + 1) * len(cores) // parallel])
-        for i in range(parallel)
-    ]
-
-
-def usable_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Writes so that a reader sees all of it or none, also after a crash."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, file)
-
-
-def _threads(cores: Sequence[int], environment: Mapping[str, str]) -> dict[str, str]:
-    if not cores:
-        return {}
-    return {name: environment.get(name, str(len(cores))) for name in THREADS}
-
-
-@contextlib.contextmanager
-def _on_cores(cores: Sequence[int]) -> Iterator[None]:
-    """Lets what is started inside use these cores alone; a system that cannot goes without.
-
-    Set here and not in the new process: it is inherited from its very first thread on.
-    """
-    if not cores or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _signal_groups(processes: Sequence[subprocess.Popen], number: int) -> None:
-    for process in processes:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects Ctrl-C and requests to end, but for those that whoever started us ignores."""
-    seen: list[int] = []
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, lambda number, _: seen.append(number))
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""How far launch/fetch.py is with one file, with nothing but the standard library."""
+"""Shows the progress of one file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-BAR_SECONDS = 0.1  # a bar is drawn anew at most this often
-LOG_SECONDS = 10  # lines of one file in a log are at least this far apart
-LOG_SHARE = 0.1  # ... and follow each such share of the file,
-LOG_SILENCE_SECONDS = 60  # or this much time
+from star_launch.text import human_size, human_time
+
+BAR_SECONDS = 0.1  # between two updates of a bar, at least
+LOG_SECONDS = 10  # between two lines of a log, at least;
+LOG_SHARE = 0.1  # a line comes after this share of the file,
+LOG_SILENCE_SECONDS = 60  # or after this time
 
 
 class Meter:
-    """Shows how far one file is: a bar on a terminal, a plain line now and then in a log."""
+    """Shows a bar on a terminal, and a plain line now and then in a log."""
 
     def __init__(
         self,
@@ -27,13 +29,13 @@ class Meter:
         self._name, self._clock = name, clock
         self._stream = stream or sys.stderr
         self._is_bar = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        # Time and bytes of the first call, and of the last that was shown.
+        # Time and bytes of the first call, and of the last one shown.
         self._start = self._shown = None
 
     def show(self, done: int, total: int | None) -> None:
-        """Tells that `done` of `total` bytes are here; None stands for an unknown total."""
+        """Reports that `done` of `total` bytes are complete; None if the total is unknown."""
         now = self._clock()
-        if self._start is None:  # what an earlier run brought says nothing of the speed
+        if self._start is None:  # bytes of an earlier run do not count for the speed
             self._start = self._shown = (now, done)
             return
         silence, news = now - self._shown[0], done - self._shown[1]
@@ -72,19 +74,3 @@ class Meter:
         else:
             self._stream.write(f"{line}\n")
         self._stream.flush()
-
-
-def human_size(size: int) -> str:
-    """3785890 -> "3.8 MB"."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} bytes"
-
-
-def human_time(seconds: float) -> str:
-    """Two units at most: 9 -> "9 s", 125 -> "2 min 5 s", 3780 -> "1 h 3 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

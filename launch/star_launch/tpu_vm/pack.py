@@ -1,4 +1,4 @@
-"""Packs the checkout for a TPU: the same files make the same bytes."""
+"""Packs the checkout for a TPU VM; the same files give the same bytes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-SKIPPED_FOLDERS = {"__pycache__", "build", "data", "dist", "runs"}  # of a copy without git
+SKIPPED_FOLDERS = {"__pycache__", "build", "data", "dist", "runs"}  # as in .gitignore
 
 
 def tracked_files(root: Path) -> list[str] | None:
-    """Returns the paths that git tracks below `root`, None if it is no checkout of its own."""
+    """Returns the paths that git tracks below `root`, None if `root` is not a checkout."""
     if not (root / ".git").exists():
         return None
     return _git(root, "ls-files")
 
 
 def untracked_files(root: Path) -> list[str]:
-    """Returns what git neither tracks nor ignores, and so stays at home."""
+    """Returns the paths that git neither tracks nor ignores; they are not sent."""
     return _git(root, "ls-files", "--others", "--exclude-standard") or []
 
 
@@ -36,7 +36,7 @@ def _git(root: Path, *arguments: str) -> list[str] | None:
 
 
 def walked_files(root: Path) -> list[str]:
-    """Returns the paths of a copy without git: all but hidden folders and what running made."""
+    """Returns the paths of a copy without git, without hidden folders and what runs produced."""
     found = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [
@@ -50,7 +50,7 @@ def walked_files(root: Path) -> list[str]:
 
 
 def pack(root: Path) -> bytes:
-    """Returns the checkout as a tar.gz without times and owners."""
+    """Returns the checkout as a tar.gz, without times and owners."""
     names = tracked_files(root)
     if names is None:
         names = walked_files(root)
@@ -58,7 +58,7 @@ def pack(root: Path) -> bytes:
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(names):
             path = root / name
-            if path.is_file():  # git also lists what was removed and not committed
+            if path.is_file():  # git also lists files that were deleted and not committed
                 archive.addfile(_entry(name, path), io.BytesIO(path.read_bytes()))
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=packed, mode="wb", mtime=0) as file:
@@ -74,5 +74,5 @@ def _entry(name: str, path: Path) -> tarfile.TarInfo:
 
 
 def digest_of(packed: bytes) -> str:
-    """Returns the sha256 that names a packed checkout."""
+    """Returns the sha256 of a packed checkout."""
     return hashlib.sha256(packed).hexdigest()

@@ -1,4 +1,6 @@
-"""What launch/fetch.py can fetch: addresses, sizes and checksums."""
+"""What launch/fetch.py can download: addresses, sizes and checksums."""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,14 +8,22 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-    """One file to fetch; what its publisher does not state is None."""
+    """One file to download; None where its publisher states nothing."""
 
     path: str  # below --dir
     url: str
     sha256: str | None = None
     size: int | None = None  # bytes
-    rounded_size: str | None = None  # where only that is stated, such as "24.2 GB"
+    rounded_size: str | None = None  # where nothing else is stated, such as "24.2 GB"
     hint: str = ""  # what to do with it; {path} and {folder} are filled in
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """What one WHAT of the command line downloads."""
+
+    about: str  # one line for --help
+    files: tuple[Artefact, ...]
 
 
 CQA_URL = "https://s3.amazonaws.com/commensenseqa/"
@@ -131,29 +141,15 @@ GPTJ_SLIM = (
     ),
 )
 
-TABLE: Mapping[str, tuple[Artefact, ...]] = {
-    "commonsense_qa": COMMONSENSE_QA,
-    "gsm8k": GSM8K,
-    "paper_prompts": PAPER_PROMPTS,
-    "all_data": (*COMMONSENSE_QA, *GSM8K, *PAPER_PROMPTS),
-    "gptj": GPTJ,
-    "gptj_tokenizer": GPTJ_TOKENIZER,
-    "gptj_slim": GPTJ_SLIM,
+TABLE: Mapping[str, Bundle] = {
+    "commonsense_qa": Bundle("CommonsenseQA 1.11, train and dev", COMMONSENSE_QA),
+    "gsm8k": Bundle("GSM8K, train and test", GSM8K),
+    "paper_prompts": Bundle("few-shot prompts of the STaR paper's repository", PAPER_PROMPTS),
+    "all_data": Bundle("the three above", (*COMMONSENSE_QA, *GSM8K, *PAPER_PROMPTS)),
+    "gptj": Bundle("GPT-J 6B in float32, a Hugging Face folder with its tokenizer", GPTJ),
+    "gptj_tokenizer": Bundle("the tokenizer alone", GPTJ_TOKENIZER),
+    "gptj_slim": Bundle("GPT-J 6B in bfloat16, as mesh-transformer-jax published it", GPTJ_SLIM),
 }
-
-EPILOG = """\
-WHAT is one or more of:
-  commonsense_qa   CommonsenseQA 1.11, train and dev
-  gsm8k            GSM8K, train and test
-  paper_prompts    the few-shot prompts of the STaR paper's own repository
-  all_data         these three
-  gptj             GPT-J 6B in float32, as a Hugging Face folder with its tokenizer
-  gptj_tokenizer   the tokenizer alone
-  gptj_slim        GPT-J 6B in bfloat16, as mesh-transformer-jax published it
-
-What is there already is checked and not downloaded again; a download that was cut off goes on
-where it stopped.
-"""
 
 
 def stated_size(artefact: Artefact) -> str:

@@ -1,4 +1,4 @@
-"""Brings a TPU VM into being, waits for it, and deletes it; each step only if it is needed."""
+"""Creates a TPU VM, waits for it, and deletes it; each step only if it is needed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import re
 import time
 
-from fetch_meter import human_time
-from tpu_gcloud import GcloudError, LaunchError, Node, Tpu, kind_of
+from star_launch.text import human_time
+from star_launch.tpu_vm.gcloud import GcloudError, LaunchError, kind_of
+from star_launch.tpu_vm.tpu import Node, Tpu
 
 # https://cloud.google.com/tpu/docs/runtimes, for JAX
 RUNTIME_VERSIONS = {
@@ -18,25 +19,25 @@ RUNTIME_VERSIONS = {
     "v5p": "v2-alpha-tpuv5",
     "v6e": "v2-alpha-tpuv6e",
 }
-DELETE_SECONDS = 3600  # a deletion that takes longer does not come to an end
-MAX_BACKOFF = 20  # times --poll_seconds, between tries that find no room
+DELETE_SECONDS = 3600  # a deletion that takes longer will not finish
+MAX_BACKOFF = 20  # times --poll_seconds, between attempts that find no capacity
 
-# What to do about a TPU VM that is there: READY is used, LOST is deleted and made anew, PARKED is
-# the user's to decide on, and all other states pass by themselves.
+# What to do with an existing TPU VM: READY is used, LOST is deleted and created again, PARKED is
+# for the user to decide, and all other states end by themselves.
 LOST = ("PREEMPTED", "TERMINATED")
 PARKED = ("STOPPED", "HIDDEN", "UNKNOWN")
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
-    """The TPU VM that is asked for."""
+class Wanted:
+    """The TPU VM that the user wants."""
 
     accelerator_type: str  # v3-8, v5litepod-16, ...
     runtime_version: str
     spot: bool
     queued: bool
     service_account: str  # "" for the project's default
-    poll_seconds: float  # between looks while it is waited for
+    poll_seconds: float  # between status checks
     limit_seconds: float  # of waiting
 
     @property
@@ -45,7 +46,7 @@ class Wish:
         return 1 if int(self.accelerator_type.rpartition("-")[2]) <= 8 else 2
 
     def flags(self) -> list[str]:
-        """Returns gcloud's flags that both ways of asking share."""
+        """Returns the flags of gcloud that a TPU VM and a queued resource share."""
         flags = [f"--accelerator-type={self.accelerator_type}"]
         if self.service_account:
             flags.append(f"--service-account={self.service_account}")
@@ -54,7 +55,7 @@ class Wish:
 
 @dataclasses.dataclass
 class Waiter:
-    """Says what is waited for, and for how long by now; waits longer while there is no room."""
+    """Waits, and reports why and since when; waits longer while capacity is missing."""
 
     tpu: Tpu
     poll_seconds: float
@@ -63,16 +64,16 @@ class Waiter:
     began: float = dataclasses.field(default_factory=lambda: time.monotonic())
 
     def pause(self, reason: str, refused: bool = False) -> None:
-        """Waits for the next look.
+        """Waits until the next status check.
 
         Raises:
-          LaunchError: it has been too long.
+          LaunchError: the time limit is exceeded.
         """
         elapsed = time.monotonic() - self.began
         if elapsed > self.limit_seconds:
             raise LaunchError(
-                f"{self.tpu.name}: {reason}, and {human_time(elapsed)} are over; try another "
-                "--zone, --queued, or a longer --give_up_hours"
+                f"{self.tpu.name}: {reason}, after {human_time(elapsed)}; try another --zone, "
+                "--queued, or a longer --give_up_hours"
             )
         self.refusals = self.refusals + 1 if refused else 0
         delay = self.poll_seconds * min(2 ** max(0, self.refusals - 1), MAX_BACKOFF)
@@ -84,103 +85,104 @@ def full_type(accelerator_type: str) -> str:
     """Returns Google's name of an accelerator type: v5e-16 -> v5litepod-16.
 
     Raises:
-      ValueError: it is none.
+      ValueError: there is no such type.
     """
     name = re.sub(r"^v5e-", "v5litepod-", accelerator_type)
     if not re.fullmatch(rf"({'|'.join(RUNTIME_VERSIONS)})-[1-9]\d{{0,4}}", name):
-        raise ValueError(f"'{accelerator_type}' is no accelerator type such as v3-8 or v5e-16")
+        raise ValueError(f"'{accelerator_type}' is not an accelerator type such as v3-8 or v5e-16")
     return name
 
 
 def runtime_version_of(accelerator_type: str) -> str:
-    """Returns the image that JAX wants on an accelerator type."""
+    """Returns the image for JAX on an accelerator type."""
     return RUNTIME_VERSIONS[accelerator_type.partition("-")[0]]
 
 
-def ensure_ready(tpu: Tpu, wish: Wish, if_lost: str = "") -> Node:
-    """Returns the TPU VM when it is ready, having made it if there was none.
+def ensure_ready(tpu: Tpu, wanted: Wanted, if_lost: str = "") -> Node:
+    """Returns the TPU VM when it is ready; creates it if there is none.
 
     Args:
       tpu: its name and place.
-      wish: what it is to be.
-      if_lost: why another one in its place would not do; "" if it would.
+      wanted: its type and image.
+      if_lost: why another TPU VM cannot replace a lost one; "" if it can.
 
     Raises:
-      LaunchError: it cannot be had.
+      LaunchError: there is no such TPU VM to be had.
     """
-    waiter = Waiter(tpu, wish.poll_seconds, wish.limit_seconds)
+    waiter = Waiter(tpu, wanted.poll_seconds, wanted.limit_seconds)
     while True:
         node = tpu.node()
         refused = False
         if node is not None and node.state == "READY":
-            check_type(tpu, node, wish)
+            check_type(tpu, node, wanted)
             return node
         if if_lost and (node is None or node.state in LOST):
             raise LaunchError(f"{tpu.name}: {if_lost}")
         if node is not None and node.state in PARKED:
             raise LaunchError(
-                f"{tpu.name} is {node.state}, which somebody chose; start it with gcloud compute "
-                f"tpus tpu-vm start, or delete it"
+                f"{tpu.name} is {node.state}; start it with gcloud compute tpus tpu-vm start, or "
+                "delete it"
             )
         if node is not None and node.state in LOST:
             tpu.say(f"was {node.state.lower()}; deleting what is left of it")
             reason = delete_step(tpu)
         elif node is not None:
             reason = node.state
-        elif wish.queued:
-            reason, refused = queue_step(tpu, wish)
+        elif wanted.queued:
+            reason, refused = queue_step(tpu, wanted)
         else:
-            reason = create_step(tpu, wish)
+            reason = create_step(tpu, wanted)
             refused = bool(reason)
         if reason:
             waiter.pause(reason, refused)
 
 
-def check_type(tpu: Tpu, node: Node, wish: Wish) -> None:
-    """Raises LaunchError if the TPU VM that is there is not of the kind asked for."""
-    if node.accelerator_type not in ("", wish.accelerator_type):
+def check_type(tpu: Tpu, node: Node, wanted: Wanted) -> None:
+    """Raises LaunchError if the existing TPU VM has another type."""
+    if node.accelerator_type not in ("", wanted.accelerator_type):
         raise LaunchError(
-            f"{tpu.name} is there already and is a {node.accelerator_type}, not a "
-            f"{wish.accelerator_type}; delete it, or choose another name"
+            f"{tpu.name} exists and is a {node.accelerator_type}, not a "
+            f"{wanted.accelerator_type}; delete it, or choose another name"
         )
 
 
-def create_step(tpu: Tpu, wish: Wish) -> str:
-    """Asks for the TPU VM once; returns why it is to be waited for, "" if it is made."""
-    tpu.say(f"creating a {wish.accelerator_type}{', spot' if wish.spot else ''}")
+def create_step(tpu: Tpu, wanted: Wanted) -> str:
+    """Tries once to create the TPU VM; returns why to wait, "" if it was created."""
+    tpu.say(f"creating a {wanted.accelerator_type}{', spot' if wanted.spot else ''}")
     try:
-        tpu.create(wish.flags(), wish.runtime_version)
+        tpu.create(wanted.flags(), wanted.runtime_version)
     except GcloudError as error:
         if error.kind in ("exists", "slow"):
             return "still being created"
-        if error.kind in ("stock_out", "passing"):
+        if error.kind in ("stock_out", "transient"):
             return str(error)
         raise
     return ""
 
 
-def queue_step(tpu: Tpu, wish: Wish) -> tuple[str, bool]:
-    """Looks after the queued resource; returns what is to be waited for, and if it was refused.
+def queue_step(tpu: Tpu, wanted: Wanted) -> tuple[str, bool]:
+    """Creates or checks the queued resource; returns why to wait, and whether it was refused.
 
     Raises:
       LaunchError: the project's quota does not allow it.
     """
     request = tpu.request()
     if request is None:
-        tpu.say(f"asking for a {wish.accelerator_type}{', spot' if wish.spot else ''}")
-        tpu.enqueue(wish.flags(), wish.runtime_version)
+        tpu.say(f"requesting a {wanted.accelerator_type}{', spot' if wanted.spot else ''}")
+        tpu.enqueue(wanted.flags(), wanted.runtime_version)
         return "", False
     state, reason = request
     if state not in ("FAILED", "SUSPENDED"):
         return f"the queued resource is {state}", False
-    if kind_of(reason) == "quota":
+    if kind_of(reason).name == "quota":
         raise LaunchError(f"{tpu.name}: the queued resource failed: {reason}; delete it")
     tpu.dequeue()
-    return f"the queued resource was {state}{f' ({reason})' if reason else ''}, asking anew", True
+    because = f" ({reason})" if reason else ""
+    return f"the queued resource was {state}{because}, requesting another", True
 
 
 def delete_step(tpu: Tpu) -> str:
-    """Deletes the TPU VM and its queued resource; returns what is to be waited for, if anything."""
+    """Deletes the TPU VM and its queued resource; returns what to wait for, "" for nothing."""
     request = tpu.request()
     if request is not None:
         if request[0] in ("SUSPENDING", "DELETING"):
@@ -195,8 +197,8 @@ def delete_step(tpu: Tpu) -> str:
 
 
 def delete(tpu: Tpu, poll_seconds: float) -> None:
-    """Deletes the TPU VM and waits until it is gone, if there is one."""
+    """Deletes the TPU VM, if there is one, and waits until it is gone."""
     waiter = Waiter(tpu, poll_seconds, DELETE_SECONDS)
     while reason := delete_step(tpu):
         waiter.pause(reason)
-    tpu.say("there is none now")
+    tpu.say("the TPU VM is deleted")

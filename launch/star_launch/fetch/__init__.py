@@ -1,0 +1,1 @@
+"""Downloads data sets, prompts and weights."""

@@ -1,0 +1,223 @@
+"""`tpu_vm.py up`: takes a run to its end, also across preemptions.
+
+Each round checks the state and does what is missing, so a round after a preemption and the first
+round are the same. star_jax itself resumes from MODEL_DIR.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from star_launch.tpu_vm import create, results, run
+from star_launch.tpu_vm.gcloud import GcloudError, LaunchError
+from star_launch.tpu_vm.status import RunState, run_state, worker_line
+from star_launch.tpu_vm.tpu import Node, Tpu, index_of
+from star_launch.tpu_vm.worker import tpu_worker
+
+SILENCE_SECONDS = 600  # between two lines of progress, at most
+PATIENCE = 3  # rounds in a row with the same trouble, before it counts
+USER_MISTAKE = 2  # star_jax's exit code for what would fail again
+TRANSIENT = ("offline", "transient")  # errors that say nothing about the TPU VM
+BROKEN = ("lost", "unreachable")  # the TPU VM may be gone; the next round finds out
+WORKER = "worker"  # such as a package index that is down
+
+
+@dataclasses.dataclass
+class Progress:
+    """What earlier rounds of this `up` found."""
+
+    seen_alive: bool = False  # a run that is over now ended during this `up`
+    troubles: int = 0  # rounds in a row without an answer from the workers
+    answered: bool = False  # whether the workers of this TPU VM ever answered
+    setbacks: int = 0  # rounds in a row in which a worker failed to do its part
+    failures: int = 0  # rounds in a row that found a failed run
+    restarts: int = 0  # since the last finished iteration
+    iteration: int = -1
+    reported: str | None = None  # the last iteration that was reported
+    reported_at: float = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `up` does."""
+
+    wanted: create.Wanted
+    arguments: tuple[str, ...]
+    data: tuple[str, ...]
+    folder: Path  # for the results
+    delete_at_end: bool
+
+    @property
+    def model_dir(self) -> str:
+        """The run directory."""
+        return run.checked_model_dir(self.arguments)
+
+
+def up(tpu: Tpu, plan: Plan) -> None:
+    """Creates, sets up, runs, watches, fetches, and deletes if the plan says so.
+
+    Raises:
+      LaunchError: the run failed, or cannot be resumed.
+    """
+    run.check_disk(tpu, plan.model_dir, plan.wanted.min_workers, plan.wanted.spot)
+    progress = Progress()
+    while not one_round(tpu, plan, progress):
+        if not tpu.gcloud.is_dry_run:
+            time.sleep(plan.wanted.poll_seconds)
+    results.fetch(tpu, tpu.node(), plan.folder, plan.model_dir)
+    if plan.delete_at_end:
+        create.delete(tpu, plan.wanted.poll_seconds)
+    else:
+        tpu.say("the run is finished; the TPU VM costs money until `tpu_vm.py delete`")
+
+
+def one_round(tpu: Tpu, plan: Plan, progress: Progress) -> bool:
+    """Does what is missing now; returns whether the run has ended well."""
+    try:
+        node = create.ensure_ready(tpu, plan.wanted, why_not_again(plan, progress))
+        finished = advance(tpu, node, plan, progress)
+        progress.troubles, progress.setbacks, progress.answered = 0, 0, True
+        return finished
+    except GcloudError as error:
+        progress.troubles += error.kind in BROKEN
+        progress.setbacks += error.kind == WORKER
+        is_known = error.kind in (*TRANSIENT, *BROKEN, WORKER)
+        if not is_known or progress.setbacks >= PATIENCE:
+            raise
+        tpu.say(str(error))
+        if progress.troubles >= PATIENCE:
+            if not progress.answered:  # the connection is at fault, and would be again
+                raise
+            replace_silent(tpu, plan)
+            progress.troubles, progress.answered = 0, False
+    return False
+
+
+def replace_silent(tpu: Tpu, plan: Plan) -> None:
+    """Deletes a TPU VM that is READY and no longer answers; the next round creates another."""
+    if not run.is_bucket(plan.model_dir):
+        raise LaunchError(
+            f"{tpu.name}: a worker does not answer, and MODEL_DIR {plan.model_dir} is on its disk; "
+            "check it in the console before you delete it"
+        )
+    tpu.say("a worker does not answer; replacing the TPU VM")
+    create.delete(tpu, plan.wanted.poll_seconds)
+
+
+def why_not_again(plan: Plan, progress: Progress) -> str:
+    """Returns why the run cannot resume on another TPU VM, "" if it can."""
+    if run.is_bucket(plan.model_dir) or not progress.seen_alive:
+        return ""
+    return (
+        f"the TPU VM was lost, and MODEL_DIR {plan.model_dir} with its disk; a run can resume if "
+        "MODEL_DIR is bound to gs://BUCKET/NAME"
+    )
+
+
+def advance(tpu: Tpu, node: Node, plan: Plan, progress: Progress) -> bool:
+    """Starts the run if none is active; returns whether it has ended well.
+
+    Args:
+      tpu: the TPU VM.
+      node: its state.
+      plan: the run.
+      progress: updated.
+
+    Raises:
+      LaunchError: the run failed, was stopped, or cannot be resumed.
+    """
+    state = run_state(tpu, node, plan.model_dir)
+    own_id = tpu_worker.run_id(plan.arguments)
+    answers = [a for a in state.answers if a.get("run_id", own_id) == own_id]
+    states = {answer["state"] for answer in answers} - {tpu_worker.NONE}
+    if tpu_worker.RUNNING in {answer["state"] for answer in state.answers} and not states:
+        raise LaunchError(f"{tpu.name}: another run is active; stop it first")
+    if states == {tpu_worker.EXITED} and all(has_ended_well(answer) for answer in answers):
+        report_progress(tpu, state, progress)
+        return True
+    failed = [
+        answer
+        for answer in answers
+        if answer["state"] == tpu_worker.EXITED and not has_ended_well(answer)
+    ]
+    if failed and progress.seen_alive:
+        note_failure(tpu, node, failed, progress)
+    elif tpu_worker.RUNNING in states and tpu_worker.VANISHED not in states:
+        progress.seen_alive, progress.failures = True, 0
+        report_progress(tpu, state, progress)
+    else:
+        begin(tpu, node, plan, progress, state)
+    return False
+
+
+def has_ended_well(answer: dict) -> bool:
+    """Whether a worker's run ended by itself and without an error."""
+    return answer.get("exit_code") == 0 and not answer.get("stopped")
+
+
+def begin(tpu: Tpu, node: Node, plan: Plan, progress: Progress, state: RunState) -> None:
+    """Sets up and starts the run on all workers, after stopping those that still run alone.
+
+    Args:
+      tpu: the TPU VM.
+      node: its state.
+      plan: the run.
+      progress: updated.
+      state: of the run.
+
+    Raises:
+      LaunchError: the run was interrupted too often.
+    """
+    if progress.seen_alive:
+        iteration = state.summary["iteration"] if state.summary else -1
+        progress.restarts = progress.restarts + 1 if iteration == progress.iteration else 1
+        progress.iteration = iteration
+        if progress.restarts > PATIENCE:
+            raise LaunchError(
+                f"{tpu.name}: the run was interrupted {PATIENCE} times without finishing an "
+                "iteration; see `tpu_vm.py logs`"
+            )
+        tpu.say(f"the run was interrupted; {state.line()}; starting it again")
+    if any(answer["state"] == tpu_worker.RUNNING for answer in state.answers):
+        run.stop(tpu, node)
+    run.setup(tpu, node, plan.data)
+    run.start(tpu, node, plan.arguments)
+    progress.seen_alive, progress.failures = True, 0
+
+
+def note_failure(tpu: Tpu, node: Node, failed: Sequence[dict], progress: Progress) -> None:
+    """Raises LaunchError once it is certain that the run itself failed.
+
+    A preemption also makes workers fail, and the state of the TPU VM shows it only later.
+
+    Args:
+      tpu: the TPU VM.
+      node: its state.
+      failed: reports of workers whose run failed or was stopped.
+      progress: updated.
+    """
+    progress.failures += 1
+    words = "; ".join(map(worker_line, failed))
+    stopped = any(answer["stopped"] for answer in failed)
+    certain = stopped or any(answer["exit_code"] == USER_MISTAKE for answer in failed)
+    if not certain and progress.failures < PATIENCE:
+        tpu.say(f"{words}; checking whether the TPU VM was preempted")
+        return
+    if not stopped:
+        run.stop(tpu, node)  # the other workers would wait for the failed one
+    raise LaunchError(
+        f"{tpu.name}: {words}; see `tpu_vm.py logs --worker={index_of(failed[0]['worker'])}`; the "
+        "TPU VM still exists and costs money"
+    )
+
+
+def report_progress(tpu: Tpu, state: RunState, progress: Progress) -> None:
+    """Reports the last iteration when there is a new one, and every SILENCE_SECONDS."""
+    iteration = str(state.summary["iteration"]) if state.summary else ""
+    silence = time.monotonic() - progress.reported_at
+    if iteration != progress.reported or silence > SILENCE_SECONDS:
+        tpu.say(state.line())
+        progress.reported, progress.reported_at = iteration, time.monotonic()
