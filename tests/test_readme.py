@@ -94,12 +94,15 @@ def test_the_loop_that_makes_table_1_runs_each_row_and_reports_on_all(tmp_path):
 
 
 def _run_file(names):
-    """The text of the file of runs/ that these include."""
-    (name,) = names
-    (included,) = re.findall(
-        r'^include "(runs/.+)"', (ROOT / "gin_configs" / name).read_text(), re.M
-    )
-    return (ROOT / "gin_configs" / included).read_text()
+    """The text of the file of runs/ that these include, also through other files."""
+    waiting, found = list(names), []
+    while waiting:
+        text = (ROOT / "gin_configs" / waiting.pop()).read_text()
+        included = re.findall(r'^include "(.+)"', text, re.MULTILINE)
+        found += [name for name in included if name.startswith("runs/")]
+        waiting += [name for name in included if name.startswith("paper/")]
+    (name,) = found
+    return (ROOT / "gin_configs" / name).read_text()
 
 
 def test_the_table_of_run_modes_is_whole_and_names_files_that_are_there():
