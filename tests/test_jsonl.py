@@ -19,8 +19,8 @@ from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import Question
 from star_jax.tasks import jsonl, jsonl_file
+from star_jax.tasks.corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.jsonl import JsonlTask
-from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
@@ -95,7 +95,7 @@ def test_double_braces_are_braces():
         ({"hint_template": "Q: {question} ({answer})\nA: "}, "both end"),
         ({"answer_kind": "numbers"}, "did you mean 'number'?"),
         ({"answer_kind": "choice"}, "choices_field"),
-        ({"choices_field": "choices"}, "goes with the kind 'choice'"),
+        ({"choices_field": "choices"}, "choices_field is for the kind 'choice'"),
         ({"answer_kind": "regex"}, "answer_pattern"),
         ({"answer_kind": "regex", "answer_pattern": "(a"}, "no regular expression"),
         ({"answer_kind": "regex", "answer_pattern": "a+"}, "has 0 groups"),

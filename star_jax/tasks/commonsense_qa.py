@@ -13,13 +13,13 @@ The completion begins with the space after "A:".
 import dataclasses
 import functools
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from star_jax.errors import UserError
 from star_jax.records import Question
 from star_jax.tasks import grading, rows
-from star_jax.tasks import task as tasks
 from star_jax.tasks.data_set import DataSetTask
+from star_jax.tasks.rows import Row
 
 HEADER = "\nAnswer Choices:\n"
 HINT = " (CORRECT)"
@@ -37,7 +37,6 @@ class CommonsenseQATask(DataSetTask):
     answer_by_position: bool = False  # the released code's way to read an answer, see parity/
 
     BASE: ClassVar[str] = "commonsense_qa"
-    TFDS_SPLITS: ClassVar[dict[str, str]] = {tasks.TRAIN: "train", tasks.VALIDATION: "validation"}
 
     def make_question(self, id_: str, text: str) -> Question:
         """Reads "What ...? (a) ... (b) ...", on one line or several, without an answer."""
@@ -54,7 +53,7 @@ class CommonsenseQATask(DataSetTask):
         except rows.BadRow as reason:
             raise UserError(f"question {text[:60]!r} {reason}") from reason
 
-    def question_of(self, id_: str, row: dict[str, Any]) -> Question:
+    def question_of(self, id_: str, row: Row) -> Question:
         """The question of a published row, under the row's own id."""
         stem = rows.text_of(row, "question", "stem")
         choices = row["question"].get("choices")
@@ -65,7 +64,7 @@ class CommonsenseQATask(DataSetTask):
         answer = rows.text_of(row, "answerKey")
         return _question(rows.text_of(row, "id"), stem, letters, texts, answer)
 
-    def published(self, row: dict[str, Any]) -> dict[str, Any]:
+    def published(self, row: Row) -> Row:
         """The builder's lists of labels and texts as the published list of choices."""
         choices = row.get("choices", {})
         pairs = zip(choices.get("label", []), choices.get("text", []), strict=True)
@@ -78,7 +77,7 @@ class CommonsenseQATask(DataSetTask):
             },
         }
 
-    def asked(self, question: Question) -> str:
+    def stem(self, question: Question) -> str:
         """The question without its choices."""
         return question.text.partition(HEADER)[0]
 
@@ -95,17 +94,13 @@ class CommonsenseQATask(DataSetTask):
         """The letter, as " (c)."."""
         return f" ({question.answer})."
 
-    def gold_completion(self, question: Question) -> str | None:
-        """None: the data have no rationales; the bare answer if `direct`."""
-        return self.bare_answer(question) if self.direct else None
-
     def choices(self, question: Question) -> dict[str, str]:
         """Letter -> the choice's text, with the space that completions begin with."""
         return {letter: f" {text}" for letter, text in choices_of(question.text).items()}
 
     def open_text(self, question: Question) -> str:
         """The question up to "A:" without its choices."""
-        return f"Q: {self.asked(question)}\nA:"
+        return f"Q: {self.stem(question)}\nA:"
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """The letter of the conclusion (see `grading.read_choice`), None if it is no choice's."""

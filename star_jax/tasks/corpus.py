@@ -1,9 +1,8 @@
-"""The synthetic corpus that the tiny arithmetic base model M is trained on.
+"""The training texts of base models: of tiny ones that add, and of a user's own questions.
 
-The paper's base model was trained on the web; ours on this. It must be weak but not hopeless: STaR
-needs a few correct rationales to begin with, and a base that can already add shows nothing.
-
-There are five kinds of documents, and no problem of the validation split is in them:
+The paper's base model was trained on the web; our tiny M on the arithmetic corpus. It must be weak
+but not hopeless: STaR needs a few correct rationales to begin with, and a base that can already add
+shows nothing. There are five kinds of documents, and no problem of the validation split is in them:
   fact    single steps of scratchpads, several per document: a digit sum with its carry
           "3 + 8 , C: 1" -> ", 2 C: 1", alone or among other digits ("4 3 + 1 8 , 7 C: 1").
           They teach single-digit addition.
@@ -31,8 +30,11 @@ from star_jax.tasks.arithmetic import (
     scratchpad,
     step_line,
 )
-from star_jax.tokenizers.vocabularies import encode_spans
+from star_jax.tasks.jsonl import JsonlTask
+from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example, encode_spans
 
+KINDS = ("fact", "plain", "layout", "hinted", "copied")
 SPANS_PER_FACT = 5
 
 
@@ -62,27 +64,62 @@ class ArithmeticCorpus:
         """
         rng = np.random.default_rng([self.seed, 3])
         shares = (self.facts, self.plain, self.layout, self.hinted, self.copied)
-        names = ["fact", "plain", "layout", "hinted", "copied"]
-        kinds = rng.choice(names, self.n_documents, p=normalized(shares, self))
-        sums = {kind: iter(self._sums(rng, kind, int(np.sum(kinds == kind)))) for kind in names[1:]}
+        kinds = rng.choice(KINDS, self.n_documents, p=normalized(shares, self)).tolist()
+        sums = {}
+        for kind in KINDS[1:]:
+            of_digits = normalized(getattr(self, f"{kind}_digits"), self)
+            digits = range(1, len(of_digits) + 1)
+            sums[kind] = iter(draw_problems(rng, kinds.count(kind), digits, of_digits))
         spans = [
             fact_document(rng, self.facts_per_document, self.fact_context)
             if kind == "fact"
             else sum_document(rng, kind, *next(sums[kind]))
-            for kind in kinds.tolist()
+            for kind in kinds
         ]
         return [encode_spans(vocabulary, document) for document in spans]
 
-    def _sums(self, rng: np.random.Generator, kind: str, n: int) -> list[tuple[int, int]]:
-        """`n` training problems in random order, with the digit counts of `kind`."""
-        counts = rng.multinomial(n, normalized(getattr(self, f"{kind}_digits"), self))
-        pairs = [
-            pair
-            for n_digits, count in enumerate(counts.tolist(), start=1)
-            if count
-            for pair in draw_problems(rng, n_digits, count)
+
+@dataclasses.dataclass(frozen=True)
+class JsonlCorpus:
+    """A user's training questions that have a rationale, each with it: plain, hinted or both."""
+
+    task: JsonlTask
+    plain: bool = True
+    hinted: bool = True
+
+    def __post_init__(self):
+        """Raises UserError for a corpus of neither."""
+        if not (self.plain or self.hinted):
+            raise UserError("JsonlCorpus: plain and hinted are both False; make one of them True")
+
+    def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
+        """The tokenized documents in the file's order; loss on the completion.
+
+        Raises:
+          UserError: no training question has a rationale, or the vocabulary lacks a word.
+        """
+        pairs = [(q, self.task.gold_completion(q)) for q in self.task.questions(TRAIN)]
+        documents = [
+            encode_example(vocabulary, self.task.question_text(question, hinted), gold)
+            for hinted, wanted in ((False, self.plain), (True, self.hinted))
+            for question, gold in pairs
+            if wanted and gold is not None
         ]
-        return [pairs[i] for i in rng.permutation(len(pairs))]
+        if not documents:
+            raise UserError(
+                f"{self.task.path}: no training question has a rationale for a base model to learn "
+                f"from; write some, and bind JsonlTask.rationale_field to their field"
+            )
+        return documents
+
+
+def jsonl_vocabulary(task: JsonlTask) -> WordVocabulary:
+    """One id for each word of the task's questions, answers, rationales and templates, sorted."""
+    texts = []
+    for question in [*task.questions(TRAIN), *task.questions(VALIDATION)]:
+        texts += [task.question_text(question, hinted) for hinted in (False, True)]
+        texts += [task.bare_answer(question), task.gold_completion(question) or ""]
+    return WordVocabulary.of_texts(texts)
 
 
 def sum_document(rng: np.random.Generator, kind: str, a: int, b: int) -> list[tuple[str, bool]]:

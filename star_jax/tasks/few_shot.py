@@ -7,17 +7,81 @@ Only the plain file is needed: the hinted examples are made from it, so the two 
 hinted file, if given, is only checked.
 """
 
+import dataclasses
+import functools
+import hashlib
 import itertools
 import re
 from pathlib import Path
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_types
 from star_jax.records import Question
 from star_jax.run.paths import open_text
 from star_jax.tasks.rows import located
 from star_jax.tasks.task import ReasoningTask
 
-OWN = Path(__file__).parent / "exemplars"
+
+class ExemplarTask(ReasoningTask):
+    """A task with exemplars from a file; each kind is a frozen dataclass with these settings.
+
+    The direct form of a task wants the answer alone, without a rationale.
+    """
+
+    exemplar_file: str  # Q: and A: examples with blank lines between them
+    hinted_exemplar_file: str  # the same with hints, checked if given; "" makes them
+    direct: bool
+
+    def __post_init__(self):
+        """Raises UserError for a setting of the wrong type or a hinted file without its plain."""
+        check_types(self)
+        if self.hinted_exemplar_file and not self.exemplar_file:
+            kind = type(self).__name__
+            raise UserError(
+                f"{kind}.hinted_exemplar_file = {self.hinted_exemplar_file!r} needs its plain "
+                f"version; bind {kind}.exemplar_file too"
+            )
+
+    @property
+    def lead(self) -> str:
+        """The space that completions begin with."""
+        return " "
+
+    @property
+    def exemplar_path(self) -> str | Path:
+        """The file of exemplars; "" for none."""
+        return self.exemplar_file
+
+    def settings_digest(self) -> str:
+        """8 hexadecimal digits that tell these settings from others."""
+        settings = repr(dataclasses.astuple(self)).encode()  # type: ignore[call-overload]
+        return hashlib.blake2b(settings, digest_size=4).hexdigest()
+
+    def bare_answer(self, question: Question) -> str:
+        """The answer, as " 12"."""
+        return self.lead + question.answer
+
+    def gold_completion(self, question: Question) -> str | None:
+        """The data's rationale, None where they have none; the bare answer if `direct`."""
+        if self.direct:
+            return self.bare_answer(question)
+        return self.lead + question.solution if question.solution else None
+
+    def exemplars(self) -> list[tuple[Question, str]]:
+        """(question, completion) of each exemplar; the question has the completion's answer.
+
+        Raises:
+          UserError: an exemplar is not a question and a completion with an answer that the task can
+            read, or the hinted file is not the plain one with the answers as hints.
+        """
+        file = self.exemplar_path
+        found = [_exemplar(self, file, *x) for x in enumerate(read_examples(file), start=1)]
+        if self.hinted_exemplar_file:
+            _check_hinted(self, found)
+        return found
+
+    def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
+        """All exemplars of the file, the same for every question; none without a file."""
+        return _few_shot_examples(self, hinted) if self.exemplar_path else ()
 
 
 def read_examples(file: str | Path) -> list[str]:
@@ -33,35 +97,37 @@ def read_examples(file: str | Path) -> list[str]:
     return examples
 
 
-def exemplars(file: str | Path, task: ReasoningTask) -> list[tuple[Question, str]]:
-    """(question, completion) of each example; the question has the completion's answer.
-
-    Raises:
-      UserError: an example is not a question and a completion whose answer `task` can read.
-    """
-    found = []
-    for i, text in enumerate(read_examples(file), start=1):
-        where = f"exemplar {i} of {file}"
-        body, has_answer, completion = text.partition("\nA:")
-        if not has_answer or not body.startswith("Q:"):
-            raise UserError(
-                f"{where} begins {text[:40]!r}; it must have a line that begins with 'Q:' and "
-                f"after it one that begins with 'A:'"
-            )
-        try:
-            question = task.make_question(f"exemplar_{i}", body.removeprefix("Q:").strip())
-        except UserError as error:
-            raise UserError(f"{where}: {error.message}") from error
-        answer, _ = task.find_answer(question, completion)
-        if answer is None:
-            raise UserError(f"{where}: no answer can be read from {completion.strip()[-60:]!r}")
-        found.append((Question(question.id, question.text, answer, question.group), completion))
-    return found
+@functools.lru_cache(maxsize=32)
+def _few_shot_examples(task: ExemplarTask, hinted: bool) -> tuple[str, ...]:
+    return tuple(
+        task.question_text(question, hinted)
+        + (task.bare_answer(question) if task.direct else completion)
+        + "\n\n"
+        for question, completion in task.exemplars()
+    )
 
 
-def check_hinted(hinted_file: str, file: str, task: ReasoningTask) -> None:
-    """Raises UserError unless a hinted file is the plain one with the answers as hints."""
-    plain, hinted = exemplars(file, task), read_examples(hinted_file)
+def _exemplar(task: ExemplarTask, file: str | Path, i: int, text: str) -> tuple[Question, str]:
+    where = f"exemplar {i} of {file}"
+    body, has_answer, completion = text.partition("\nA:")
+    if not has_answer or not body.startswith("Q:"):
+        raise UserError(
+            f"{where} begins {text[:40]!r}; it must have a line that begins with 'Q:' and after "
+            f"it one that begins with 'A:'"
+        )
+    try:
+        question = task.make_question(f"exemplar_{i}", body.removeprefix("Q:").strip())
+    except UserError as error:
+        raise UserError(f"{where}: {error.message}") from error
+    answer, _ = task.find_answer(question, completion)
+    if answer is None:
+        raise UserError(f"{where}: no answer can be read from {completion.strip()[-60:]!r}")
+    return dataclasses.replace(question, answer=answer), completion
+
+
+def _check_hinted(task: ExemplarTask, plain: list[tuple[Question, str]]) -> None:
+    file, hinted_file = task.exemplar_file, task.hinted_exemplar_file
+    hinted = read_examples(hinted_file)
     if len(plain) != len(hinted):
         raise UserError(
             f"the exemplar files disagree: {file} has {len(plain)} examples, {hinted_file} has "
@@ -75,22 +141,3 @@ def check_hinted(hinted_file: str, file: str, task: ReasoningTask) -> None:
                     f"exemplar {i} of {hinted_file} does not agree with exemplar {i} of {file}: "
                     f"it has the line {found!r} where the other, with its hint, has {wanted!r}"
                 )
-
-
-def few_shot_texts(
-    pairs: list[tuple[Question, str]], task: ReasoningTask, *, hinted: bool, direct: bool
-) -> tuple[str, ...]:
-    """The examples as they appear in a prompt, each with the blank line after it.
-
-    Args:
-      pairs: of `exemplars`.
-      task: writes the questions.
-      hinted: whether the questions have hints.
-      direct: whether the answers have no rationales.
-    """
-    return tuple(
-        task.question_text(question, hinted)
-        + (task.bare_answer(question) if direct else completion)
-        + "\n\n"
-        for question, completion in pairs
-    )

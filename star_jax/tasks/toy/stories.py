@@ -7,10 +7,10 @@ Ann has << 12 - 5 = 7 >> 7 pens .
 """
 
 import functools
-import hashlib
 
 import numpy as np
 
+from star_jax.tasks import rows
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.toy.worlds import CORPUS, TRAIN, VALIDATION, Fact, Worked, World
 
@@ -52,7 +52,7 @@ def draw(rng: np.random.Generator, part: str) -> Worked:
 
 def part_of(text: str) -> str:
     """The part of a problem, by the hash of its words."""
-    place = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+    place = rows.hashed_share(text)
     if place < SHARES[CORPUS]:
         return CORPUS
     return TRAIN if place < SHARES[CORPUS] + SHARES[TRAIN] else VALIDATION
