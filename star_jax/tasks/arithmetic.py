@@ -16,7 +16,7 @@ A question and its gold completion, for 29 + 57:
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -70,9 +70,16 @@ class ArithmeticTask(ReasoningTask):
         settings = f"_{digits}_n{self.n_train}_v{self.n_validation}_s{self.seed}"
         return name if self == default else name + settings
 
+    @functools.lru_cache(maxsize=8)  # noqa: B019  of few tasks, equal ones share it
     def load_questions(self, split: str) -> list[Question]:
         """Problems drawn by `seed`."""
-        return _questions(self, split)
+        rng = np.random.default_rng([self.seed, 0 if split == TRAIN else 1])
+        if split == TRAIN:
+            shares = dict.fromkeys(self.digits, 1 / len(self.digits))
+            pairs = draw_problems(rng, self.n_train, shares)
+        else:
+            pairs = [p for n in self.digits for p in _draw_held_out(rng, n, self.n_validation)]
+        return [make_question(f"{split}_{i:06d}", a, b) for i, (a, b) in enumerate(pairs)]
 
     def make_question(self, id_: str, text: str) -> Question:
         """Reads "29+57" or "2 9 + 5 7"; raises UserError for anything else."""
@@ -120,9 +127,12 @@ class ArithmeticTask(ReasoningTask):
         scratchpad, _, _ = said.partition(END_OF_RATIONALE)
         return None if self.direct else steps.count_digit_steps(scratchpad)
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019  of few tasks, equal ones share it
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """`n_few_shot` random training problems with `group` digits, a blank line after each."""
-        return _few_shot_examples(self, int(group), hinted)
+        rng = np.random.default_rng([self.seed, 2, int(group)])
+        shown = [make_question("", *p) for p in _draw_problems(rng, int(group), self.n_few_shot)]
+        return tuple(f"{self.question_text(q, hinted)}{self.gold_completion(q)}\n\n" for q in shown)
 
 
 def arithmetic_vocabulary() -> WordVocabulary:
@@ -160,7 +170,8 @@ def scratchpad(a: int, b: int, add: Callable[[int, int, int], tuple[int, int]] =
     """
     left, right = list(str(a)), list(str(b))
     assert len(left) == len(right), "both numbers have the same digit count"
-    carry, result = 0, []
+    carry = 0
+    result: list[str] = []
     lines = ["<scratch>", step_line(left, right, result, carry)]
     while left:
         carry, digit = add(int(left.pop()), int(right.pop()), carry)
@@ -190,18 +201,11 @@ def held_out(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def draw_problems(
-    rng: np.random.Generator, n: int, digits: Sequence[int], shares: Sequence[float] | np.ndarray
+    rng: np.random.Generator, n: int, shares: Mapping[int, float]
 ) -> list[tuple[int, int]]:
-    """`n` random training problems in random order; they may repeat.
-
-    Args:
-      rng: draws them.
-      n: number of problems.
-      digits: how many digits both numbers have.
-      shares: of the problems, for each of `digits`; their sum is 1.
-    """
-    counts = rng.multinomial(n, shares).tolist()
-    pairs = [p for k, n in zip(digits, counts, strict=True) for p in _draw_problems(rng, k, n)]
+    """`n` random training problems in random order; `shares` is digit count -> share, sum 1."""
+    counts = rng.multinomial(n, list(shares.values())).tolist()
+    pairs = [p for k, n in zip(shares, counts, strict=True) for p in _draw_problems(rng, k, n)]
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
@@ -235,24 +239,6 @@ def _range(n_digits: int) -> tuple[int, int]:
 
 def _pairs(rows: np.ndarray) -> list[tuple[int, int]]:
     return [(a, b) for a, b in rows.tolist()]
-
-
-@functools.lru_cache(maxsize=8)
-def _questions(task: ArithmeticTask, split: str) -> list[Question]:
-    rng = np.random.default_rng([task.seed, 0 if split == TRAIN else 1])
-    if split == TRAIN:
-        shares = np.full(len(task.digits), 1 / len(task.digits))
-        pairs = draw_problems(rng, task.n_train, task.digits, shares)
-    else:
-        pairs = [p for n in task.digits for p in _draw_held_out(rng, n, task.n_validation)]
-    return [make_question(f"{split}_{i:06d}", a, b) for i, (a, b) in enumerate(pairs)]
-
-
-@functools.lru_cache(maxsize=64)
-def _few_shot_examples(task: ArithmeticTask, n_digits: int, hinted: bool) -> tuple[str, ...]:
-    rng = np.random.default_rng([task.seed, 2, n_digits])
-    questions = (make_question("", *p) for p in _draw_problems(rng, n_digits, task.n_few_shot))
-    return tuple(f"{task.question_text(q, hinted)}{task.gold_completion(q)}\n\n" for q in questions)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -63,13 +63,12 @@ class ArithmeticCorpus:
           UserError: the shares are negative or all zero.
         """
         rng = np.random.default_rng([self.seed, 3])
-        shares = (self.facts, self.plain, self.layout, self.hinted, self.copied)
-        kinds = rng.choice(KINDS, self.n_documents, p=normalized(shares, self)).tolist()
+        of_kinds = (self.facts, self.plain, self.layout, self.hinted, self.copied)
+        kinds = rng.choice(KINDS, self.n_documents, p=normalized(of_kinds, self)).tolist()
         sums = {}
         for kind in KINDS[1:]:
-            of_digits = normalized(getattr(self, f"{kind}_digits"), self)
-            digits = range(1, len(of_digits) + 1)
-            sums[kind] = iter(draw_problems(rng, kinds.count(kind), digits, of_digits))
+            shares = enumerate(normalized(getattr(self, f"{kind}_digits"), self), start=1)
+            sums[kind] = iter(draw_problems(rng, kinds.count(kind), dict(shares)))
         spans = [
             fact_document(rng, self.facts_per_document, self.fact_context)
             if kind == "fact"

@@ -73,54 +73,47 @@ class DataSetTask(ExemplarTask):
         """The user's file of exemplars, or our own."""
         return self.exemplar_file or EXEMPLARS / f"{self.BASE}.txt"
 
+    @functools.lru_cache(maxsize=16)  # noqa: B019  of few tasks, equal ones share it
     def load_questions(self, split: str) -> list[Question]:
         """The questions of a split."""
-        return _questions(self, split)
+        kind = type(self).__name__
+        if self.train_file or self.validation_file:
+            questions = self._from_files(kind, split)
+        else:
+            way_out = f"bind {kind}.train_file and {kind}.validation_file to local files"
+            tfds_split = split if split == TRAIN else self.TFDS_VALIDATION
+            found = rows.read_tfds(self.BASE, self.data_dir, tfds_split, way_out)
+            published = enumerate(map(self.published, found), start=1)
+            questions = self._checked(f"TFDS data set '{self.BASE}', row", split, published)
+        if split == TRAIN and self.exclude_exemplars:
+            # Equal whatever their case, spacing and punctuation.
+            shown = [grading.words(self.stem(question)) for question, _ in self.exemplars()]
+            questions = [q for q in questions if grading.words(self.stem(q)) not in shown]
+        return questions
 
+    def _from_files(self, kind: str, split: str) -> list[Question]:
+        binding = f"{kind}.{split}_file"
+        own = self.train_file if split == TRAIN else self.validation_file
+        file = own or (self.train_file if self.held_out else "")
+        if not file:
+            ways = " or hold out questions of train_file with held_out" if self.train_file else ""
+            raise UserError(
+                f"{binding} is empty, and {split} questions are needed; bind {binding}{ways}"
+            )
+        origin = TRAIN if file == self.train_file else split
+        questions = self._checked(f"{file}, line", origin, rows.read_lines(file))
+        n_first = len(questions) - self.held_out
+        if n_first <= 0 < self.held_out:
+            raise UserError(
+                f"{kind}.held_out = {self.held_out}, but {file} has {len(questions)} questions; "
+                f"hold out fewer"
+            )
+        return questions[n_first:] if self.held_out and split != TRAIN else questions[:n_first]
 
-@functools.lru_cache(maxsize=16)
-def _questions(task: DataSetTask, split: str) -> list[Question]:
-    from_files = task.train_file or task.validation_file
-    questions = _from_files(task, split) if from_files else _from_tfds(task, split)
-    if split == TRAIN and task.exclude_exemplars:
-        # Equal whatever their case, spacing and punctuation.
-        shown = [grading.words(task.stem(question)) for question, _ in task.exemplars()]
-        questions = [q for q in questions if grading.words(task.stem(q)) not in shown]
-    return questions
-
-
-def _from_files(task: DataSetTask, split: str) -> list[Question]:
-    kind, field = type(task).__name__, f"{split}_file"
-    file = getattr(task, field) or (task.train_file if task.held_out else "")
-    if not file:
-        ways = " or hold out questions of train_file with held_out" if task.train_file else ""
-        raise UserError(
-            f"{kind}.{field} is empty, and {split} questions are needed; bind {kind}.{field}{ways}"
-        )
-    origin = TRAIN if file == task.train_file else split
-    questions = _checked(task, f"{file}, line", origin, rows.read_lines(file))
-    n_first = len(questions) - task.held_out
-    if n_first <= 0 < task.held_out:
-        raise UserError(
-            f"{kind}.held_out = {task.held_out}, but {file} has {len(questions)} questions; "
-            f"hold out fewer"
-        )
-    return questions[n_first:] if task.held_out and split != TRAIN else questions[:n_first]
-
-
-def _from_tfds(task: DataSetTask, split: str) -> list[Question]:
-    kind = type(task).__name__
-    otherwise = f"bind {kind}.train_file and {kind}.validation_file to local files"
-    tfds_split = split if split == TRAIN else task.TFDS_VALIDATION
-    found = rows.read_tfds(task.BASE, task.data_dir, tfds_split, otherwise)
-    published = enumerate(map(task.published, found), start=1)
-    return _checked(task, f"TFDS data set '{task.BASE}', row", split, published)
-
-
-def _checked(
-    task: DataSetTask, source: str, origin: str, numbered: Iterable[tuple[int, str | Row]]
-) -> list[Question]:
-    questions, malformed = rows.questions_of(numbered, task.question_of, origin)
-    if malformed:
-        raise UserError(f"{source} {malformed[0]}; correct or remove the row")
-    return questions
+    def _checked(
+        self, source: str, origin: str, numbered: Iterable[tuple[int, str | Row]]
+    ) -> list[Question]:
+        questions, malformed = rows.questions_of(numbered, self.question_of, origin)
+        if malformed:
+            raise UserError(f"{source} {malformed[0]}; correct or remove the row")
+        return questions

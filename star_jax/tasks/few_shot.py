@@ -74,14 +74,55 @@ class ExemplarTask(ReasoningTask):
             read, or the hinted file is not the plain one with the answers as hints.
         """
         file = self.exemplar_path
-        found = [_exemplar(self, file, *x) for x in enumerate(read_examples(file), start=1)]
+        texts = enumerate(read_examples(file) if file else [], start=1)
+        found = [self._exemplar(f"exemplar {i} of {file}", text) for i, text in texts]
         if self.hinted_exemplar_file:
-            _check_hinted(self, found)
+            self._check_hinted(found)
         return found
 
+    @functools.lru_cache(maxsize=32)  # noqa: B019  of few tasks, equal ones share it
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """All exemplars of the file, the same for every question; none without a file."""
-        return _few_shot_examples(self, hinted) if self.exemplar_path else ()
+        return tuple(
+            self.question_text(question, hinted)
+            + (self.bare_answer(question) if self.direct else completion)
+            + "\n\n"
+            for question, completion in self.exemplars()
+        )
+
+    def _exemplar(self, where: str, text: str) -> tuple[Question, str]:
+        body, has_answer, completion = text.partition("\nA:")
+        if not has_answer or not body.startswith("Q:"):
+            raise UserError(
+                f"{where} begins {text[:40]!r}; it must have a line that begins with 'Q:' and "
+                f"after it one that begins with 'A:'"
+            )
+        try:
+            question = self.make_question(where, body.removeprefix("Q:").strip())
+        except UserError as error:
+            raise UserError(f"{where}: {error.message}") from error
+        answer, _ = self.find_answer(question, completion)
+        if answer is None:
+            raise UserError(f"{where}: no answer can be read from {completion.strip()[-60:]!r}")
+        return dataclasses.replace(question, answer=answer), completion
+
+    def _check_hinted(self, plain: list[tuple[Question, str]]) -> None:
+        file, hinted_file = self.exemplar_file, self.hinted_exemplar_file
+        hinted = read_examples(hinted_file)
+        if len(plain) != len(hinted):
+            raise UserError(
+                f"the exemplar files disagree: {file} has {len(plain)} examples, {hinted_file} has "
+                f"{len(hinted)}; give both the same ones, in the same order"
+            )
+        for i, ((question, completion), text) in enumerate(zip(plain, hinted, strict=True), 1):
+            expected = (self.question_text(question, hinted=True) + completion).splitlines()
+            for wanted, found in itertools.zip_longest(expected, text.splitlines(), fillvalue=""):
+                if wanted.split() != found.split():
+                    raise UserError(
+                        f"exemplar {i} of {hinted_file} does not agree with exemplar {i} of "
+                        f"{file}: it has the line {found!r} where the other, with its hint, has "
+                        f"{wanted!r}"
+                    )
 
 
 def read_examples(file: str | Path) -> list[str]:
@@ -95,49 +136,3 @@ def read_examples(file: str | Path) -> list[str]:
     if not examples:
         raise UserError(f"the exemplar file {file} has no examples; write at least one into it")
     return examples
-
-
-@functools.lru_cache(maxsize=32)
-def _few_shot_examples(task: ExemplarTask, hinted: bool) -> tuple[str, ...]:
-    return tuple(
-        task.question_text(question, hinted)
-        + (task.bare_answer(question) if task.direct else completion)
-        + "\n\n"
-        for question, completion in task.exemplars()
-    )
-
-
-def _exemplar(task: ExemplarTask, file: str | Path, i: int, text: str) -> tuple[Question, str]:
-    where = f"exemplar {i} of {file}"
-    body, has_answer, completion = text.partition("\nA:")
-    if not has_answer or not body.startswith("Q:"):
-        raise UserError(
-            f"{where} begins {text[:40]!r}; it must have a line that begins with 'Q:' and after "
-            f"it one that begins with 'A:'"
-        )
-    try:
-        question = task.make_question(f"exemplar_{i}", body.removeprefix("Q:").strip())
-    except UserError as error:
-        raise UserError(f"{where}: {error.message}") from error
-    answer, _ = task.find_answer(question, completion)
-    if answer is None:
-        raise UserError(f"{where}: no answer can be read from {completion.strip()[-60:]!r}")
-    return dataclasses.replace(question, answer=answer), completion
-
-
-def _check_hinted(task: ExemplarTask, plain: list[tuple[Question, str]]) -> None:
-    file, hinted_file = task.exemplar_file, task.hinted_exemplar_file
-    hinted = read_examples(hinted_file)
-    if len(plain) != len(hinted):
-        raise UserError(
-            f"the exemplar files disagree: {file} has {len(plain)} examples, {hinted_file} has "
-            f"{len(hinted)}; give both the same ones, in the same order"
-        )
-    for i, ((question, completion), text) in enumerate(zip(plain, hinted, strict=True), start=1):
-        expected = (task.question_text(question, hinted=True) + completion).splitlines()
-        for wanted, found in itertools.zip_longest(expected, text.splitlines(), fillvalue=""):
-            if wanted.split() != found.split():
-                raise UserError(
-                    f"exemplar {i} of {hinted_file} does not agree with exemplar {i} of {file}: "
-                    f"it has the line {found!r} where the other, with its hint, has {wanted!r}"
-                )

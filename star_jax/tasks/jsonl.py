@@ -101,7 +101,7 @@ class JsonlTask(ExemplarTask):
 
     def load_questions(self, split: str) -> list[Question]:
         """The questions of a split."""
-        return _splits(self)[split]
+        return self._splits()[split]
 
     def make_question(self, id_: str, text: str) -> Question:
         """Any text, or one with choices: "Which is wet? (a) sand (b) rain"."""
@@ -192,6 +192,22 @@ class JsonlTask(ExemplarTask):
         """As of every task, with the completions after the template."""
         return [(question, self.lead + text.strip()) for question, text in super().exemplars()]
 
+    @functools.lru_cache(maxsize=16)  # noqa: B019  of few tasks, equal ones share it
+    def _splits(self) -> dict[str, list[Question]]:
+        questions = jsonl_file.read_questions(self.path, self.question_of, self.tolerated_share)
+        other = self.validation_path
+        if not other:
+            return jsonl_file.split(questions, self.held_out, self.seed, self.path)
+        found = jsonl_file.read_questions(other, self.question_of, self.tolerated_share)
+        prefix = "" if self.id_field else "validation_"
+        validation = [dataclasses.replace(q, id=prefix + q.id) for q in found]
+        if both := sorted({q.id for q in questions} & {q.id for q in validation}):
+            raise UserError(
+                f"{self.path} and {other} share {len(both)} ids, such as {both[0]!r}; a question "
+                f"is for training or for validation"
+            )
+        return {TRAIN: questions, VALIDATION: validation}
+
     @property
     def _may_have_marks(self) -> bool:
         return self.answer_kind == "number" and not self.direct
@@ -223,22 +239,6 @@ class JsonlTask(ExemplarTask):
                 f"its rationale ends in the answer {answer!r}, its answer is {question.answer!r}"
             )
         return solution
-
-
-@functools.lru_cache(maxsize=16)
-def _splits(task: JsonlTask) -> dict[str, list[Question]]:
-    questions = jsonl_file.read_questions(task.path, task.question_of, task.tolerated_share)
-    if not task.validation_path:
-        return jsonl_file.split(questions, task.held_out, task.seed, task.path)
-    found = jsonl_file.read_questions(task.validation_path, task.question_of, task.tolerated_share)
-    prefix = "" if task.id_field else "validation_"
-    validation = [dataclasses.replace(q, id=prefix + q.id) for q in found]
-    if both := sorted({q.id for q in questions} & {q.id for q in validation}):
-        raise UserError(
-            f"{task.path} and {task.validation_path} share {len(both)} ids, such as {both[0]!r}; "
-            f"a question is for training or for validation"
-        )
-    return {TRAIN: questions, VALIDATION: validation}
 
 
 def _choice_row(row: rows.Row, field: str, text: str, answer: str) -> rows.Row:
