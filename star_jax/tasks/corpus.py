@@ -72,7 +72,7 @@ class ArithmeticCorpus:
         spans = [
             fact_document(rng, self.facts_per_document, self.fact_context)
             if kind == "fact"
-            else sum_document(rng, kind, *next(sums[kind]))
+            else sum_document(rng, kind, next(sums[kind]))
             for kind in kinds
         ]
         return [encode_spans(vocabulary, document) for document in spans]
@@ -121,15 +121,11 @@ def jsonl_vocabulary(task: JsonlTask) -> WordVocabulary:
     return WordVocabulary.of_texts(texts)
 
 
-def sum_document(rng: np.random.Generator, kind: str, a: int, b: int) -> list[tuple[str, bool]]:
-    """A question of a + b and a scratchpad of `kind`, as spans of (text, has loss).
-
-    Args:
-      rng: of the random sums of a layout.
-      kind: "plain", "layout", "hinted" or "copied".
-      a: the first number.
-      b: the second number, with as many digits.
-    """
+def sum_document(
+    rng: np.random.Generator, kind: str, numbers: tuple[int, int]
+) -> list[tuple[str, bool]]:
+    """A question of a sum and a scratchpad of `kind`, as spans of (text, has loss)."""
+    a, b = numbers
 
     def guess(*_: int) -> tuple[int, int]:
         return int(rng.integers(2)), int(rng.integers(10))

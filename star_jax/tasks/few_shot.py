@@ -16,8 +16,7 @@ from pathlib import Path
 
 from star_jax.errors import UserError, check_types
 from star_jax.records import Question
-from star_jax.run.paths import open_text
-from star_jax.tasks.rows import located
+from star_jax.tasks.rows import read_text
 from star_jax.tasks.task import ReasoningTask
 
 
@@ -127,11 +126,7 @@ class ExemplarTask(ReasoningTask):
 
 def read_examples(file: str | Path) -> list[str]:
     """The texts of a file; raises UserError if it has none or cannot be read."""
-    try:
-        with open_text(located(file)) as lines:
-            text = lines.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the exemplar file {file}: {error}") from error
+    text = read_text(file, "exemplar file")
     examples = list(filter(None, map(str.strip, re.split(r"\n[^\S\n]*\n", text))))
     if not examples:
         raise UserError(f"the exemplar file {file} has no examples; write at least one into it")

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,23 +30,24 @@ class BadRow(ValueError):
     """A row that is not a question; the text gives the reason."""
 
 
-def read_lines(file: str) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, text) of every line that is not blank; see `located`.
+def read_text(file: str | Path, what: str) -> str:
+    """The text of a file or, if there is no such file, of star_jax's own example of this name.
 
     Raises:
-      UserError: the file cannot be read.
+      UserError: it cannot be read; the message calls it `what`.
     """
+    own = EXAMPLES / file
     try:
-        with open_text(located(file)) as lines:
-            yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+        with open_text(own if not Path(file).exists() and own.is_file() else file) as lines:
+            return lines.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the data file {file}: {error}") from error
+        raise UserError(f"cannot read the {what} {file}: {error}") from error
 
 
-def located(path: str | Path) -> str:
-    """The path itself or, if no such file exists, star_jax's own example of this name."""
-    own = EXAMPLES / path
-    return str(own if not Path(path).exists() and own.is_file() else path)
+def read_lines(file: str) -> list[tuple[int, str]]:
+    """(line number from 1, text) of every line that is not blank; see `read_text`."""
+    lines = enumerate(read_text(file, "data file").split("\n"), start=1)
+    return [(number, line) for number, line in lines if line.strip()]
 
 
 def questions_of(

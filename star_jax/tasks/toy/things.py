@@ -84,18 +84,12 @@ def facts() -> list[Fact]:
 
 def draw(rng: np.random.Generator, part: str) -> Worked:
     """A question of `part` with new choices, and its rationale."""
-    return question(rng, *pairs(part)[rng.integers(len(pairs(part)))])
+    return question(rng, pairs(part)[rng.integers(len(pairs(part)))])
 
 
-def question(rng: np.random.Generator, thing: str, kind: str, relation: int) -> Worked:
-    """The question about a thing; the wrong choices are the values of other kinds.
-
-    Args:
-      rng: chooses the wrong choices and their order.
-      thing: of KINDS.
-      kind: of the thing.
-      relation: index in RELATIONS.
-    """
+def question(rng: np.random.Generator, pair: tuple[str, str, int]) -> Worked:
+    """The question of one of `pairs`; the wrong choices are the values of other kinds."""
+    thing, kind, relation = pair
     ask, statement = RELATIONS[relation]
     answer = kinds()[kind][1][relation]
     others = [values[relation] for other, (_, values) in kinds().items() if other != kind]
@@ -125,9 +119,9 @@ def reading(rng: np.random.Generator, n: int) -> list[Fact]:
 def _texts() -> list[str]:
     texts = [start + end for start, end in facts()]
     for pair in itertools.chain(*map(pairs, PARTS)):
-        worked = question(np.random.default_rng(0), *pair)
-        asked = WORLD.question(worked)
-        texts += [WORLD.task.question_text(asked, hinted=True), worked.completion]
+        worked = question(np.random.default_rng(0), pair)
+        text = WORLD.task.question_text(WORLD.question(worked), hinted=True)
+        texts += [text, worked.completion]
     return [*texts, *(f"({letter})." for letter in LETTERS)]
 
 
