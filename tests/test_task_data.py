@@ -16,11 +16,11 @@ import seqio
 
 from star_jax.tasks.builders.commonsense_qa import CommonsenseQA, prepare_commonsense_qa
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
-from star_jax.tasks.data_set import EXEMPLARS
 from star_jax.tasks.grading import to_number
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.tasks.text_task import EXEMPLARS
 from tests.tiny import trimmed_by
 
 FOLDER = os.environ.get("STAR_JAX_DATA")

@@ -64,11 +64,12 @@ class ArithmeticTask(ReasoningTask):
     @property
     def name(self) -> str:
         """`arithmetic` for the paper's setting; other settings are spelled out."""
-        name = "arithmetic_direct" if self.direct else "arithmetic"
-        default = ArithmeticTask(n_few_shot=self.n_few_shot, direct=self.direct)
-        digits = "_".join(map(str, self.digits))
-        settings = f"_{digits}_n{self.n_train}_v{self.n_validation}_s{self.seed}"
-        return name if self == default else name + settings
+        settings, default = (
+            f"_{'_'.join(map(str, x.digits))}_n{x.n_train}_v{x.n_validation}_s{x.seed}"
+            for x in (self, ArithmeticTask())
+        )
+        direct = "_direct" if self.direct else ""
+        return f"arithmetic{direct}{'' if settings == default else settings}"
 
     @functools.lru_cache(maxsize=8)  # noqa: B019  of few tasks, equal ones share it
     def load_questions(self, split: str) -> list[Question]:

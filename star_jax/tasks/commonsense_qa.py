@@ -11,19 +11,17 @@ The completion begins with the space after "A:".
 """
 
 import dataclasses
-import functools
 import re
 from typing import ClassVar
 
 from star_jax.errors import UserError
 from star_jax.records import Question
-from star_jax.tasks import grading, rows
+from star_jax.tasks import rows
 from star_jax.tasks.data_set import DataSetTask
+from star_jax.tasks.grading import HEADER, choices_of
 from star_jax.tasks.rows import Row
 
-HEADER = "\nAnswer Choices:\n"
 HINT = " (CORRECT)"
-CHOICE = re.compile(r"^\(([a-z])\) (.+)$", re.MULTILINE)
 CHOICE_ANYWHERE = re.compile(r"(?:^|\s)\(([A-Za-z])\)\s+")
 HINT_SAID_AGAIN = re.compile(
     r"\(\s*correct\s*\)|\b(?:marked|labell?ed|tagged)\s+(?:as\s+)?\W{0,2}correct\b", re.IGNORECASE
@@ -37,6 +35,7 @@ class CommonsenseQATask(DataSetTask):
     answer_by_position: bool = False  # the released code's way to read an answer, see parity/
 
     BASE: ClassVar[str] = "commonsense_qa"
+    answer_kind = "choice"
 
     def make_question(self, id_: str, text: str) -> Question:
         """Reads "What ...? (a) ... (b) ...", on one line or several, without an answer."""
@@ -77,10 +76,6 @@ class CommonsenseQATask(DataSetTask):
             },
         }
 
-    def stem(self, question: Question) -> str:
-        """The question without its choices."""
-        return question.text.partition(HEADER)[0]
-
     def question_text(self, question: Question, hinted: bool) -> str:
         """The question and its choices up to "A:"; hinted, the right one is marked."""
         stem, header, choices = question.text.partition(HEADER)
@@ -90,37 +85,22 @@ class CommonsenseQATask(DataSetTask):
             choices = "\n".join(x + HINT if x.startswith(right) else x for x in lines)
         return f"Q: {stem}{header}{choices}\nA:"
 
-    def bare_answer(self, question: Question) -> str:
-        """The letter, as " (c)."."""
-        return f" ({question.answer})."
-
-    def choices(self, question: Question) -> dict[str, str]:
-        """Letter -> the choice's text, with the space that completions begin with."""
-        return {letter: f" {text}" for letter, text in choices_of(question.text).items()}
-
     def open_text(self, question: Question) -> str:
         """The question up to "A:" without its choices."""
         return f"Q: {self.stem(question)}\nA:"
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """The letter of the conclusion (see `grading.read_choice`), None if it is no choice's."""
-        choices = choices_of(question.text)
         if self.answer_by_position:
             line = completion.partition("\n")[0]
             letter = line[-3:-2].lower()
-            return letter if letter in choices else None, len(line)
-        found = grading.read_choice(completion, choices)
-        return (found.text, found.end) if found else (None, len(completion))
+            return letter if letter in choices_of(question.text) else None, len(line)
+        answer, end = super().find_answer(question, completion)
+        return answer, len(completion) if answer is None else end
 
     def leaks_hint(self, question: Question, said: str) -> bool:
         """Whether a rationale says that a choice was marked as correct."""
         return bool(HINT_SAID_AGAIN.search(said)) or super().leaks_hint(question, said)
-
-
-@functools.lru_cache(maxsize=1024)
-def choices_of(text: str) -> dict[str, str]:
-    """Letter -> text of the choices in a question's text."""
-    return dict(CHOICE.findall(text.partition(HEADER)[2]))
 
 
 def _question(

@@ -4,21 +4,18 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import ClassVar
 
 from star_jax.errors import UserError
 from star_jax.records import Question
 from star_jax.tasks import grading, rows
-from star_jax.tasks.few_shot import ExemplarTask
 from star_jax.tasks.rows import Row
 from star_jax.tasks.task import TRAIN
-
-EXEMPLARS = Path(__file__).parent / "exemplars"
+from star_jax.tasks.text_task import TextTask
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSetTask(ExemplarTask):
+class DataSetTask(TextTask):
     """Questions of a published data set, from local files or from prepared TFDS folders."""
 
     train_file: str = ""  # JSON Lines as published; "" takes both splits from TFDS
@@ -30,7 +27,6 @@ class DataSetTask(ExemplarTask):
     exclude_exemplars: bool = False  # do not train on questions that are also exemplars
     direct: bool = False
 
-    BASE: ClassVar[str]  # name in seqio, of the exemplars of our own, and of the TFDS builder
     TFDS_VALIDATION: ClassVar[str] = "validation"  # the builder's split of this use
 
     def __post_init__(self):
@@ -57,21 +53,12 @@ class DataSetTask(ExemplarTask):
         """A row of the TFDS builder in the layout of the published files."""
         return row
 
-    def stem(self, question: Question) -> str:
-        """The part of a question that identifies it, without its choices."""
-        return question.text
-
     @property
     def name(self) -> str:
         """`BASE` or `BASE_direct`; other settings add a digest of them."""
         name = f"{self.BASE}_direct" if self.direct else self.BASE
         default = self == type(self)(direct=self.direct)
         return name if default else f"{name}_{self.settings_digest()}"
-
-    @property
-    def exemplar_path(self) -> str | Path:
-        """The user's file of exemplars, or our own."""
-        return self.exemplar_file or EXEMPLARS / f"{self.BASE}.txt"
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  of few tasks, equal ones share it
     def load_questions(self, split: str) -> list[Question]:

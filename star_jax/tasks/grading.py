@@ -4,6 +4,8 @@ Only this answer is read: what a model writes on, above all another "Q:", is not
 Nothing here raises, whatever the text.
 """
 
+import decimal
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -28,6 +30,9 @@ def this_answer(completion: str, *, blank_line_ends: bool) -> str:
 
 
 # Choices.
+
+HEADER = "\nAnswer Choices:\n"
+CHOICE = re.compile(r"^\(([a-z])\) (.+)$", re.MULTILINE)
 
 LABEL = re.compile(r"\(\s?([A-Za-z])\s?\)")
 # Only this may follow a closing "(x)".
@@ -63,6 +68,12 @@ UNDECIDED = re.compile(
     r"\s*(?:,?\s*(?:and/or|or|nor|/)\s*(?:[\w'\u2019-]+\s+){0,4}|,?\s*(?:and|&)\s*|,\s*)",
     re.IGNORECASE,
 )
+
+
+@functools.lru_cache(maxsize=1024)
+def choices_of(question: str) -> dict[str, str]:
+    """Letter -> text of the choices in a question's text, after HEADER."""
+    return dict(CHOICE.findall(question.partition(HEADER)[2]))
 
 
 def read_choice(completion: str, choices: Mapping[str, str]) -> Found | None:
@@ -221,13 +232,9 @@ def same_number(left: str, right: str) -> bool:
 
 def canonical(value: Fraction) -> str:
     """The one way to write a number: 1000, -0.5 and, where no decimal is exact, 1/3."""
-    denominator = value.denominator
-    places = next((n for n in range(denominator.bit_length()) if 10**n % denominator == 0), None)
-    if places is None:
-        return str(value)
-    digits = str(abs(value.numerator) * 10**places // denominator).rjust(places + 1, "0")
-    sign = "-" if value < 0 else ""
-    return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
+    with decimal.localcontext(decimal.Context(prec=10 * LONGEST_NUMBER)) as context:
+        exact = decimal.Decimal(value.numerator) / decimal.Decimal(value.denominator)
+        return str(value) if context.flags[decimal.Inexact] else f"{exact.normalize():f}"
 
 
 def _value(match: re.Match) -> Fraction | None:
@@ -250,6 +257,7 @@ def _value(match: re.Match) -> Fraction | None:
 
 # Texts.
 
+LONGEST_SEARCHED = 4_000  # characters at a completion's end that a user's pattern searches
 AROUND_AN_ANSWER = " \t.,:;!?\"'*()[]\u201c\u201d\u2018\u2019"
 
 
@@ -259,6 +267,14 @@ def read_text(completion: str, mark: str) -> Found | None:
     line = line.rstrip()
     answer = line.strip(AROUND_AN_ANSWER) or line.strip()
     return Found(answer, start + len(line)) if answer else None
+
+
+def read_pattern(completion: str, pattern: str) -> Found | None:
+    """What the one group of `pattern` found first at the completion's end."""
+    start = max(0, len(completion) - LONGEST_SEARCHED)
+    match = re.compile(pattern, re.MULTILINE).search(completion[start:])
+    answer = (match[1] or "").strip() if match else ""
+    return Found(answer, start + match.end()) if match and answer else None
 
 
 def same_text(left: str, right: str) -> bool:

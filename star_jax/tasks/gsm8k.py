@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from star_jax.errors import UserError, check_one_of
 from star_jax.records import Question
-from star_jax.tasks import grading, rows, steps
+from star_jax.tasks import grading, rows
 from star_jax.tasks.data_set import DataSetTask
 from star_jax.tasks.task import HINT_IN_WORDS
 
@@ -31,6 +31,7 @@ class GSM8KTask(DataSetTask):
 
     BASE: ClassVar[str] = "gsm8k"
     TFDS_VALIDATION: ClassVar[str] = "test"
+    answer_kind, answer_mark = "number", grading.MARK
 
     def __post_init__(self):
         """Raises UserError for an unknown hint and what every data set refuses."""
@@ -59,19 +60,6 @@ class GSM8KTask(DataSetTask):
             hint = question.solution or hint  # exemplars show the answer, there as here
         return f"Q: {question.text}{f' ({hint})' if hinted else ''}\nA:"
 
-    def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
-        """The number after "####"; if `direct`, also the only one of the first line."""
-        found = grading.read_number(completion)
-        if self.direct and not found:
-            found = grading.read_number(completion, mark="")
-        if found:
-            return found.text, found.end
-        return None, len(grading.this_answer(completion, blank_line_ends=False))
-
-    def is_correct(self, question: Question, answer: str | None) -> bool:
-        """Whether the two are equal as numbers: "1,000" and "1000.0" are."""
-        return answer is not None and grading.same_number(answer, question.answer)
-
     def leaks_hint(self, question: Question, said: str) -> bool:
         """Whether a solution has the answer in parentheses, as the hint had, or names the hint.
 
@@ -81,11 +69,3 @@ class GSM8KTask(DataSetTask):
         return any(grading.same_number(text, question.answer) for text in bracketed) or bool(
             HINT_IN_WORDS.search(said)
         )
-
-    def steps_right(self, question: Question, said: str) -> bool | None:
-        """Whether all calculator marks are right (see `steps`); None if `direct` or without any."""
-        return None if self.direct else steps.marks_right(said)
-
-    def count_steps(self, said: str) -> int | None:
-        """The number of calculator marks up to the answer; None if `direct`."""
-        return None if self.direct else steps.count_marks(said)

@@ -16,28 +16,15 @@ from pathlib import Path
 
 from star_jax.errors import UserError, check_one_of, check_share, did_you_mean
 from star_jax.records import Question
-from star_jax.tasks import grading, jsonl_file, rows, steps
-from star_jax.tasks.commonsense_qa import HEADER, CommonsenseQATask, choices_of
-from star_jax.tasks.few_shot import ExemplarTask
+from star_jax.tasks import grading, jsonl_file, rows
+from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.task import TRAIN, VALIDATION
-
-KINDS = ("text", "number", "choice", "regex")
-LONGEST_SEARCHED = 4_000  # characters at a completion's end that a user's pattern searches
+from star_jax.tasks.text_task import KINDS, TextTask
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonlTask(ExemplarTask):
-    """Questions of one JSON Lines file, split into training and validation, or of two files.
-
-    Answer kinds, and what is read from a completion (None if there is nothing to be read):
-      text    what follows the first `answer_mark` on its line; case, spacing and punctuation
-              around it do not count
-      number  the number after the first `answer_mark`: "1,000" equals "1000.0"
-      choice  the letter of the conclusion, as `grading.read_choice` reads it
-      regex   what the one group of `answer_pattern` found first in the last 4,000 characters; ^
-              and $ match at lines. The limit keeps slow patterns bearable, but not those whose
-              time grows exponentially, such as (a+)+$. Compared as texts are.
-    """
+class JsonlTask(TextTask):
+    """Questions of one JSON Lines file, split into training and validation, or of two files."""
 
     path: str  # looked for in the working directory, then among star_jax's own examples
     validation_path: str = ""  # a second file with the validation questions, with held_out = 0
@@ -48,9 +35,9 @@ class JsonlTask(ExemplarTask):
     rationale_field: str = ""  # gold rationales, which only some of the lines need have
     choices_field: str = ""  # a list of texts, or {"a": text, ...}; for the kind "choice"
     group_field: str = ""  # accuracy is reported for each value of it
-    answer_kind: str = "text"
-    answer_mark: str = "The answer is"  # for text and number; "" reads the first line
-    answer_pattern: str = ""  # for regex
+    answer_kind: str = "text"  # or "number", "choice", "regex"; see TextTask
+    answer_mark: str = "The answer is"
+    answer_pattern: str = ""
     template: str = "Q: {question}\nA:"
     hint_template: str = "Q: {question}\n(Hint: {answer})\nA:"
     exemplar_file: str = ""  # "" for no few-shot prompt
@@ -139,54 +126,19 @@ class JsonlTask(ExemplarTask):
         template = self.hint_template if hinted else self.template
         return template.format(question=question.text, answer=question.answer)
 
-    def bare_answer(self, question: Question) -> str:
-        """The answer alone: " rain", or " (b)." of choices."""
-        is_choice = self.answer_kind == "choice"
-        return f"{self.lead}({question.answer})." if is_choice else super().bare_answer(question)
-
-    def choices(self, question: Question) -> dict[str, str]:
-        """Letter -> a choice's text as a completion begins with it; {} for the other kinds."""
-        found = choices_of(question.text) if self.answer_kind == "choice" else {}
-        return {letter: self.lead + text for letter, text in found.items()}
-
     def open_text(self, question: Question) -> str:
         """The template with the question, but without its choices."""
-        is_choice = self.answer_kind == "choice"
-        text = question.text.partition(HEADER)[0] if is_choice else question.text
-        return self.template.format(question=text)
+        return self.template.format(question=self.stem(question))
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
-        """The answer as the class says for its kind; if `direct`, also the first line."""
+        """As of every task in words, in what precedes the next question in the template's words."""
         opening = self.template.partition("{")[0].strip()
-        if opening:  # what follows is the next question
-            completion = completion.partition(f"\n{opening}")[0]
-        text = grading.this_answer(completion, blank_line_ends=False)
-        read = grading.read_number if self.answer_kind == "number" else grading.read_text
-        if self.answer_kind == "choice":
-            found = grading.read_choice(text, choices_of(question.text))
-        elif self.answer_kind == "regex":
-            found = _read_pattern(text, self.answer_pattern)
-        else:
-            found = read(text, self.answer_mark)
-        if self.direct and not found and self.answer_kind != "choice":
-            found = read(text, "")
-        return (found.text, found.end) if found else (None, len(text))
-
-    def is_correct(self, question: Question, answer: str | None) -> bool:
-        """Whether the two are the same number, letter or text, whatever its case and spacing."""
-        if answer is None or self.answer_kind == "choice":
-            return answer == question.answer
-        same = grading.same_number if self.answer_kind == "number" else grading.same_text
-        return same(answer, question.answer)
-
-    def steps_right(self, question: Question, said: str) -> bool | None:
-        """Of the kind number: whether every calculator mark is right; None if there is none."""
-        return steps.marks_right(said) if self._may_have_marks else None
+        this = completion.partition(f"\n{opening}")[0] if opening else completion
+        return super().find_answer(question, this)
 
     def count_steps(self, said: str) -> int | None:
-        """Of the kind number: the calculator marks, as of GSM8K; None if there is none."""
-        marks = steps.count_marks(said) if self._may_have_marks else 0
-        return marks or None  # a file without marks has no steps to count
+        """As of every task in words; a file without marks has no steps to count."""
+        return super().count_steps(said) or None
 
     def exemplars(self) -> list[tuple[Question, str]]:
         """As of every task, with the completions after the template."""
@@ -207,10 +159,6 @@ class JsonlTask(ExemplarTask):
                 f"is for training or for validation"
             )
         return {TRAIN: questions, VALIDATION: validation}
-
-    @property
-    def _may_have_marks(self) -> bool:
-        return self.answer_kind == "number" and not self.direct
 
     def _value(self, row: rows.Json, binding: str) -> str:
         """The text or number in a field of the row; `binding` is the setting with its name."""
@@ -255,13 +203,6 @@ def _choice_row(row: rows.Row, field: str, text: str, answer: str) -> rows.Row:
         answer = named[0]
     labelled = [{"label": letter, "text": str(choice)} for letter, choice in choices.items()]
     return {"answerKey": answer, "question": {"stem": text, "choices": labelled}}
-
-
-def _read_pattern(text: str, pattern: str) -> grading.Found | None:
-    start = max(0, len(text) - LONGEST_SEARCHED)
-    match = re.compile(pattern, re.MULTILINE).search(text[start:])
-    answer = (match[1] or "").strip() if match else ""
-    return grading.Found(answer, start + match.end()) if match and answer else None
 
 
 def _check_pattern(pattern: str) -> None:

@@ -17,8 +17,7 @@ import seqio
 from star_jax.errors import UserError, check_one_of, check_positive
 from star_jax.records import TokenizedExample
 from star_jax.tasks.corpus import normalized
-from star_jax.tasks.toy import stories, things
-from star_jax.tasks.toy.worlds import CORPUS, Fact, World
+from star_jax.tasks.toy import CORPUS, Fact, World, stories, things
 from star_jax.tokenizers.vocabularies import WordVocabulary, encode_spans
 
 WORLDS = {"commonsense_qa": things.WORLD, "gsm8k": stories.WORLD}

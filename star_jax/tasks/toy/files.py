@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from star_jax.tasks import rows
-from star_jax.tasks.toy import stories, things
-from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Worked
+from star_jax.tasks.toy import CORPUS, PARTS, TRAIN, VALIDATION, Worked, stories, things
 
 N_STORIES = {TRAIN: 520, VALIDATION: 320}
 SHOWN_STEPS = (1, 3)  # numbers of steps of the exemplars of stories

@@ -12,7 +12,7 @@ import numpy as np
 
 from star_jax.tasks import rows
 from star_jax.tasks.gsm8k import GSM8KTask
-from star_jax.tasks.toy.worlds import CORPUS, TRAIN, VALIDATION, Fact, Worked, World
+from star_jax.tasks.toy import CORPUS, TRAIN, VALIDATION, Fact, Worked, World
 
 NAMES = ("Ann", "Ben", "Cora", "Dan", "Eve", "Finn", "Gus", "Hal")
 THINGS = ("pens", "apples", "coins", "stamps", "marbles", "shells", "cards", "beads")

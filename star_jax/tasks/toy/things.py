@@ -14,7 +14,7 @@ import itertools
 import numpy as np
 
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
-from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Fact, Worked, World
+from star_jax.tasks.toy import CORPUS, PARTS, TRAIN, VALIDATION, Fact, Worked, World
 
 # kind: ten things of this kind | its values, in the order of RELATIONS
 KINDS = """
