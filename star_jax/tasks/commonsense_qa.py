@@ -40,15 +40,15 @@ class CommonsenseQATask(DataSetTask):
     def make_question(self, id_: str, text: str) -> Question:
         """Reads "What ...? (a) ... (b) ...", on one line or several, without an answer."""
         stem, *parts = CHOICE_ANYWHERE.split(text.strip())
-        letters, texts = parts[::2], parts[1::2]
+        choices = list(zip(parts[::2], parts[1::2], strict=True))
         stem = stem.strip().removeprefix("Q:").removesuffix("Answer Choices:").strip()
-        if not stem or len(letters) < 2 or not all(map(str.strip, texts)):
+        if not stem or len(choices) < 2 or not all(text.strip() for _, text in choices):
             raise UserError(
                 f"{text[:60]!r} is not a question with choices such as 'What is wet? (a) sand "
                 f"(b) water'"
             )
         try:
-            return _question(id_, stem, letters, texts)
+            return _question(id_, stem, choices)
         except rows.BadRow as reason:
             raise UserError(f"question {text[:60]!r} {reason}") from reason
 
@@ -58,10 +58,9 @@ class CommonsenseQATask(DataSetTask):
         choices = row["question"].get("choices")
         if not isinstance(choices, list) or len(choices) < 2:
             raise rows.BadRow("has no list of at least two 'question.choices'")
-        letters = [rows.text_of(choice, "label") for choice in choices]
-        texts = [rows.text_of(choice, "text") for choice in choices]
+        pairs = [(rows.text_of(x, "label"), rows.text_of(x, "text")) for x in choices]
         answer = rows.text_of(row, "answerKey")
-        return _question(rows.text_of(row, "id"), stem, letters, texts, answer)
+        return _question(rows.text_of(row, "id"), stem, pairs, answer)
 
     def published(self, row: Row) -> Row:
         """The builder's lists of labels and texts as the published list of choices."""
@@ -104,13 +103,13 @@ class CommonsenseQATask(DataSetTask):
 
 
 def _question(
-    id_: str, stem: str, letters: list[str], texts: list[str], answer: str | None = None
+    id_: str, stem: str, choices: list[tuple[str, str]], answer: str | None = None
 ) -> Question:
-    letters = [letter.strip().lower() for letter in letters]
+    letters = [letter.strip().lower() for letter, _ in choices]
     if letters != [chr(ord("a") + i) for i in range(len(letters))]:
         raise rows.BadRow(f"has choices labelled {letters}, which should be a, b, c and so on")
     if answer is not None and answer.strip().lower() not in letters:
         raise rows.BadRow(f"has the answer {answer!r}, which is none of its choices {letters}")
-    lines = [f"({a}) {rows.one_line(b)}" for a, b in zip(letters, texts, strict=True)]
+    lines = [f"({a.strip().lower()}) {rows.one_line(text)}" for a, text in choices]
     text = rows.one_line(stem) + HEADER + "\n".join(lines)
     return Question(id_, text, (answer or "").strip().lower())

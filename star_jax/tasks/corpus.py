@@ -21,15 +21,7 @@ import seqio
 
 from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
-from star_jax.tasks.arithmetic import (
-    ArithmeticTask,
-    add_digits,
-    draw_problems,
-    held_out,
-    make_question,
-    scratchpad,
-    step_line,
-)
+from star_jax.tasks import arithmetic
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example, encode_spans
@@ -68,7 +60,7 @@ class ArithmeticCorpus:
         sums = {}
         for kind in KINDS[1:]:
             shares = enumerate(normalized(getattr(self, f"{kind}_digits"), self), start=1)
-            sums[kind] = iter(draw_problems(rng, kinds.count(kind), dict(shares)))
+            sums[kind] = iter(arithmetic.draw_problems(rng, kinds.count(kind), dict(shares)))
         spans = [
             fact_document(rng, self.facts_per_document, self.fact_context)
             if kind == "fact"
@@ -136,10 +128,12 @@ def sum_document(
         digit = int(to_copy.pop())
         return int(to_copy[0]) if len(to_copy) == 1 else 0, digit
 
-    question = make_question("corpus", a, b)
-    prompt = ArithmeticTask().question_text(question, hinted=kind in ("hinted", "copied"))
-    add = {"layout": guess, "copied": copy}.get(kind, add_digits)
-    return [(prompt, False), (scratchpad(a, b, add), True)]
+    question = arithmetic.make_question("corpus", a, b)
+    prompt = arithmetic.ArithmeticTask().question_text(
+        question, hinted=kind in ("hinted", "copied")
+    )
+    add = {"layout": guess, "copied": copy}.get(kind, arithmetic.add_digits)
+    return [(prompt, False), (arithmetic.scratchpad(a, b, add), True)]
 
 
 def fact_document(
@@ -159,9 +153,9 @@ def fact_document(
         result, total = _digits(rng, n_result), a + b + carry
         problem = [*left, str(a)], [*right, str(b)]
         numbers = (np.array(int("".join(digits))) for digits in problem)
-        if carry == 0 and not result and held_out(*numbers):
+        if carry == 0 and not result and arithmetic.held_out(*numbers):
             continue
-        before = step_line(*problem, result, carry)
+        before = arithmetic.step_line(*problem, result, carry)
         operands = " ".join([*left, "+", *right, ","] if left else [","])
         spans += [
             (f"{before}\n{operands}", False),
