@@ -16,8 +16,9 @@ from star_jax.tasks import rows, steps
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.task import TRAIN, VALIDATION
-from star_jax.tasks.toy import PARTS, files, stories, things
+from star_jax.tasks.toy import PARTS, stories, things
 from star_jax.tasks.toy.corpus import KINDS, WORLDS, ToyCorpus, toy_vocabulary
+from tests import toy_files as files
 from tests.tiny import trimmed_by
 
 PAPER = Path(__file__).parent.parent / "gin_configs/paper"

@@ -64,7 +64,7 @@ class TextTask(ReasoningTask):
         return " "
 
     def settings_digest(self) -> str:
-        """8 hexadecimal digits that tell these settings from others."""
+        """8 hexadecimal digits by which these settings differ from others."""
         settings = repr(dataclasses.astuple(self)).encode()  # type: ignore[call-overload]
         return hashlib.blake2b(settings, digest_size=4).hexdigest()
 

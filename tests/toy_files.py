@@ -1,4 +1,4 @@
-"""Writes the toy worlds' files: `python -m star_jax.tasks.toy.files [FOLDER]`."""
+"""Writes the toy worlds' files: `python -m tests.toy_files [FOLDER]`."""
 
 import json
 import sys
