@@ -49,11 +49,7 @@ class ArithmeticCorpus:
     seed: int = 0
 
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
-        """The tokenized documents, the same for equal fields; loss on what follows a prompt.
-
-        Raises:
-          UserError: the shares are negative or all zero.
-        """
+        """The tokenized documents, the same for equal fields; loss on what follows a prompt."""
         rng = np.random.default_rng([self.seed, 3])
         of_kinds = (self.facts, self.plain, self.layout, self.hinted, self.copied)
         kinds = rng.choice(KINDS, self.n_documents, p=normalized(of_kinds, self)).tolist()
@@ -86,8 +82,7 @@ class JsonlCorpus:
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
         """The tokenized documents in the file's order; loss on the completion.
 
-        Raises:
-          UserError: no training question has a rationale, or the vocabulary lacks a word.
+        Raises UserError if no training question has a rationale or the vocabulary lacks a word.
         """
         pairs = [(q, self.task.gold_completion(q)) for q in self.task.questions(TRAIN)]
         documents = [
@@ -172,11 +167,7 @@ def _digits(rng: np.random.Generator, n: int) -> list[str]:
 
 
 def normalized(shares: tuple[float, ...], corpus: object) -> np.ndarray:
-    """Shares in any unit as shares of 1.
-
-    Raises:
-      UserError: one is negative, or none is positive; it names the class of `corpus`.
-    """
+    """Shares in any unit as shares of 1; raises UserError if one is negative or none positive."""
     if not shares or min(shares) < 0 or sum(shares) == 0:
         raise UserError(
             f"{type(corpus).__name__}: shares {shares} must be 0 or more, one of them positive"

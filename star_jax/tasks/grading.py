@@ -1,4 +1,4 @@
-r"""Reads the answer a completion ends in: a choice's letter, or a number; and compares numbers.
+r"""Reads the answer a completion ends in: a choice's letter, a number or a text; compares them.
 
 Only this answer is read: what a model writes on, above all another "Q:", is not part of it.
 Nothing here raises, whatever the text.
@@ -33,7 +33,6 @@ def this_answer(completion: str, *, blank_line_ends: bool) -> str:
 
 HEADER = "\nAnswer Choices:\n"
 CHOICE = re.compile(r"^\(([a-z])\) (.+)$", re.MULTILINE)
-
 LABEL = re.compile(r"\(\s?([A-Za-z])\s?\)")
 # Only this may follow a closing "(x)".
 NOTHING_MORE = re.compile(r"""[\s.!?:;,"'\u201d\u2019*)\]]*""")

@@ -99,11 +99,7 @@ class JsonlTask(TextTask):
         return Question(id_, text.strip(), "")
 
     def question_of(self, id_: str, row: rows.Json) -> Question:
-        """The question of a line of the file.
-
-        Raises:
-          rows.BadRow: the line makes no question; the text says why.
-        """
+        """The question of a line of the file; raises rows.BadRow if it makes none."""
         text = self._value(row, "question_field")
         answer = rows.one_line(self._value(row, "answer_field"))
         id_ = self._value(row, "id_field") if self.id_field else id_

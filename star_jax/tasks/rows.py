@@ -33,8 +33,7 @@ class BadRow(ValueError):
 def read_text(file: str | Path, what: str) -> str:
     """The text of a file or, if there is no such file, of star_jax's own example of this name.
 
-    Raises:
-      UserError: it cannot be read; the message calls it `what`.
+    Raises UserError, which calls the file `what`, if it cannot be read.
     """
     own = EXAMPLES / file
     try:

@@ -99,8 +99,7 @@ class ReasoningTask(abc.ABC):
     def questions(self, split: str) -> Sequence[Question]:
         """All questions of a split, in a fixed order.
 
-        Raises:
-          UserError: the split is unknown or empty, or its data are missing or malformed.
+        Raises UserError if the split is unknown or empty, or its data are missing or malformed.
         """
         if split not in SPLITS:
             raise UserError(f"task {self.name} has no split {split!r}; it has {SPLITS}")

@@ -121,9 +121,8 @@ class TextTask(ReasoningTask):
     def exemplars(self) -> list[tuple[Question, str]]:
         """(question, completion) of each exemplar; the question has the completion's answer.
 
-        Raises:
-          UserError: an exemplar is not a question and a completion with an answer that the task can
-            read, or the hinted file is not the plain one with the answers as hints.
+        Raises UserError if an exemplar is not a question and a completion with an answer that the
+        task can read, or the hinted file is not the plain one with the answers as hints.
         """
         file = self.exemplar_file or (self.BASE and EXEMPLARS / f"{self.BASE}.txt")
         texts = enumerate(read_examples(file) if file else [], start=1)
