@@ -38,6 +38,7 @@ setup(
         "star_jax.tools.comparison": ["*.html", "*.txt"],
         "star_jax.tasks": ["exemplars/*.txt", "examples/*"],
         "star_jax.tasks.builders": ["*.tsv"],
+        "star_jax.tasks.toy": ["*.txt"],
     },
     entry_points={"console_scripts": ["star_jax = star_jax.main:run"]},
     install_requires=[

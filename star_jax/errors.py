@@ -37,6 +37,30 @@ def check_types(record: Any) -> None:
             )
 
 
+def check_positive(record: object, *names: str) -> None:
+    """Raises UserError if one of these fields is not above 0."""
+    for name in names:
+        if (value := getattr(record, name)) <= 0:
+            raise UserError(f"{type(record).__name__}.{name} = {value} must be positive")
+
+
+def check_share(record: object, *names: str) -> None:
+    """Raises UserError if one of these fields is not a number from 0 to 1."""
+    for name in names:
+        value = getattr(record, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise UserError(
+                f"{type(record).__name__}.{name} = {value!r} is not a share; give 0 to 1"
+            )
+
+
+def check_one_of(where: str, value: str, known: Iterable[str]) -> None:
+    """Raises UserError if `value`, which was bound to `where`, is not one of `known`."""
+    if value not in (known := list(known)):
+        hint = did_you_mean(str(value), known, f"; it is one of {', '.join(known)}")
+        raise UserError(f"{where} = {value!r} is unknown{hint}")
+
+
 def mismatch(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
     """What is missing, left over and of another shape among named arrays; "" when all is well."""
     missing = sorted(wanted.keys() - found.keys())

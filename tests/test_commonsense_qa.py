@@ -314,7 +314,7 @@ def test_registering_a_task_reads_no_data(monkeypatch):
         pytest.fail("data were read")
 
     monkeypatch.setattr(rows, "read_tfds", read)
-    monkeypatch.setattr(rows, "read_json_lines", read)
+    monkeypatch.setattr(rows, "read_lines", read)
     for task in (CommonsenseQATask(data_dir="nowhere"), CommonsenseQATask(train_file="nowhere")):
         name = register(task, seqio.ByteVocabulary())
         assert set(seqio.get_mixture_or_task(name).splits) == {TRAIN, VALIDATION}

@@ -79,7 +79,7 @@ def test_no_validation_problem_is_in_the_corpus(digits, seed):
 def test_sums_are_right_and_have_loss_on_the_completion_only():
     rng = np.random.default_rng(0)
     for kind in ("plain", "hinted"):
-        (prompt, prompt_loss), (completion, loss) = sum_document(rng, kind, 29, 57)
+        (prompt, prompt_loss), (completion, loss) = sum_document(rng, kind, (29, 57))
         assert prompt == f"Input:\n2 9 + 5 7\nTarget:{' 8 6' if kind == 'hinted' else ''}\n"
         assert completion == scratchpad(29, 57)
         assert (prompt_loss, loss) == (False, True)
@@ -90,7 +90,7 @@ def test_layout_has_the_shape_of_a_scratchpad_and_random_sums():
     gold = scratchpad(291, 574).splitlines()
     right = 0
     for _ in range(200):
-        (prompt, _), (completion, loss) = sum_document(rng, "layout", 291, 574)
+        (prompt, _), (completion, loss) = sum_document(rng, "layout", (291, 574))
         assert (prompt, loss) == ("Input:\n2 9 1 + 5 7 4\nTarget:\n", True)
         lines = completion.splitlines()
         operands, golds = ([line.partition(",")[0] for line in x[1:5]] for x in (lines, gold))
@@ -103,14 +103,14 @@ def test_layout_has_the_shape_of_a_scratchpad_and_random_sums():
 
 def test_copied_scratchpads_end_right_and_carry_nothing():
     rng = np.random.default_rng(0)
-    (prompt, _), (completion, loss) = sum_document(rng, "copied", 291, 754)
+    (prompt, _), (completion, loss) = sum_document(rng, "copied", (291, 754))
     assert (prompt, loss) == ("Input:\n2 9 1 + 7 5 4\nTarget: 1 0 4 5\n", True)
     assert completion == "\n".join((
         "<scratch>", "2 9 1 + 7 5 4 , C: 0", "2 9 + 7 5 , 5 C: 0", "2 + 7 , 4 5 C: 0",
         ", 0 4 5 C: 1", "1 0 4 5", "</scratch>", "1 0 4 5",
     ))  # fmt: skip
     assert completion != scratchpad(291, 754)
-    assert sum_document(rng, "copied", 21, 34)[1][0] == scratchpad(21, 34)  # nothing to carry
+    assert sum_document(rng, "copied", (21, 34))[1][0] == scratchpad(21, 34)  # nothing to carry
     corpus = ArithmeticCorpus(500, facts=0, plain=0, layout=0, hinted=1, copied=1)
     wrong = [text for text in texts(corpus) if not is_gold(text)]
     assert all(is_hinted(text) for text in wrong)

@@ -8,7 +8,6 @@ from fractions import Fraction
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.tasks import few_shot
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.task import TRAIN
@@ -20,10 +19,6 @@ OWN = {
     for task in (kind(), kind(direct=True))
 }
 own = pytest.mark.parametrize("task", OWN.values(), ids=OWN)
-
-
-def exemplars(task):
-    return few_shot.exemplars(few_shot.OWN / f"{task.BASE}.txt", task)
 
 
 # Our own.
@@ -75,16 +70,16 @@ def test_the_first_exemplar_byte_for_byte(name, hinted):
 
 
 def test_there_are_as_many_as_in_the_paper_and_every_letter_is_an_answer():
-    answers = [question.answer for question, _ in exemplars(OWN["commonsense_qa"])]
+    answers = [question.answer for question, _ in OWN["commonsense_qa"].exemplars()]
     assert len(answers) == 7
     assert set(answers) == set("abcde")
-    assert len(exemplars(OWN["gsm8k"])) == 6
+    assert len(OWN["gsm8k"].exemplars()) == 6
 
 
 @own
 def test_hinted_exemplars_differ_from_plain_ones_in_the_hint_alone(task):
     plain, hinted = (task.few_shot_examples("", h) for h in (False, True))
-    for (question, _), without, with_hint in zip(exemplars(task), plain, hinted, strict=True):
+    for (question, _), without, with_hint in zip(task.exemplars(), plain, hinted, strict=True):
         hint = " (CORRECT)" if task.BASE == "commonsense_qa" else f" ({question.answer})"
         assert with_hint.count(hint) == without.count(hint) + 1
         assert with_hint.replace(hint, "", 1) == without
@@ -92,7 +87,9 @@ def test_hinted_exemplars_differ_from_plain_ones_in_the_hint_alone(task):
 
 @own
 def test_exemplars_end_as_they_are_graded_and_with_one_blank_line(task):
-    for (question, _), text in zip(exemplars(task), task.few_shot_examples("", False), strict=True):
+    for (question, _), text in zip(
+        task.exemplars(), task.few_shot_examples("", False), strict=True
+    ):
         assert text.startswith(task.question_text(question, hinted=False))
         completion = text.removeprefix(task.question_text(question, hinted=False))
         assert completion.startswith(" ") and not completion.startswith("  ")
@@ -103,7 +100,7 @@ def test_exemplars_end_as_they_are_graded_and_with_one_blank_line(task):
 
 
 def test_the_letter_of_a_rationale_is_that_of_the_choice_it_names():
-    for question, rationale in exemplars(OWN["commonsense_qa"]):
+    for question, rationale in OWN["commonsense_qa"].exemplars():
         line = f"({question.answer}) "
         (text,) = (x.removeprefix(line) for x in question.text.split("\n") if x.startswith(line))
         assert rationale.endswith(f"Therefore, the answer is {text} ({question.answer}).")
@@ -122,7 +119,7 @@ def value_of(expression):
 
 
 def test_every_calculation_of_our_solutions_is_right():
-    for question, solution in exemplars(OWN["gsm8k"]):
+    for question, solution in OWN["gsm8k"].exemplars():
         marks = re.findall(r"(\S+) = \$?<<([^=<>]+)=([^<>]+)>>(\S+)", solution)
         assert len(marks) == solution.count("<<") > 0
         for said, expression, result, written in marks:

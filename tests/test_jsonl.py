@@ -18,12 +18,13 @@ from star_jax.main import main
 from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import Question
-from star_jax.tasks import jsonl, jsonl_file
+from star_jax.tasks import jsonl_file
+from star_jax.tasks.corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.jsonl import JsonlTask
-from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.tasks.text_task import KINDS
 from tests import tiny
 from tests.tiny import trimmed_by
 
@@ -95,7 +96,7 @@ def test_double_braces_are_braces():
         ({"hint_template": "Q: {question} ({answer})\nA: "}, "both end"),
         ({"answer_kind": "numbers"}, "did you mean 'number'?"),
         ({"answer_kind": "choice"}, "choices_field"),
-        ({"choices_field": "choices"}, "goes with the kind 'choice'"),
+        ({"choices_field": "choices"}, "choices_field is for the kind 'choice'"),
         ({"answer_kind": "regex"}, "answer_pattern"),
         ({"answer_kind": "regex", "answer_pattern": "(a"}, "no regular expression"),
         ({"answer_kind": "regex", "answer_pattern": "a+"}, "has 0 groups"),
@@ -203,7 +204,7 @@ def test_choices_are_letters_or_their_texts(answer, choices):
     assert asked.text == question.text
 
 
-@pytest.mark.parametrize("kind", jsonl.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_rationale_is_completed_by_its_answer_and_trimmed_after_it(kind):
     settings = {
         "choice": {"choices_field": "choices"},
@@ -235,7 +236,7 @@ def test_a_repeated_hint_is_a_leak_and_the_answer_alone_is_none():
     assert not task.leaks_hint(question, " Wet.\nThe answer is rain")
 
 
-@given(st.text(), st.sampled_from(jsonl.KINDS), st.booleans())
+@given(st.text(), st.sampled_from(KINDS), st.booleans())
 def test_reading_never_raises_and_trimming_keeps_the_answer(text, kind, direct):
     settings = {"choice": {"choices_field": "c"}, "regex": {"answer_pattern": r"is (\w+)"}}
     task = JsonlTask("x", answer_kind=kind, direct=direct, **settings.get(kind, {}))
@@ -489,8 +490,8 @@ def test_the_worked_example_runs_and_learns(tmp_path):
     assert run(tmp_path, "pretrain") == 0
     assert run(tmp_path, "star", ITERATIONS=1) == 0
     base, end = tiny.read_lines(tmp_path / "star/metrics.jsonl")
-    assert end["kept_generated"] > 0
-    assert end["kept_rationalized"] > 0
+    assert end["kept"]["generate"] > 0
+    assert end["kept"]["rationalize"] > 0
     assert base["n_eval"] == 56
     assert end["accuracy"] > base["accuracy"] + 0.1
 

@@ -32,7 +32,7 @@ from star_jax.parallel.partitioning import make_mesh
 from star_jax.reporting.loading import load_run
 from star_jax.rollout.native import sampler as native
 from star_jax.run import checkpoints, compilation, paths, run_dir
-from star_jax.tasks import few_shot, rows
+from star_jax.tasks import rows, text_task
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.task import TRAIN, VALIDATION
@@ -281,9 +281,10 @@ def test_data_files_in_a_bucket_read_as_on_a_disk(tmp_path, bucket):
     for place in (tmp_path, bucket):
         (place / "examples.txt").write_bytes(text)
         (place / "lines.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n{"a": 2}')
-    read = [few_shot.read_examples(place / "examples.txt") for place in (tmp_path, bucket)]
+    read = [text_task.read_examples(place / "examples.txt") for place in (tmp_path, bucket)]
     assert read[0] == read[1] == ["Q: Caf\u00e9?\nA: b", "Q: c\nA: d"]
-    assert list(rows.read_json_lines(str(bucket / "lines.jsonl"))) == [(1, {"a": 1}), (3, {"a": 2})]
+    lines = list(rows.read_lines(str(bucket / "lines.jsonl")))
+    assert [(n, line.strip()) for n, line in lines] == [(1, '{"a": 1}'), (3, '{"a": 2}')]
 
 
 def test_a_prepared_data_set_in_a_bucket_is_read(tmp_path, bucket):

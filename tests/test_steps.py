@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from star_jax.loop.filters import NoHintLeak, RightAnswer, RightSteps, keep, step_counts
 from star_jax.records import GENERATED, RATIONALIZED, Question
-from star_jax.tasks import few_shot, steps
+from star_jax.tasks import steps
 from star_jax.tasks.arithmetic import ArithmeticTask, make_question, scratchpad
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.gsm8k import GSM8KTask
@@ -471,7 +471,7 @@ def test_the_filter_keeps_what_cannot_be_checked_and_counts_it_apart():
 
 
 def test_every_step_of_our_exemplars_is_right():
-    exemplars = few_shot.exemplars(few_shot.OWN / "gsm8k.txt", GSM)
+    exemplars = GSM.exemplars()
     assert len(exemplars) >= 6
     assert all(GSM.read(question, completion).steps_right for question, completion in exemplars)
 

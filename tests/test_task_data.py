@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import seqio
 
-from star_jax.tasks import few_shot
 from star_jax.tasks.builders.commonsense_qa import CommonsenseQA, prepare_commonsense_qa
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
 from star_jax.tasks.grading import to_number
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.tasks.text_task import EXEMPLARS
 from tests.tiny import trimmed_by
 
 FOLDER = os.environ.get("STAR_JAX_DATA")
@@ -143,10 +143,10 @@ def test_the_tfds_builder_gives_what_the_files_give(tmp_path):
 def test_our_exemplars_are_in_no_data_set():
     for task in (CQA, GSM):
         data = {
-            " ".join(words(task.asked(q))) for s in (TRAIN, VALIDATION) for q in task.questions(s)
+            " ".join(words(task.stem(q))) for s in (TRAIN, VALIDATION) for q in task.questions(s)
         }
-        for question, _ in few_shot.exemplars(few_shot.OWN / f"{task.BASE}.txt", task):
-            assert " ".join(words(task.asked(question))) not in data
+        for question, _ in task.exemplars():
+            assert " ".join(words(task.stem(question))) not in data
 
 
 PAPER = {
@@ -176,7 +176,7 @@ def test_the_papers_exemplar_files_agree_and_come_out_byte_for_byte(name):
 
 
 def test_nothing_of_ours_is_in_the_papers_files():
-    ours = [file.read_text() for file in few_shot.OWN.glob("*.txt")]
+    ours = [file.read_text() for file in EXEMPLARS.glob("*.txt")]
     sentences = {
         sentence.strip()
         for file in (DATA / "paper_prompts").rglob("*.txt")

@@ -16,9 +16,9 @@ from star_jax.tasks import rows, steps
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.task import TRAIN, VALIDATION
-from star_jax.tasks.toy import files, stories, things
+from star_jax.tasks.toy import PARTS, stories, things
 from star_jax.tasks.toy.corpus import KINDS, WORLDS, ToyCorpus, toy_vocabulary
-from star_jax.tasks.toy.worlds import PARTS
+from tests import toy_files as files
 from tests.tiny import trimmed_by
 
 PAPER = Path(__file__).parent.parent / "gin_configs/paper"
@@ -128,7 +128,7 @@ def test_a_list_of_choices_is_read_rightly():
 @each_world
 def test_corpus_training_and_validation_questions_are_disjoint(name):
     task, world, vocabulary = task_of(name), WORLDS[name], toy_vocabulary(name)
-    sides = [{task.asked(q) for q in task.questions(split)} for split in (TRAIN, VALIDATION)]
+    sides = [{task.stem(q) for q in task.questions(split)} for split in (TRAIN, VALIDATION)]
     assert not sides[0] & sides[1]
     corpus = ToyCorpus(name, n_documents=1500, facts=0.0, in_context=(1, 1))
     texts = [vocabulary.decode(doc.tokens.tolist()) for doc in corpus.documents(vocabulary)]
@@ -140,7 +140,7 @@ def test_corpus_training_and_validation_questions_are_disjoint(name):
     shown = {x[3:].partition("\n")[0] for x in task.few_shot_examples("", hinted=False)}
     assert not shown & (sides[0] | sides[1])
     drawn = world.question(world.draw(np.random.default_rng(0), VALIDATION))
-    assert task.asked(drawn) not in read  # parts other than the corpus' can be drawn, too
+    assert task.stem(drawn) not in read  # parts other than the corpus' can be drawn, too
 
 
 def test_things_are_parted_wholly():

@@ -23,10 +23,9 @@ from star_jax.run import compilation, tracking
 from star_jax.run.paths import path_of
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
-from star_jax.tasks.corpus import ArithmeticCorpus
+from star_jax.tasks.corpus import ArithmeticCorpus, JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
-from star_jax.tasks.jsonl_corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.toy.corpus import ToyCorpus, toy_vocabulary
 from star_jax.tokenizers.loading import load_vocabulary
 from star_jax.tools.precompile.settings import Assumptions

@@ -16,14 +16,14 @@ A question and its gold completion, for 29 + 57:
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_positive
 from star_jax.records import Question
 from star_jax.tasks import steps
-from star_jax.tasks import task as tasks
+from star_jax.tasks.task import TRAIN, ReasoningTask
 from star_jax.tokenizers.vocabularies import WordVocabulary
 
 WORDS = (*"0123456789", "+", ",", "C:", "Input:", "Target:", "<scratch>", "</scratch>")
@@ -33,7 +33,7 @@ HELD_OUT = 5  # every fifth unordered pair, by hash, is for validation and never
 
 
 @dataclasses.dataclass(frozen=True)
-class ArithmeticTask(tasks.ReasoningTask):
+class ArithmeticTask(ReasoningTask):
     """Additions of two numbers with the same digit count, uniform over `digits`.
 
     No validation problem, nor its mirror image b + a, is ever drawn for training.
@@ -54,31 +54,33 @@ class ArithmeticTask(tasks.ReasoningTask):
             raise UserError(
                 f"ArithmeticTask.digits = {digits}: give different digit counts in 1..18"
             )
-        if self.n_train < 1 or self.n_validation < 1 or self.n_few_shot < 0 or self.seed < 0:
+        check_positive(self, "n_train", "n_validation")
+        if self.n_few_shot < 0 or self.seed < 0:
             raise UserError(
-                f"ArithmeticTask: n_train = {self.n_train} and n_validation = {self.n_validation} "
-                f"must be positive, n_few_shot = {self.n_few_shot} and seed = {self.seed} not "
-                f"negative"
+                f"ArithmeticTask: n_few_shot = {self.n_few_shot} and seed = {self.seed} must not "
+                f"be negative"
             )
 
     @property
     def name(self) -> str:
         """`arithmetic` for the paper's setting; other settings are spelled out."""
-        name = "arithmetic_direct" if self.direct else "arithmetic"
-        default = ArithmeticTask()
-        if (self.digits, self.n_train, self.n_validation, self.seed) != (
-            default.digits,
-            default.n_train,
-            default.n_validation,
-            default.seed,
-        ):
-            digits = "_".join(map(str, self.digits))
-            name += f"_{digits}_n{self.n_train}_v{self.n_validation}_s{self.seed}"
-        return name
+        settings, default = (
+            f"_{'_'.join(map(str, x.digits))}_n{x.n_train}_v{x.n_validation}_s{x.seed}"
+            for x in (self, ArithmeticTask())
+        )
+        direct = "_direct" if self.direct else ""
+        return f"arithmetic{direct}{'' if settings == default else settings}"
 
+    @functools.lru_cache(maxsize=8)  # noqa: B019  of few tasks, equal ones share it
     def load_questions(self, split: str) -> list[Question]:
         """Problems drawn by `seed`."""
-        return _questions(self, split)
+        rng = np.random.default_rng([self.seed, 0 if split == TRAIN else 1])
+        if split == TRAIN:
+            shares = dict.fromkeys(self.digits, 1 / len(self.digits))
+            pairs = draw_problems(rng, self.n_train, shares)
+        else:
+            pairs = [p for n in self.digits for p in _draw_held_out(rng, n, self.n_validation)]
+        return [make_question(f"{split}_{i:06d}", a, b) for i, (a, b) in enumerate(pairs)]
 
     def make_question(self, id_: str, text: str) -> Question:
         """Reads "29+57" or "2 9 + 5 7"; raises UserError for anything else."""
@@ -105,14 +107,12 @@ class ArithmeticTask(tasks.ReasoningTask):
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         r"""The line after </scratch>: "...\n</scratch>\n8 6" -> "8 6"; not digits -> None."""
-        rationale, mark, rest = completion.partition(END_OF_RATIONALE)
-        if self.direct:
-            rationale, mark, rest = "", "", completion
-        elif not mark:
+        rest = completion if self.direct else completion.partition(END_OF_RATIONALE)[2]
+        if not self.direct and END_OF_RATIONALE not in completion:
             return None, len(completion)
         line = rest.partition("\n")[0]
         is_answer = line and all(d in DIGITS for d in line.split(" "))
-        return line if is_answer else None, len(rationale + mark + line)
+        return line if is_answer else None, len(completion) - len(rest) + len(line)
 
     def steps_right(self, question: Question, said: str) -> bool | None:
         """Whether it is the one right scratchpad of this question, line by line, with its answer.
@@ -128,9 +128,12 @@ class ArithmeticTask(tasks.ReasoningTask):
         scratchpad, _, _ = said.partition(END_OF_RATIONALE)
         return None if self.direct else steps.count_digit_steps(scratchpad)
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019  of few tasks, equal ones share it
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """`n_few_shot` random training problems with `group` digits, a blank line after each."""
-        return _few_shot_examples(self, group, hinted)
+        rng = np.random.default_rng([self.seed, 2, int(group)])
+        shown = [make_question("", *p) for p in _draw_problems(rng, int(group), self.n_few_shot)]
+        return tuple(f"{self.question_text(q, hinted)}{self.gold_completion(q)}\n\n" for q in shown)
 
 
 def arithmetic_vocabulary() -> WordVocabulary:
@@ -168,7 +171,8 @@ def scratchpad(a: int, b: int, add: Callable[[int, int, int], tuple[int, int]] =
     """
     left, right = list(str(a)), list(str(b))
     assert len(left) == len(right), "both numbers have the same digit count"
-    carry, result = 0, list[str]()
+    carry = 0
+    result: list[str] = []
     lines = ["<scratch>", step_line(left, right, result, carry)]
     while left:
         carry, digit = add(int(left.pop()), int(right.pop()), carry)
@@ -186,10 +190,10 @@ def step_line(left: list[str], right: list[str], result: list[str], carry: int) 
 
 
 def held_out(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """bool: which pairs are for validation; a + b and b + a go together.
+    """bool: which pairs are for validation; a + b and b + a are on one side.
 
     A fixed hash (the finalizer of splitmix64) of the unordered pair, so that no seed, split
-    size or digit range ever moves a problem from one side to the other.
+    size or digit range moves a problem to the other split.
     """
     low, high = np.minimum(a, b).astype(np.uint64), np.maximum(a, b).astype(np.uint64)
     with np.errstate(over="ignore"):
@@ -197,62 +201,45 @@ def held_out(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return _mix(x + np.uint64(0x9E3779B97F4A7C15)) % np.uint64(HELD_OUT) == 0
 
 
-def draw_problems(rng: np.random.Generator, n_digits: int, n: int) -> list[tuple[int, int]]:
-    """`n` random training problems, both numbers with exactly `n_digits` digits; may repeat."""
-    low, high = (0 if n_digits == 1 else 10 ** (n_digits - 1)), 10**n_digits
-    pairs = np.zeros((0, 2), np.int64)
-    while len(pairs) < n:
-        drawn = rng.integers(low, high, (2 * n, 2))
-        pairs = np.concatenate([pairs, drawn[~held_out(drawn[:, 0], drawn[:, 1])]])
-    return [(int(a), int(b)) for a, b in pairs[:n]]
+def draw_problems(
+    rng: np.random.Generator, n: int, shares: Mapping[int, float]
+) -> list[tuple[int, int]]:
+    """`n` random training problems in random order; `shares` is digit count -> share, sum 1."""
+    counts = rng.multinomial(n, list(shares.values())).tolist()
+    pairs = [p for k, n in zip(shares, counts, strict=True) for p in _draw_problems(rng, k, n)]
+    return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
-def draw_held_out(rng: np.random.Generator, n_digits: int, n: int) -> list[tuple[int, int]]:
+def _draw_problems(rng: np.random.Generator, n_digits: int, n: int) -> list[tuple[int, int]]:
+    """`n` random training problems, both numbers with exactly `n_digits` digits."""
+    found: list[tuple[int, int]] = []
+    while len(found) < n:
+        drawn = rng.integers(*_range(n_digits), (2 * n, 2))
+        found += _pairs(drawn[~held_out(*drawn.T)])
+    return found[:n]
+
+
+def _draw_held_out(rng: np.random.Generator, n_digits: int, n: int) -> list[tuple[int, int]]:
     """At most `n` different validation problems of `n_digits` digits; all if there are fewer."""
-    low, high = (0 if n_digits == 1 else 10 ** (n_digits - 1)), 10**n_digits
+    low, high = _range(n_digits)
     if (high - low) ** 2 <= 20 * HELD_OUT * n:  # few enough to look at all of them
         every = np.stack(np.meshgrid(np.arange(low, high), np.arange(low, high)), -1).reshape(-1, 2)
-        pairs = every[held_out(every[:, 0], every[:, 1])]
-        pairs = pairs[rng.permutation(len(pairs))[:n]]
-        return [(int(a), int(b)) for a, b in pairs]
+        pairs = every[held_out(*every.T)]
+        return _pairs(pairs[rng.permutation(len(pairs))[:n]])
     found: dict[tuple[int, int], None] = {}
     while len(found) < n:
         drawn = rng.integers(low, high, (HELD_OUT * n, 2))
-        for a, b in drawn[held_out(drawn[:, 0], drawn[:, 1])]:
-            found[int(a), int(b)] = None
+        found |= dict.fromkeys(_pairs(drawn[held_out(*drawn.T)]))
     return list(found)[:n]
 
 
-@functools.lru_cache(maxsize=8)
-def _questions(task: ArithmeticTask, split: str) -> list[Question]:
-    rng = np.random.default_rng([task.seed, 0 if split == tasks.TRAIN else 1])
-    if split == tasks.VALIDATION:
-        pairs = [p for n in task.digits for p in draw_held_out(rng, n, task.n_validation)]
-    else:
-        counts = rng.multinomial(task.n_train, np.full(len(task.digits), 1 / len(task.digits)))
-        pairs = [
-            pair
-            for n, count in zip(task.digits, counts, strict=True)
-            for pair in draw_problems(rng, n, int(count))
-        ]
-        pairs = [pairs[i] for i in rng.permutation(len(pairs))]
-    return [make_question(f"{split}_{i:06d}", a, b) for i, (a, b) in enumerate(pairs)]
+def _range(n_digits: int) -> tuple[int, int]:
+    """The least number of `n_digits` digits, and the first that has more."""
+    return (0 if n_digits == 1 else 10 ** (n_digits - 1)), 10**n_digits
 
 
-@functools.lru_cache(maxsize=64)
-def _few_shot_examples(task: ArithmeticTask, group: str, hinted: bool) -> tuple[str, ...]:
-    if not task.n_few_shot:
-        return ()
-    n_digits = int(group)
-    rng = np.random.default_rng([task.seed, 2, n_digits])
-    questions = [
-        make_question(f"few_shot_{n_digits}_{i}", a, b)
-        for i, (a, b) in enumerate(draw_problems(rng, n_digits, task.n_few_shot))
-    ]
-    return tuple(
-        f"{task.question_text(question, hinted)}{task.gold_completion(question)}\n\n"
-        for question in questions
-    )
+def _pairs(rows: np.ndarray) -> list[tuple[int, int]]:
+    return [(a, b) for a, b in rows.tolist()]
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -11,19 +11,17 @@ The completion begins with the space after "A:".
 """
 
 import dataclasses
-import functools
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from star_jax.errors import UserError
 from star_jax.records import Question
-from star_jax.tasks import grading, rows
-from star_jax.tasks import task as tasks
+from star_jax.tasks import rows
 from star_jax.tasks.data_set import DataSetTask
+from star_jax.tasks.grading import HEADER, choices_of
+from star_jax.tasks.rows import Row
 
-HEADER = "\nAnswer Choices:\n"
 HINT = " (CORRECT)"
-CHOICE = re.compile(r"^\(([a-z])\) (.+)$", re.MULTILINE)
 CHOICE_ANYWHERE = re.compile(r"(?:^|\s)\(([A-Za-z])\)\s+")
 HINT_SAID_AGAIN = re.compile(
     r"\(\s*correct\s*\)|\b(?:marked|labell?ed|tagged)\s+(?:as\s+)?\W{0,2}correct\b", re.IGNORECASE
@@ -37,35 +35,34 @@ class CommonsenseQATask(DataSetTask):
     answer_by_position: bool = False  # the released code's way to read an answer, see parity/
 
     BASE: ClassVar[str] = "commonsense_qa"
-    TFDS_SPLITS: ClassVar[dict[str, str]] = {tasks.TRAIN: "train", tasks.VALIDATION: "validation"}
+    answer_kind = "choice"
 
     def make_question(self, id_: str, text: str) -> Question:
         """Reads "What ...? (a) ... (b) ...", on one line or several, without an answer."""
         stem, *parts = CHOICE_ANYWHERE.split(text.strip())
-        letters, texts = parts[::2], parts[1::2]
+        choices = list(zip(parts[::2], parts[1::2], strict=True))
         stem = stem.strip().removeprefix("Q:").removesuffix("Answer Choices:").strip()
-        if not stem or len(letters) < 2 or not all(map(str.strip, texts)):
+        if not stem or len(choices) < 2 or not all(text.strip() for _, text in choices):
             raise UserError(
                 f"{text[:60]!r} is not a question with choices such as 'What is wet? (a) sand "
                 f"(b) water'"
             )
         try:
-            return _question(id_, stem, letters, texts)
+            return _question(id_, stem, choices)
         except rows.BadRow as reason:
             raise UserError(f"question {text[:60]!r} {reason}") from reason
 
-    def question_of(self, id_: str, row: dict[str, Any]) -> Question:
+    def question_of(self, id_: str, row: Row) -> Question:
         """The question of a published row, under the row's own id."""
         stem = rows.text_of(row, "question", "stem")
         choices = row["question"].get("choices")
         if not isinstance(choices, list) or len(choices) < 2:
             raise rows.BadRow("has no list of at least two 'question.choices'")
-        letters = [rows.text_of(choice, "label") for choice in choices]
-        texts = [rows.text_of(choice, "text") for choice in choices]
+        pairs = [(rows.text_of(x, "label"), rows.text_of(x, "text")) for x in choices]
         answer = rows.text_of(row, "answerKey")
-        return _question(rows.text_of(row, "id"), stem, letters, texts, answer)
+        return _question(rows.text_of(row, "id"), stem, pairs, answer)
 
-    def published(self, row: dict[str, Any]) -> dict[str, Any]:
+    def published(self, row: Row) -> Row:
         """The builder's lists of labels and texts as the published list of choices."""
         choices = row.get("choices", {})
         pairs = zip(choices.get("label", []), choices.get("text", []), strict=True)
@@ -78,10 +75,6 @@ class CommonsenseQATask(DataSetTask):
             },
         }
 
-    def asked(self, question: Question) -> str:
-        """The question without its choices."""
-        return question.text.partition(HEADER)[0]
-
     def question_text(self, question: Question, hinted: bool) -> str:
         """The question and its choices up to "A:"; hinted, the right one is marked."""
         stem, header, choices = question.text.partition(HEADER)
@@ -91,51 +84,32 @@ class CommonsenseQATask(DataSetTask):
             choices = "\n".join(x + HINT if x.startswith(right) else x for x in lines)
         return f"Q: {stem}{header}{choices}\nA:"
 
-    def bare_answer(self, question: Question) -> str:
-        """The letter, as " (c)."."""
-        return f" ({question.answer})."
-
-    def gold_completion(self, question: Question) -> str | None:
-        """None: the data have no rationales; the bare answer if `direct`."""
-        return self.bare_answer(question) if self.direct else None
-
-    def choices(self, question: Question) -> dict[str, str]:
-        """Letter -> the choice's text, with the space that completions begin with."""
-        return {letter: f" {text}" for letter, text in choices_of(question.text).items()}
-
     def open_text(self, question: Question) -> str:
         """The question up to "A:" without its choices."""
-        return f"Q: {self.asked(question)}\nA:"
+        return f"Q: {self.stem(question)}\nA:"
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """The letter of the conclusion (see `grading.read_choice`), None if it is no choice's."""
-        choices = choices_of(question.text)
         if self.answer_by_position:
             line = completion.partition("\n")[0]
             letter = line[-3:-2].lower()
-            return letter if letter in choices else None, len(line)
-        found = grading.read_choice(completion, choices)
-        return (found.text, found.end) if found else (None, len(completion))
+            return letter if letter in choices_of(question.text) else None, len(line)
+        answer, end = super().find_answer(question, completion)
+        return answer, len(completion) if answer is None else end
 
     def leaks_hint(self, question: Question, said: str) -> bool:
         """Whether a rationale says that a choice was marked as correct."""
         return bool(HINT_SAID_AGAIN.search(said)) or super().leaks_hint(question, said)
 
 
-@functools.lru_cache(maxsize=1024)
-def choices_of(text: str) -> dict[str, str]:
-    """Letter -> text of the choices in a question's text."""
-    return dict(CHOICE.findall(text.partition(HEADER)[2]))
-
-
 def _question(
-    id_: str, stem: str, letters: list[str], texts: list[str], answer: str | None = None
+    id_: str, stem: str, choices: list[tuple[str, str]], answer: str | None = None
 ) -> Question:
-    letters = [letter.strip().lower() for letter in letters]
+    letters = [letter.strip().lower() for letter, _ in choices]
     if letters != [chr(ord("a") + i) for i in range(len(letters))]:
         raise rows.BadRow(f"has choices labelled {letters}, which should be a, b, c and so on")
     if answer is not None and answer.strip().lower() not in letters:
         raise rows.BadRow(f"has the answer {answer!r}, which is none of its choices {letters}")
-    lines = [f"({a}) {rows.one_line(b)}" for a, b in zip(letters, texts, strict=True)]
+    lines = [f"({a.strip().lower()}) {rows.one_line(text)}" for a, text in choices]
     text = rows.one_line(stem) + HEADER + "\n".join(lines)
     return Question(id_, text, (answer or "").strip().lower())

@@ -1,9 +1,8 @@
-"""The synthetic corpus that the tiny arithmetic base model M is trained on.
+"""The training texts of base models: of tiny ones that add, and of a user's own questions.
 
-The paper's base model was trained on the web; ours on this. It must be weak but not hopeless: STaR
-needs a few correct rationales to begin with, and a base that can already add shows nothing.
-
-There are five kinds of documents, and no problem of the validation split is in them:
+The paper's base model was trained on the web; our tiny M on the arithmetic corpus. It must be weak
+but not hopeless: STaR needs a few correct rationales to begin with, and a base that can already add
+shows nothing. There are five kinds of documents, and no problem of the validation split is in them:
   fact    single steps of scratchpads, several per document: a digit sum with its carry
           "3 + 8 , C: 1" -> ", 2 C: 1", alone or among other digits ("4 3 + 1 8 , 7 C: 1").
           They teach single-digit addition.
@@ -22,17 +21,12 @@ import seqio
 
 from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
-from star_jax.tasks.arithmetic import (
-    ArithmeticTask,
-    add_digits,
-    draw_problems,
-    held_out,
-    make_question,
-    scratchpad,
-    step_line,
-)
-from star_jax.tokenizers.vocabularies import encode_spans
+from star_jax.tasks import arithmetic
+from star_jax.tasks.jsonl import JsonlTask
+from star_jax.tasks.task import TRAIN, VALIDATION
+from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example, encode_spans
 
+KINDS = ("fact", "plain", "layout", "hinted", "copied")
 SPANS_PER_FACT = 5
 
 
@@ -55,45 +49,70 @@ class ArithmeticCorpus:
     seed: int = 0
 
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
-        """The tokenized documents, the same for equal fields; loss on what follows a prompt.
-
-        Raises:
-          UserError: the shares are negative or all zero.
-        """
+        """The tokenized documents, the same for equal fields; loss on what follows a prompt."""
         rng = np.random.default_rng([self.seed, 3])
-        shares = (self.facts, self.plain, self.layout, self.hinted, self.copied)
-        names = ["fact", "plain", "layout", "hinted", "copied"]
-        kinds = rng.choice(names, self.n_documents, p=normalized(shares, self))
-        sums = {kind: iter(self._sums(rng, kind, int(np.sum(kinds == kind)))) for kind in names[1:]}
+        of_kinds = (self.facts, self.plain, self.layout, self.hinted, self.copied)
+        kinds = rng.choice(KINDS, self.n_documents, p=normalized(of_kinds, self)).tolist()
+        sums = {}
+        for kind in KINDS[1:]:
+            shares = enumerate(normalized(getattr(self, f"{kind}_digits"), self), start=1)
+            sums[kind] = iter(arithmetic.draw_problems(rng, kinds.count(kind), dict(shares)))
         spans = [
             fact_document(rng, self.facts_per_document, self.fact_context)
             if kind == "fact"
-            else sum_document(rng, kind, *next(sums[kind]))
-            for kind in kinds.tolist()
+            else sum_document(rng, kind, next(sums[kind]))
+            for kind in kinds
         ]
         return [encode_spans(vocabulary, document) for document in spans]
 
-    def _sums(self, rng: np.random.Generator, kind: str, n: int) -> list[tuple[int, int]]:
-        """`n` training problems in random order, with the digit counts of `kind`."""
-        counts = rng.multinomial(n, normalized(getattr(self, f"{kind}_digits"), self))
-        pairs = [
-            pair
-            for n_digits, count in enumerate(counts.tolist(), start=1)
-            if count
-            for pair in draw_problems(rng, n_digits, count)
+
+@dataclasses.dataclass(frozen=True)
+class JsonlCorpus:
+    """A user's training questions that have a rationale, each with it: plain, hinted or both."""
+
+    task: JsonlTask
+    plain: bool = True
+    hinted: bool = True
+
+    def __post_init__(self):
+        """Raises UserError for a corpus of neither."""
+        if not (self.plain or self.hinted):
+            raise UserError("JsonlCorpus: plain and hinted are both False; make one of them True")
+
+    def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
+        """The tokenized documents in the file's order; loss on the completion.
+
+        Raises UserError if no training question has a rationale or the vocabulary lacks a word.
+        """
+        pairs = [(q, self.task.gold_completion(q)) for q in self.task.questions(TRAIN)]
+        documents = [
+            encode_example(vocabulary, self.task.question_text(question, hinted), gold)
+            for hinted, wanted in ((False, self.plain), (True, self.hinted))
+            for question, gold in pairs
+            if wanted and gold is not None
         ]
-        return [pairs[i] for i in rng.permutation(len(pairs))]
+        if not documents:
+            raise UserError(
+                f"{self.task.path}: no training question has a rationale for a base model to learn "
+                f"from; write some, and bind JsonlTask.rationale_field to their field"
+            )
+        return documents
 
 
-def sum_document(rng: np.random.Generator, kind: str, a: int, b: int) -> list[tuple[str, bool]]:
-    """A question of a + b and a scratchpad of `kind`, as spans of (text, has loss).
+def jsonl_vocabulary(task: JsonlTask) -> WordVocabulary:
+    """One id for each word of the task's questions, answers, rationales and templates, sorted."""
+    texts = []
+    for question in [*task.questions(TRAIN), *task.questions(VALIDATION)]:
+        texts += [task.question_text(question, hinted) for hinted in (False, True)]
+        texts += [task.bare_answer(question), task.gold_completion(question) or ""]
+    return WordVocabulary.of_texts(texts)
 
-    Args:
-      rng: of the random sums of a layout.
-      kind: "plain", "layout", "hinted" or "copied".
-      a: the first number.
-      b: the second number, with as many digits.
-    """
+
+def sum_document(
+    rng: np.random.Generator, kind: str, numbers: tuple[int, int]
+) -> list[tuple[str, bool]]:
+    """A question of a sum and a scratchpad of `kind`, as spans of (text, has loss)."""
+    a, b = numbers
 
     def guess(*_: int) -> tuple[int, int]:
         return int(rng.integers(2)), int(rng.integers(10))
@@ -104,10 +123,12 @@ def sum_document(rng: np.random.Generator, kind: str, a: int, b: int) -> list[tu
         digit = int(to_copy.pop())
         return int(to_copy[0]) if len(to_copy) == 1 else 0, digit
 
-    question = make_question("corpus", a, b)
-    prompt = ArithmeticTask().question_text(question, hinted=kind in ("hinted", "copied"))
-    add = {"layout": guess, "copied": copy}.get(kind, add_digits)
-    return [(prompt, False), (scratchpad(a, b, add), True)]
+    question = arithmetic.make_question("corpus", a, b)
+    prompt = arithmetic.ArithmeticTask().question_text(
+        question, hinted=kind in ("hinted", "copied")
+    )
+    add = {"layout": guess, "copied": copy}.get(kind, arithmetic.add_digits)
+    return [(prompt, False), (arithmetic.scratchpad(a, b, add), True)]
 
 
 def fact_document(
@@ -127,9 +148,9 @@ def fact_document(
         result, total = _digits(rng, n_result), a + b + carry
         problem = [*left, str(a)], [*right, str(b)]
         numbers = (np.array(int("".join(digits))) for digits in problem)
-        if carry == 0 and not result and held_out(*numbers):
+        if carry == 0 and not result and arithmetic.held_out(*numbers):
             continue
-        before = step_line(*problem, result, carry)
+        before = arithmetic.step_line(*problem, result, carry)
         operands = " ".join([*left, "+", *right, ","] if left else [","])
         spans += [
             (f"{before}\n{operands}", False),
@@ -146,11 +167,7 @@ def _digits(rng: np.random.Generator, n: int) -> list[str]:
 
 
 def normalized(shares: tuple[float, ...], corpus: object) -> np.ndarray:
-    """Shares in any unit as shares of 1.
-
-    Raises:
-      UserError: one is negative, or none is positive; it names the class of `corpus`.
-    """
+    """Shares in any unit as shares of 1; raises UserError if one is negative or none positive."""
     if not shares or min(shares) < 0 or sum(shares) == 0:
         raise UserError(
             f"{type(corpus).__name__}: shares {shares} must be 0 or more, one of them positive"

@@ -1,21 +1,22 @@
-r"""Reads the answer a completion ends in: a choice's letter, or a number; and compares numbers.
+r"""Reads the answer a completion ends in: a choice's letter, a number or a text; compares them.
 
 Only this answer is read: what a model writes on, above all another "Q:", is not part of it.
 Nothing here raises, whatever the text.
 """
 
-import dataclasses
+import decimal
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 # An end token that reached the text, or the next question.
 OTHER_TEXT = re.compile(r"<\|endoftext\|>|</s>|(?<!\w)Q:")
 BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """An answer and where it ends in the completion it was read from (in characters)."""
 
     text: str
@@ -30,10 +31,11 @@ def this_answer(completion: str, *, blank_line_ends: bool) -> str:
 
 # Choices.
 
+HEADER = "\nAnswer Choices:\n"
+CHOICE = re.compile(r"^\(([a-z])\) (.+)$", re.MULTILINE)
 LABEL = re.compile(r"\(\s?([A-Za-z])\s?\)")
-NOTHING_MORE = re.compile(
-    r"""[\s.!?:;,"'\u201d\u2019*)\]]*"""
-)  # only this may stand after a closing "(x)"
+# Only this may follow a closing "(x)".
+NOTHING_MORE = re.compile(r"""[\s.!?:;,"'\u201d\u2019*)\]]*""")
 SENTENCE_END = re.compile(r"""[.!?]["'\u201d\u2019*)\]]*(?=\s|$)""")
 # "the answer is", "Answer:", "the correct choice would be"; what it says follows.
 STATEMENT = re.compile(
@@ -60,11 +62,17 @@ NEGATED = re.compile(
     r"(?:[\w'\u2019-]+\s+){0,3}$",
     re.IGNORECASE,
 )
-# What stands between two letters of which neither is preferred: "(a) or (b)", "(a), (b)".
+# What separates two letters of which neither is preferred: "(a) or (b)", "(a), (b)".
 UNDECIDED = re.compile(
     r"\s*(?:,?\s*(?:and/or|or|nor|/)\s*(?:[\w'\u2019-]+\s+){0,4}|,?\s*(?:and|&)\s*|,\s*)",
     re.IGNORECASE,
 )
+
+
+@functools.lru_cache(maxsize=1024)
+def choices_of(question: str) -> dict[str, str]:
+    """Letter -> text of the choices in a question's text, after HEADER."""
+    return dict(CHOICE.findall(question.partition(HEADER)[2]))
 
 
 def read_choice(completion: str, choices: Mapping[str, str]) -> Found | None:
@@ -157,12 +165,13 @@ def _only_a_choice(answer: str, choices: Mapping[str, str]) -> Found | None:
     if letter := ONLY_A_LETTER.fullmatch(line):
         return Found(letter[1].lower(), end)
     both = LETTER_AND_TEXT.fullmatch(line)
-    if both and _words(both[2]) == _words(choices.get(both[1].lower(), "")):
+    if both and words(both[2]) == words(choices.get(both[1].lower(), "")):
         return Found(both[1].lower(), end)
     return None
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """A text's words, whatever their case, spacing and punctuation."""
     return re.findall(r"\w+", text.casefold())
 
 
@@ -197,11 +206,8 @@ def read_number(completion: str, mark: str = MARK) -> Found | None:
         have no other number.
     """
     answer = this_answer(completion, blank_line_ends=False)
-    if mark not in answer:
-        return None
-    rest = answer.partition(mark)[2] if mark else answer.lstrip()
-    start = len(answer) - len(rest)
-    line = CALCULATION.sub(lambda m: " " * len(m[0]), rest.partition("\n")[0])
+    start, line = _marked_line(answer, mark)
+    line = CALCULATION.sub(lambda m: " " * len(m[0]), line)
     match = NUMBER.search(line)
     if not match or MORE_NUMBERS.match(line, match.end()):
         return None
@@ -225,17 +231,9 @@ def same_number(left: str, right: str) -> bool:
 
 def canonical(value: Fraction) -> str:
     """The one way to write a number: 1000, -0.5 and, where no decimal is exact, 1/3."""
-    rest, factors = value.denominator, {2: 0, 5: 0}
-    for prime in factors:
-        while rest % prime == 0:
-            rest //= prime
-            factors[prime] += 1
-    if rest > 1:
-        return str(value)
-    places = max(factors.values())
-    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
-    sign = "-" if value < 0 else ""
-    return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
+    with decimal.localcontext(decimal.Context(prec=10 * LONGEST_NUMBER)) as context:
+        exact = decimal.Decimal(value.numerator) / decimal.Decimal(value.denominator)
+        return str(value) if context.flags[decimal.Inexact] else f"{exact.normalize():f}"
 
 
 def _value(match: re.Match) -> Fraction | None:
@@ -251,12 +249,40 @@ def _value(match: re.Match) -> Fraction | None:
     if denominator == 0:
         return None
     value = Fraction(part["whole"] or 0) + numerator / denominator
-    negative = (part["sign"] or "+").strip().lower() in (
-        "-",
-        "\u2212",
-        "\u2013",
-        "minus",
-        "negative",
-    )
-    value = -value if negative or part["inner"] else value
+    negative = part["sign"] not in (None, "+") or part["inner"]
+    value = -value if negative else value
     return value if len(canonical(value)) <= LONGEST_NUMBER else None
+
+
+# Texts.
+
+LONGEST_SEARCHED = 4_000  # characters at a completion's end that a user's pattern searches
+AROUND_AN_ANSWER = " \t.,:;!?\"'*()[]\u201c\u201d\u2018\u2019"
+
+
+def read_text(completion: str, mark: str) -> Found | None:
+    """What follows the first `mark` on its line; "" takes the first line that is not blank."""
+    start, line = _marked_line(completion, mark)
+    line = line.rstrip()
+    answer = line.strip(AROUND_AN_ANSWER) or line.strip()
+    return Found(answer, start + len(line)) if answer else None
+
+
+def read_pattern(completion: str, pattern: str) -> Found | None:
+    """What the one group of `pattern` found first at the completion's end."""
+    start = max(0, len(completion) - LONGEST_SEARCHED)
+    match = re.compile(pattern, re.MULTILINE).search(completion[start:])
+    answer = (match[1] or "").strip() if match else ""
+    return Found(answer, start + match.end()) if match and answer else None
+
+
+def same_text(left: str, right: str) -> bool:
+    """Whether two texts agree, whatever their case, spacing and the punctuation around them."""
+    left, right = (" ".join(text.casefold().split()) for text in (left, right))
+    return (left.strip(AROUND_AN_ANSWER) or left) == (right.strip(AROUND_AN_ANSWER) or right)
+
+
+def _marked_line(text: str, mark: str) -> tuple[int, str]:
+    """(start, rest of the line) after the first `mark`, or of the first line that is not blank."""
+    rest = text.partition(mark)[2] if mark else text.lstrip()
+    return len(text) - len(rest), rest.partition("\n")[0]

@@ -9,13 +9,13 @@ The completion begins with the space after "A:". Validation is the published tes
 
 import dataclasses
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_one_of
 from star_jax.records import Question
-from star_jax.tasks import grading, rows, steps
-from star_jax.tasks import task as tasks
+from star_jax.tasks import grading, rows
 from star_jax.tasks.data_set import DataSetTask
+from star_jax.tasks.task import HINT_IN_WORDS
 
 HINTS = ("answer", "solution")
 
@@ -30,13 +30,13 @@ class GSM8KTask(DataSetTask):
     hint: str = "answer"  # or "solution", the whole one, as in the released code; see parity/
 
     BASE: ClassVar[str] = "gsm8k"
-    TFDS_SPLITS: ClassVar[dict[str, str]] = {tasks.TRAIN: "train", tasks.VALIDATION: "test"}
+    TFDS_VALIDATION: ClassVar[str] = "test"
+    answer_kind, answer_mark = "number", grading.MARK
 
     def __post_init__(self):
         """Raises UserError for an unknown hint and what every data set refuses."""
         super().__post_init__()
-        if self.hint not in HINTS:
-            raise UserError(f"GSM8KTask.hint = {self.hint!r} is none of {HINTS}")
+        check_one_of("GSM8KTask.hint", self.hint, HINTS)
 
     def make_question(self, id_: str, text: str) -> Question:
         """Any text is a problem, put on one line."""
@@ -44,7 +44,7 @@ class GSM8KTask(DataSetTask):
             raise UserError("an empty text is no problem to solve; write one")
         return Question(id_, rows.one_line(text), "")
 
-    def question_of(self, id_: str, row: dict[str, Any]) -> Question:
+    def question_of(self, id_: str, row: rows.Row) -> Question:
         """The problem of a published row, with its solution and the number that this ends in."""
         solution = rows.text_of(row, "answer").strip()
         answer = grading.read_number(solution)
@@ -53,57 +53,19 @@ class GSM8KTask(DataSetTask):
         text = rows.one_line(rows.text_of(row, "question"))
         return Question(id_, text, answer.text, solution=solution)
 
-    def published(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The builder keeps the published fields."""
-        return row
-
     def question_text(self, question: Question, hinted: bool) -> str:
-        """The problem up to "A:"; hinted, the answer stands in parentheses after it."""
+        """The problem up to "A:"; hinted, the answer follows it in parentheses."""
         hint = question.answer
         if self.hint == "solution":
             hint = question.solution or hint  # exemplars show the answer, there as here
         return f"Q: {question.text}{f' ({hint})' if hinted else ''}\nA:"
 
-    def bare_answer(self, question: Question) -> str:
-        """The number, as " 12"."""
-        return f" {question.answer}"
-
-    def gold_completion(self, question: Question) -> str | None:
-        """The published solution, or the bare answer if `direct`."""
-        if self.direct:
-            return self.bare_answer(question)
-        return f" {question.solution}" if question.solution else None
-
-    def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
-        """The number after "####"; if `direct`, also the only one of the first line."""
-        found = grading.read_number(completion)
-        if self.direct and not found:
-            found = grading.read_number(completion, mark="")
-        if found:
-            return found.text, found.end
-        return None, len(grading.this_answer(completion, blank_line_ends=False))
-
-    def is_correct(self, question: Question, answer: str | None) -> bool:
-        """Whether the two are equal as numbers: "1,000" and "1000.0" are."""
-        return answer is not None and grading.same_number(answer, question.answer)
-
     def leaks_hint(self, question: Question, said: str) -> bool:
         """Whether a solution has the answer in parentheses, as the hint had, or names the hint.
 
-        With the whole solution for a hint, copying it cannot be told from reasoning.
+        With the whole solution for a hint, copying cannot be distinguished from reasoning.
         """
         bracketed = re.findall(r"\(([^()\n]{1,64})\)", said)
         return any(grading.same_number(text, question.answer) for text in bracketed) or bool(
-            tasks.HINT_IN_WORDS.search(said)
+            HINT_IN_WORDS.search(said)
         )
-
-    def steps_right(self, question: Question, said: str) -> bool | None:
-        """Whether every calculator mark up to the answer is right, as `steps` says.
-
-        None if there is no mark, or if `direct`.
-        """
-        return None if self.direct else steps.marks_right(said)
-
-    def count_steps(self, said: str) -> int | None:
-        """The number of calculator marks up to the answer; None if `direct`."""
-        return None if self.direct else steps.count_marks(said)

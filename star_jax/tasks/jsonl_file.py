@@ -1,10 +1,9 @@
-"""Lines of a user's JSON Lines file become questions; malformed lines are reported and counted."""
+"""The questions of a user's JSON Lines file, and their split; malformed lines are reported."""
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 
-from star_jax.errors import UserError, did_you_mean
+from star_jax.errors import UserError
 from star_jax.records import Question
 from star_jax.run.progress import log
 from star_jax.tasks import rows
@@ -19,24 +18,14 @@ def read_questions(
 ) -> list[Question]:
     """The questions of a file in its order, with distinct ids; blank lines are skipped.
 
-    Args:
-      path: a file, or one of star_jax's own examples.
-      question_of: makes a question of an id (`line_00001`) and a line's value.
-      tolerated_share: the share of malformed lines that are dropped with a warning.
+    `question_of` makes a question of an id (`line_00001`) and a line's value. Of the lines,
+    `tolerated_share` may be malformed and are dropped with a warning.
 
     Raises:
       UserError: the file cannot be read or has no questions, or too many lines are malformed.
     """
-    found: dict[str, Question] = {}
-    malformed: list[str] = []
-    for number, line in rows.read_lines(path):
-        try:
-            question = question_of(f"line_{number:05d}", rows.parse_json(line))
-            if question.id in found:
-                raise rows.BadRow(f"its id {question.id!r} is not unique")
-            found[question.id] = question
-        except rows.BadRow as reason:
-            malformed.append(f"line {number}: {reason}")
+    found, reasons = rows.questions_of(rows.read_lines(path), question_of, "line")
+    malformed = [f"line {reason}" for reason in reasons]
     n, n_lines = len(malformed), len(malformed) + len(found)
     if n_lines == 0:
         raise UserError(f"{path} has no lines; write one JSON object per line into it")
@@ -51,24 +40,7 @@ def read_questions(
         more = [f"and {n - SHOWN} more"] if n > SHOWN else []
         head = f"{path}: {n} of {n_lines} lines are dropped:"
         log("\n  ".join([head, *malformed[:SHOWN], *more]))
-    return list(found.values())
-
-
-def value_of(row: rows.Json, field: str, binding: str) -> str:
-    """A field's text, or its number as text; `binding` is where the field's name comes from.
-
-    Raises:
-      rows.BadRow: there is none, or something else.
-    """
-    if not isinstance(row, dict):
-        raise rows.BadRow(f"is a JSON {type(row).__name__}, not an object with fields")
-    if field not in row:
-        hint = did_you_mean(field, row, f"; it has {', '.join(row) or 'none at all'}")
-        raise rows.BadRow(f"has no field {field!r} ({binding}){hint}")
-    value = row[field]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return rows.text_of(row, field).strip()
+    return found
 
 
 def check_split(held_out: float, validation_path: str) -> None:
@@ -103,7 +75,8 @@ def split(
     Raises:
       UserError: a split is empty.
     """
-    places = [_place(question, seed) for question in questions]
+    texts = (" ".join(re.findall(r"\w+|[^\w\s]", q.text.casefold())) for q in questions)
+    places = [rows.hashed_share(f"{seed} {text}") for text in texts]
     limit = held_out
     if held_out >= 1:
         limit = sorted(places)[min(int(held_out), len(places)) - 1] + 2**-49
@@ -117,22 +90,3 @@ def split(
             f"choose another value"
         )
     return sides
-
-
-def check_apart(
-    train: Sequence[Question], validation: Sequence[Question], paths: tuple[str, str]
-) -> None:
-    """Raises UserError if an id is in both files."""
-    both = sorted({q.id for q in train} & {q.id for q in validation})
-    if both:
-        raise UserError(
-            f"{paths[0]} and {paths[1]} share {len(both)} ids, such as {both[0]!r}; a question "
-            f"is for training or for validation"
-        )
-
-
-def _place(question: Question, seed: int) -> float:
-    """The hash of a question's words, as a number from 0 to 1."""
-    words = " ".join(re.findall(r"\w+|[^\w\s]", question.text.casefold()))
-    digest = hashlib.blake2b(f"{seed} {words}".encode(), digest_size=6).digest()
-    return int.from_bytes(digest, "big") / 2**48

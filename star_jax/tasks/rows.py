@@ -1,10 +1,11 @@
 """Rows of published data, from JSON Lines files or from prepared TFDS folders, as plain dicts."""
 
 import contextlib
+import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
 from star_jax.errors import UserError
+from star_jax.records import Question
 from star_jax.run.paths import copy_tree, is_remote, open_text, path_of
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -28,44 +30,47 @@ class BadRow(ValueError):
     """A row that is not a question; the text gives the reason."""
 
 
-def read_json_lines(file: str) -> Iterator[tuple[int, Json]]:
-    """Yields (line number from 1, value) of every line that is not blank.
+def read_text(file: str | Path, what: str) -> str:
+    """The text of a file or, if there is no such file, of star_jax's own example of this name.
 
-    Raises:
-      UserError: the file cannot be read, or a line is not JSON.
+    Raises UserError, which calls the file `what`, if it cannot be read.
     """
-    for number, line in read_lines(file):
-        try:
-            yield number, parse_json(line)
-        except BadRow as reason:
-            raise UserError(f"{file}, line {number}: {reason}; correct the line") from reason
-
-
-def read_lines(file: str) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, text) of every line that is not blank; see `located`.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
+    own = EXAMPLES / file
     try:
-        with open_text(located(file)) as lines:
-            yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+        with open_text(own if not Path(file).exists() and own.is_file() else file) as lines:
+            return lines.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the data file {file}: {error}") from error
+        raise UserError(f"cannot read the {what} {file}: {error}") from error
 
 
-def located(path: str | Path) -> str:
-    """The path itself or, if no such file exists, star_jax's own example of this name."""
-    own = EXAMPLES / path
-    return str(own if not Path(path).exists() and own.is_file() else path)
+def read_lines(file: str) -> list[tuple[int, str]]:
+    """(line number from 1, text) of every line that is not blank; see `read_text`."""
+    lines = enumerate(read_text(file, "data file").split("\n"), start=1)
+    return [(number, line) for number, line in lines if line.strip()]
 
 
-def parse_json(line: str) -> Json:
-    """The value of a line; raises BadRow if it is not JSON."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BadRow(f"not JSON ({error})") from error
+def questions_of(
+    numbered: Iterable[tuple[int, str | Row]],
+    question_of: Callable[[str, Json], Question],
+    prefix: str,
+) -> tuple[list[Question], list[str]]:
+    """The questions of numbered rows, with distinct ids, and why the other rows are none.
+
+    The second list has texts such as "12: has no field 'answer'". A row may be a line of JSON; its
+    id for `question_of` is `<prefix>_00012`.
+    """
+    found: dict[str, Question] = {}
+    malformed = []
+    for number, row in numbered:
+        try:
+            value = _parse_json(row) if isinstance(row, str) else row
+            question = question_of(f"{prefix}_{number:05d}", value)
+            if question.id in found:
+                raise BadRow(f"its id {question.id!r} is not unique")
+            found[question.id] = question
+        except BadRow as reason:
+            malformed.append(f"{number}: {reason}")
+    return list(found.values()), malformed
 
 
 def read_tfds(builder: str, data_dir: str, split: str, otherwise: str) -> list[Row]:
@@ -123,6 +128,18 @@ def text_of(row: Json, *path: str) -> str:
 def one_line(text: str) -> str:
     """The text without line breaks and without space around it; inner spaces stay."""
     return " ".join(filter(None, map(str.strip, re.split(r"[\r\n]+", text))))
+
+
+def hashed_share(text: str) -> float:
+    """A number from 0 to 1 by the hash of a text, to split questions by."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+
+
+def _parse_json(line: str) -> Json:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"not JSON ({error})") from error
 
 
 def _plain(value: Json) -> Json:

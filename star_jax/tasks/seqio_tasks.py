@@ -1,4 +1,4 @@
-"""Any task as a seqio Task, for T5X and for whoever has seqio's tools.
+"""Any task as a seqio Task, for T5X and seqio's tools.
 
     register(GSM8KTask(), vocabulary)      # or register_paper_tasks() for all of the paper's
     seqio.get_mixture_or_task("gsm8k")
@@ -7,7 +7,7 @@ Nothing is registered by an import or by looking at a task; star_jax's own loop 
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -36,14 +36,11 @@ def register(task: ReasoningTask, vocabulary: seqio.Vocabulary, name: str = "") 
     for variant, hinted in ((name, False), (f"{name}_hinted", True)):
         if variant in seqio.TaskRegistry.names():
             continue
+        dataset = functools.partial(_dataset, task=task, hinted=hinted)
         seqio.TaskRegistry.add(
             variant,
-            source=question_source(task.questions),
-            preprocessors=[
-                functools.partial(_inputs_and_targets, task=task, hinted=hinted),
-                seqio.preprocessors.tokenize,
-                seqio.preprocessors.append_eos,
-            ],
+            source=seqio.FunctionDataSource(dataset, splits=SPLITS),
+            preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
             output_features={"inputs": feature, "targets": with_eos},
             postprocess_fn=functools.partial(_read_answer, task=task),
             metric_fns=[answer_accuracy],
@@ -60,25 +57,6 @@ def register_paper_tasks() -> list[str]:
     own, text = arithmetic_vocabulary(), seqio.ByteVocabulary()
     kinds = ((ArithmeticTask, own), (CommonsenseQATask, text), (GSM8KTask, text))
     return [register(kind(direct=d), words) for kind, words in kinds for d in (False, True)]
-
-
-def question_source(questions: Callable[[str], Sequence[Question]]) -> seqio.DataSource:
-    """A source of the training and validation splits; `questions` makes one when it is read."""
-
-    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-        return questions_to_dataset(questions(split))
-
-    return seqio.FunctionDataSource(dataset, splits=SPLITS)
-
-
-def questions_to_dataset(questions: Sequence[Question]) -> tf.data.Dataset:
-    """A data set of the raw features `id`, `question`, `answer`, `group` and `solution`."""
-    return tf.data.Dataset.from_tensor_slices(
-        {
-            name: tf.constant([getattr(q, field) for q in questions], tf.string)
-            for field, name in COLUMNS.items()
-        }
-    )
 
 
 def answer_accuracy(targets: Sequence[str], predictions: Sequence[str | None]) -> dict[str, float]:
@@ -100,30 +78,18 @@ def _read_answer(
     return question.answer if task.is_correct(question, answer) else answer
 
 
-def _inputs_and_targets(
-    dataset: tf.data.Dataset, *, task: ReasoningTask, hinted: bool
+def _dataset(
+    split: str, shuffle_files: bool, seed: int | None = None, *, task: ReasoningTask, hinted: bool
 ) -> tf.data.Dataset:
-    def texts(*fields: tf.Tensor) -> list[str]:
-        question = _question(dict(zip(COLUMNS.values(), fields, strict=True)))
-        targets = task.gold_completion(question)
-        return [
-            task.question_text(question, hinted),
-            task.bare_answer(question) if targets is None else targets,
-        ]
-
-    def add(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        fields = [example[name] for name in COLUMNS.values()]
-        inputs, targets = tf.py_function(texts, fields, [tf.string, tf.string])
-        return {**example, "inputs": tf.ensure_shape(inputs, []),
-                "targets": tf.ensure_shape(targets, [])}  # fmt: skip
-
-    return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
+    """The questions of a split with the features of COLUMNS, `inputs` and `targets`."""
+    questions = task.questions(split)
+    columns = {name: [getattr(q, field) for q in questions] for field, name in COLUMNS.items()}
+    columns["inputs"] = [task.question_text(q, hinted) for q in questions]
+    golds = zip(questions, map(task.gold_completion, questions), strict=True)
+    columns["targets"] = [task.bare_answer(q) if gold is None else gold for q, gold in golds]
+    return tf.data.Dataset.from_tensor_slices(columns)
 
 
-def _question(example: Mapping) -> Question:
-    return Question(**{field: _text(example[name]) for field, name in COLUMNS.items()})
-
-
-def _text(value: bytes | str | tf.Tensor) -> str:
-    value = value.numpy() if isinstance(value, tf.Tensor) else value
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _question(example: Mapping[str, bytes | str | tf.Tensor]) -> Question:
+    values = {field: example[name] for field, name in COLUMNS.items()}
+    return Question(**{field: tf.compat.as_text(value) for field, value in values.items()})

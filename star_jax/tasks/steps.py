@@ -12,9 +12,7 @@ Sums without a mark are ignored. Nothing here raises or evaluates code, whatever
 time is linear in its length.
 """
 
-import operator
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
 from star_jax.tasks import grading
@@ -23,15 +21,6 @@ LONGEST = 200  # characters of a calculation; in GSM8K they have at most 36
 MARK = re.compile(r"<<(?P<inside>.*?)(?P<end>>>|$)", re.MULTILINE)  # an open one ends in ""
 TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|[-+*/()%]")
 DECIMALS = re.compile(r"\.([0-9]+)")
-BEFORE_AN_OPERAND = {"(": "(", "-": "negate", "+": "keep"}
-UNARY: dict[str, Callable[[Fraction], Fraction]] = {"negate": operator.neg, "keep": operator.pos}
-BINARY: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-}
-BINDING = {"(": 0, ")": 1, "+": 1, "-": 1, "*": 2, "/": 2, "negate": 3, "keep": 3}
 
 
 def count_marks(rationale: str) -> int:
@@ -59,46 +48,46 @@ def evaluate(calculation: str) -> Fraction | None:
     """
     if len(calculation) > LONGEST or TOKEN.sub("", calculation).strip():
         return None
+    tokens = TOKEN.findall(calculation)
     try:
-        return _run(TOKEN.findall(calculation))
-    except ZeroDivisionError:
+        value = _sum(tokens)
+    except (ValueError, ZeroDivisionError, RecursionError):
         return None
+    return None if tokens else value
 
 
-def _run(tokens: list[str]) -> Fraction | None:
-    """Dijkstra's shunting yard: two stacks instead of recursion, all of it in parentheses."""
-    values: list[Fraction] = []
-    pending = ["("]  # operations without their right side
-    complete = False  # whether an operand has just ended
-    for token in [*tokens, ")"]:
-        if not pending:
-            return None  # one ")" too many
-        if token == "%" and complete:
-            values[-1] /= 100
-        elif (token in BINARY or token == ")") and complete:
-            while BINDING[pending[-1]] >= BINDING[token]:
-                _apply(pending.pop(), values)
-            if token == ")":
-                pending.pop()
-            else:
-                pending.append(token)
-                complete = False
-        elif token in BEFORE_AN_OPERAND and not complete:
-            pending.append(BEFORE_AN_OPERAND[token])
-        elif token[-1] in "0123456789." and not complete:
-            values.append(Fraction(token.replace(",", "")))
-            complete = True
-        else:
-            return None
-    return None if pending else values[0]
+def _sum(tokens: list[str]) -> Fraction:
+    """The value of the sum at the head of the tokens, which it removes; ValueError for none."""
+    value = _product(tokens)
+    while tokens and tokens[0] in "+-":
+        sign = 1 if tokens.pop(0) == "+" else -1
+        value += sign * _product(tokens)
+    return value
 
 
-def _apply(operation: str, values: list[Fraction]) -> None:
-    right = values.pop()
-    if operation in UNARY:
-        values.append(UNARY[operation](right))
+def _product(tokens: list[str]) -> Fraction:
+    value = _operand(tokens)
+    while tokens and tokens[0] in "*/":
+        divides = tokens.pop(0) == "/"
+        value = value / _operand(tokens) if divides else value * _operand(tokens)
+    return value
+
+
+def _operand(tokens: list[str]) -> Fraction:
+    """A number or parenthesis, with any signs before it and percent signs after it."""
+    token = tokens.pop(0) if tokens else ""
+    if token in ("+", "-"):
+        return -_operand(tokens) if token == "-" else _operand(tokens)
+    if token == "(":
+        value = _sum(tokens)
+        if not tokens or tokens.pop(0) != ")":
+            raise ValueError("a parenthesis is not closed")
     else:
-        values.append(BINARY[operation](values.pop(), right))
+        value = Fraction(token.replace(",", ""))  # raises ValueError for what is no number
+    while tokens and tokens[0] == "%":
+        tokens.pop(0)
+        value /= 100
+    return value
 
 
 def _is_right(mark: re.Match[str]) -> bool:

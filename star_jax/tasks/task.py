@@ -22,11 +22,7 @@ class ReasoningTask(abc.ABC):
 
     @abc.abstractmethod
     def load_questions(self, split: str) -> Sequence[Question]:
-        """The questions of one of SPLITS; `questions` is what others call.
-
-        Raises:
-          UserError: the data are missing or malformed.
-        """
+        """The questions of one of SPLITS, for `questions`; may raise UserError."""
 
     @abc.abstractmethod
     def make_question(self, id_: str, text: str) -> Question:
@@ -46,18 +42,15 @@ class ReasoningTask(abc.ABC):
 
     @abc.abstractmethod
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
-        """The answer a completion ends in, None if there is none, and where this answer ends.
+        """(the answer a completion ends in, None if there is none; where it ends, in characters).
 
-        The end is in characters; what the model wrote after it is no part of the completion. Where
-        there is no answer it is the end of what was written for this question.
+        What follows is no part of the completion. Where there is no answer, the end is that of what
+        was written for this question.
         """
 
     @abc.abstractmethod
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
-        """The few-shot prompt set P for questions of `group`; hinted examples carry hints.
-
-        Oldest first; each ends with the blank line before the next.
-        """
+        """The few-shot prompt set P for `group`, oldest first, each with its blank line."""
 
     def read(self, question: Question, completion: str) -> Reading:
         """All that a completion says, computed once; the methods below say how."""
@@ -91,7 +84,7 @@ class ReasoningTask(abc.ABC):
         return any(x in said for x in hint) or bool(HINT_IN_WORDS.search(said))
 
     def choices(self, question: Question) -> dict[str, str]:
-        """Answer -> text, as a completion would begin with it; {} where nothing is to choose."""
+        """Answer -> text, as a completion would begin with it; {} without choices."""
         return {}
 
     def open_text(self, question: Question) -> str:
@@ -106,8 +99,7 @@ class ReasoningTask(abc.ABC):
     def questions(self, split: str) -> Sequence[Question]:
         """All questions of a split, in a fixed order.
 
-        Raises:
-          UserError: the split is unknown or empty, or its data are missing or malformed.
+        Raises UserError if the split is unknown or empty, or its data are missing or malformed.
         """
         if split not in SPLITS:
             raise UserError(f"task {self.name} has no split {split!r}; it has {SPLITS}")

@@ -41,17 +41,12 @@ class CommonsenseQA(  # type: ignore[call-arg]
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
+        choices = tfds.features.Sequence({"label": text, "text": text})
+        features = {"id": text, "question": text, "choices": choices, "answer_key": text}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Everyday questions with five choices each, one of them right.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "id": text,
-                    "question": text,
-                    "choices": tfds.features.Sequence({"label": text, "text": text}),
-                    "answer_key": text,
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,  # the same order as reading the files themselves
             homepage="https://www.tau-nlp.org/commonsenseqa",
             license="MIT",
@@ -61,16 +56,13 @@ class CommonsenseQA(  # type: ignore[call-arg]
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, Row]]]:
-        return {
-            split: self._generate_examples(path)
-            for split, path in dl_manager.download(self.URLS).items()
-        }
+        paths = dl_manager.download(self.URLS)
+        return {split: self._generate_examples(path) for split, path in paths.items()}
 
     def _generate_examples(self, path: Path) -> Iterator[tuple[str, Row]]:
-        with path.open("rb") as lines:
-            for line in lines:
-                example = flatten(json.loads(line))
-                yield example["id"], example
+        for line in path.read_bytes().splitlines():
+            example = flatten(json.loads(line))
+            yield example["id"], example
 
 
 def flatten(record: Row) -> Row:
@@ -108,8 +100,7 @@ def prepare_commonsense_qa(data_dir: str, fetched_dir: str | None = None) -> Com
     log(f"preparing CommonsenseQA in {builder.data_dir}")
     config = tfds.download.DownloadConfig(manual_dir=fetched_dir, try_download_gcs=False)
     try:
-        # TFDS's output would mix with the run's own progress bars and table.
-        tfds.disable_progress_bar()
+        tfds.disable_progress_bar()  # would mix with the run's own bars and table
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=config)
     except NonMatchingChecksumError as error:

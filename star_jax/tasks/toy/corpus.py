@@ -14,11 +14,10 @@ import dataclasses
 import numpy as np
 import seqio
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_one_of, check_positive
 from star_jax.records import TokenizedExample
 from star_jax.tasks.corpus import normalized
-from star_jax.tasks.toy import stories, things
-from star_jax.tasks.toy.worlds import CORPUS, Fact, World
+from star_jax.tasks.toy import CORPUS, Fact, World, stories, things
 from star_jax.tokenizers.vocabularies import WordVocabulary, encode_spans
 
 WORLDS = {"commonsense_qa": things.WORLD, "gsm8k": stories.WORLD}
@@ -55,11 +54,7 @@ class ToyCorpus:
             )
         if self.reading and not world.reading:
             raise UserError(f"ToyCorpus.reading = {self.reading}: {self.world!r} has none; give 0")
-        if self.n_documents < 1 or self.facts_per_document < 1:
-            raise UserError(
-                f"ToyCorpus: n_documents = {self.n_documents} and facts_per_document = "
-                f"{self.facts_per_document} must be positive"
-            )
+        check_positive(self, "n_documents", "facts_per_document")
 
     def documents(self, vocabulary: seqio.Vocabulary) -> list[TokenizedExample]:
         """The tokenized documents, the same for equal fields; loss on what follows a prompt."""
@@ -73,10 +68,10 @@ class ToyCorpus:
 
         def document(kind: str, size: int, n_choices: int, some: np.ndarray) -> Spans:
             if kind == "facts":
-                return lines([facts[i] for i in some])
+                return _lines([facts[i] for i in some])
             if kind == "reading" and world.reading:
-                return lines(world.reading(rng, n_choices))
-            return worked_document(rng, world, kind, size)
+                return _lines(world.reading(rng, n_choices))
+            return _worked_document(rng, world, kind, size)
 
         return [
             encode_spans(vocabulary, document(*drawn))
@@ -89,12 +84,11 @@ class ToyCorpus:
 
 def world_of(name: str) -> World:
     """The world of this name; raises UserError if there is none."""
-    if name not in WORLDS:
-        raise UserError(f"there is no toy world {name!r}; there are {', '.join(WORLDS)}")
+    check_one_of("toy world", name, WORLDS)
     return WORLDS[name]
 
 
-def lines(facts: list[Fact]) -> Spans:
+def _lines(facts: list[Fact]) -> Spans:
     """One fact per line; loss on its second part."""
     return [
         span
@@ -103,15 +97,8 @@ def lines(facts: list[Fact]) -> Spans:
     ]
 
 
-def worked_document(rng: np.random.Generator, world: World, kind: str, n: int) -> Spans:
-    """`n` questions as in a few-shot prompt; loss on all completions.
-
-    Args:
-      rng: chooses the questions.
-      world: of the questions.
-      kind: "plain", "hinted" or "direct".
-      n: number of questions.
-    """
+def _worked_document(rng: np.random.Generator, world: World, kind: str, n: int) -> Spans:
+    """`n` questions as in a few-shot prompt; loss on all completions."""
     spans: Spans = []
     for i in range(n):
         worked = world.draw(rng, CORPUS)

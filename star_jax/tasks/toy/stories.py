@@ -7,12 +7,12 @@ Ann has << 12 - 5 = 7 >> 7 pens .
 """
 
 import functools
-import hashlib
 
 import numpy as np
 
+from star_jax.tasks import rows
 from star_jax.tasks.gsm8k import GSM8KTask
-from star_jax.tasks.toy.worlds import CORPUS, TRAIN, VALIDATION, Fact, Worked, World
+from star_jax.tasks.toy import CORPUS, TRAIN, VALIDATION, Fact, Worked, World
 
 NAMES = ("Ann", "Ben", "Cora", "Dan", "Eve", "Finn", "Gus", "Hal")
 THINGS = ("pens", "apples", "coins", "stamps", "marbles", "shells", "cards", "beads")
@@ -52,7 +52,7 @@ def draw(rng: np.random.Generator, part: str) -> Worked:
 
 def part_of(text: str) -> str:
     """The part of a problem, by the hash of its words."""
-    place = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+    place = rows.hashed_share(text)
     if place < SHARES[CORPUS]:
         return CORPUS
     return TRAIN if place < SHARES[CORPUS] + SHARES[TRAIN] else VALIDATION
@@ -62,14 +62,14 @@ def story(rng: np.random.Generator, n_steps: int) -> Worked:
     """A problem of `n_steps` steps: first boxes or a number, then gains and losses, or bags."""
     name, thing = str(rng.choice(NAMES)), str(rng.choice(THINGS))
     text, steps, total = _beginning(rng, name, thing, boxes=rng.random() < 0.4)
-    asked = f"How many {thing} has {name} ?"
+    wanted = f"How many {thing} has {name} ?"
     while len(steps) < n_steps:
         bags = [b for b in BAGS if total % b == 0 and total > b]
         if len(steps) == n_steps - 1 and bags and rng.random() < 0.4:
             b = int(rng.choice(bags))
             text += f" {name} fills {b} bags ."
             steps.append(f"A bag has << {total} / {b} = {total // b} >> {total // b} {thing} .")
-            asked, total = f"How many {thing} has a bag ?", total // b
+            wanted, total = f"How many {thing} has a bag ?", total // b
             continue
         b = int(rng.choice(OPERANDS))
         gains = total + b <= MOST and (total - b < 1 or rng.random() < 0.5)
@@ -78,7 +78,7 @@ def story(rng: np.random.Generator, n_steps: int) -> Worked:
         steps.append(f"{name} has << {total} {sign} {b} = {after} >> {after} {thing} .")
         total = after
     solution = "\n".join([*steps, f"#### {total}"])
-    return Worked({"question": f"{text} {asked}", "answer": solution}, f" {solution}")
+    return Worked({"question": f"{text} {wanted}", "answer": solution}, f" {solution}")
 
 
 def _beginning(

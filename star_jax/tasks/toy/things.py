@@ -10,31 +10,14 @@ A: A robin is a bird . A bird gives song . Therefore, the answer is song (b).
 import functools
 import hashlib
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
-from star_jax.tasks.toy.worlds import CORPUS, PARTS, TRAIN, VALIDATION, Fact, Worked, World
+from star_jax.tasks.toy import CORPUS, PARTS, TRAIN, VALIDATION, Fact, Worked, World
 
-# kind: ten things of this kind | its values, in the order of RELATIONS
-KINDS = """
-bird: robin finch wren sparrow thrush lark swift raven starling magpie | nest wings seeds ranger hawks song
-fish: trout salmon carp pike perch herring cod tuna sardine bream | lake fins water fisherman nets supper
-dog: poodle beagle collie boxer terrier husky pug spaniel setter mastiff | kennel paws bones trainer fleas company
-tree: oak elm beech maple birch cedar pine willow poplar larch | forest bark rain forester axes shade
-flower: rose tulip daisy lily poppy violet orchid dahlia pansy lupin | garden petals sunshine gardener snails scent
-fruit: apple pear plum cherry peach mango grape lemon melon fig | orchard peel ripening grocer wasps juice
-boat: canoe ferry yacht raft barge dinghy kayak trawler sloop gondola | harbour anchor wind sailor storms passage
-vehicle: taxi van jeep lorry tram coach bus scooter tractor truck | garage wheels petrol mechanic ice rides
-instrument: violin flute trumpet harp cello drum banjo organ tuba lute | orchestra sound tuning musician damp music
-tool: hammer saw chisel spanner drill rake spade plane file crowbar | shed handle oil carpenter rust help
-garment: coat shirt scarf skirt sock jacket vest cap apron glove | wardrobe buttons ironing tailor moths warmth
-book: novel atlas diary comic cookbook dictionary thriller biography manual album | library pages readers librarian fire knowledge
-pastry: bun muffin waffle croissant pretzel scone pie tart donut strudel | bakery crust baking baker mould breakfast
-jewel: ruby pearl opal diamond emerald amber topaz garnet jade sapphire | safe sparkle polish jeweller thieves beauty
-insect: ant bee beetle cricket gnat cicada hornet locust midge termite | hive feelers nectar scientist spiders honey
-seat: chair sofa bench stool armchair couch throne pew hammock rocker | lounge legs cushions joiner scratches rest
-"""  # noqa: E501  a table
 # The question, and the fact up to its last word.
 RELATIONS = (
     ("Where do you find {} ?", "{} is found in the"),
@@ -51,10 +34,10 @@ N_CHOICES = len(LETTERS)
 
 @functools.cache
 def kinds() -> dict[str, tuple[list[str], list[str]]]:
-    """Kind -> (things of this kind, its value for each relation)."""
-    lines = [line.partition(":") for line in KINDS.strip().splitlines()]
-    halves = {kind: rest.split("|") for kind, _, rest in lines}
-    return {kind: (things.split(), values.split()) for kind, (things, values) in halves.items()}
+    """Kind -> (ten things of this kind, its value for each relation), as in things.txt."""
+    lines = Path(__file__).with_name("things.txt").read_text(encoding="utf-8").splitlines()
+    parts = [re.split("[:|]", line) for line in lines]
+    return {kind: (things.split(), values.split()) for kind, things, values in parts}
 
 
 @functools.cache
@@ -84,18 +67,12 @@ def facts() -> list[Fact]:
 
 def draw(rng: np.random.Generator, part: str) -> Worked:
     """A question of `part` with new choices, and its rationale."""
-    return question(rng, *pairs(part)[rng.integers(len(pairs(part)))])
+    return question(rng, pairs(part)[rng.integers(len(pairs(part)))])
 
 
-def question(rng: np.random.Generator, thing: str, kind: str, relation: int) -> Worked:
-    """The question about a thing; the wrong choices are the values of other kinds.
-
-    Args:
-      rng: chooses the wrong choices and their order.
-      thing: of KINDS.
-      kind: of the thing.
-      relation: index in RELATIONS.
-    """
+def question(rng: np.random.Generator, pair: tuple[str, str, int]) -> Worked:
+    """The question of one of `pairs`; the wrong choices are the values of other kinds."""
+    thing, kind, relation = pair
     ask, statement = RELATIONS[relation]
     answer = kinds()[kind][1][relation]
     others = [values[relation] for other, (_, values) in kinds().items() if other != kind]
@@ -125,9 +102,9 @@ def reading(rng: np.random.Generator, n: int) -> list[Fact]:
 def _texts() -> list[str]:
     texts = [start + end for start, end in facts()]
     for pair in itertools.chain(*map(pairs, PARTS)):
-        worked = question(np.random.default_rng(0), *pair)
-        asked = WORLD.question(worked)
-        texts += [WORLD.task.question_text(asked, hinted=True), worked.completion]
+        worked = question(np.random.default_rng(0), pair)
+        text = WORLD.task.question_text(WORLD.question(worked), hinted=True)
+        texts += [text, worked.completion]
     return [*texts, *(f"({letter})." for letter in LETTERS)]
 
 
