@@ -20,7 +20,7 @@ from star_jax.reporting.attempts import (
     StageSample,
     collect_attempts,
 )
-from star_jax.reporting.page_data import as_json, pack
+from star_jax.reporting.page import as_json, pack
 from tests.attempts_data import attempt, kept, write_iteration, write_small_run, wrong
 from tests.fake_runs import as_former_format, write_run
 

@@ -17,7 +17,7 @@ from scipy import stats
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.records import to_json
-from star_jax.reporting.intervals import wilson_interval
+from star_jax.reporting.tables import wilson_interval
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tools.comparison.answers import AnswerKey, read_answers

@@ -9,13 +9,13 @@ import pytest
 from matplotlib.image import imread
 
 from star_jax.errors import UserError
-from star_jax.reporting import sections as sections_lib
+from star_jax.reporting import report as report_lib
 from star_jax.reporting.figures import draw_accuracies, picture
-from star_jax.reporting.intervals import wilson_interval
 from star_jax.reporting.loading import load_run
-from star_jax.reporting.report import report, write_report
-from star_jax.reporting.tables import comparison_table, metrics_table
+from star_jax.reporting.report import metrics_table, report
+from star_jax.reporting.tables import comparison_table, wilson_interval
 from star_jax.run import run_dir
+from tests.fake_runs import write_report
 
 COMMAND = "python -m star_jax.main --gin_file=runs/star.gin"
 
@@ -256,7 +256,7 @@ def test_failure_in_drawing_leaves_no_file(with_rationalization, tmp_path, monke
     def fail(runs):
         raise MemoryError
 
-    monkeypatch.setattr(sections_lib, "draw_accuracies", fail)
+    monkeypatch.setattr(report_lib, "draw_accuracies", fail)
     with pytest.raises(MemoryError):
         write_report([with_rationalization], str(tmp_path / "out"), COMMAND)
     assert not (tmp_path / "out").exists()

@@ -13,8 +13,6 @@ import pytest
 
 from star_jax.errors import UserError
 from star_jax.records import to_json
-from star_jax.reporting.calculator_steps import calculator_section, draw_figure6
-from star_jax.reporting.changes import changes_section, draw_changes
 from star_jax.reporting.cost import cost_section
 from star_jax.reporting.digests import (
     IterationDigest,
@@ -24,21 +22,30 @@ from star_jax.reporting.digests import (
     evenly,
     read_iterations,
 )
-from star_jax.reporting.digits import digit_sections, draw_comparison, draw_figure5
 from star_jax.reporting.figures import draw_accuracies
+from star_jax.reporting.iterations import (
+    changes_section,
+    draw_changes,
+    draw_composition,
+    draw_right_steps,
+    right_steps_section,
+    training_set_sections,
+)
 from star_jax.reporting.loading import load_run, load_runs
-from star_jax.reporting.paper_numbers import KNOWN_ROWS
-from star_jax.reporting.paper_tables import paper_sections
-from star_jax.reporting.report import write_report
-from star_jax.reporting.right_steps import draw_right_steps, right_steps_section
+from star_jax.reporting.paper_figures import (
+    draw_figure4,
+    draw_figure5,
+    draw_figure6,
+    figure_sections,
+)
+from star_jax.reporting.paper_tables import KNOWN_ROWS, paper_sections
+from star_jax.reporting.report import sections
 from star_jax.reporting.runs import TINY, RunReport, arms
-from star_jax.reporting.sections import sections
 from star_jax.reporting.stage_files import ATTEMPT, KEPT, read_rows
-from star_jax.reporting.training_set import draw_composition, training_set_sections
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import RunDir, RunFacts
 from tests.attempts_data import attempt, kept, wrong
-from tests.fake_runs import as_former_format, write_run
+from tests.fake_runs import as_former_format, write_report, write_run
 
 CONFIGS = Path(__file__).parent.parent / "gin_configs"
 STAR = "table1/star_with_rationalization"
@@ -154,7 +161,7 @@ def test_figure4_has_the_mean_and_the_range_of_its_seeds_and_the_direct_baseline
         *seeds_of("figure4/without_rationalization", (0.1, 0.2)),
         *seeds_of("figure4/direct_finetuned", (0.1, 0.6), (0.1, 0.7)),
     ]
-    with_, without, overall = draw_comparison(arms(runs)).axes
+    with_, without, overall = draw_figure4(arms(runs)).axes
     np.testing.assert_allclose(with_.lines[0].get_xydata(), [[0, 10], [1, 70]])
     band = with_.collections[0].get_paths()[0].vertices
     assert sorted({y for x, y in band if x == 1}) == pytest.approx([40, 90])
@@ -210,7 +217,7 @@ def test_runs_of_one_seed_stand_alone_and_so_do_those_that_tell_nothing():
 def test_where_some_seeds_have_not_come_the_mean_is_dotted():
     runs = seeds_of("figure4/with_rationalization", (0.1, 0.4), (0.1, 0.8, 0.9))
     (arm,) = arms(runs)
-    figure = draw_comparison([arm])
+    figure = draw_figure4([arm])
     with_, overall = figure.axes
     for panel, n_lines in ((with_, 2 * len(arm.groups)), (overall, 2)):
         assert len(panel.lines) == n_lines
@@ -224,7 +231,7 @@ def test_where_some_seeds_have_not_come_the_mean_is_dotted():
 
 
 def test_figure4_says_which_arms_were_not_run():
-    (section,) = digit_sections(seeds_of("figure4/with_rationalization" + TINY, (0.1, 0.9)))
+    (section,) = figure_sections(seeds_of("figure4/with_rationalization" + TINY, (0.1, 0.9)))
     assert "tiny twin" in section.title
     assert "Not run: without rationalization, direct answers, fine-tuned." in section.text
     (picture,) = section.pictures
@@ -240,7 +247,7 @@ def late_run():
 
 
 def test_figure5_tells_accuracy_before_and_after_digits_enter(late_run):
-    (section,) = digit_sections([late_run])
+    (section,) = figure_sections([late_run])
     rows = rows_by_head(section.tables[0])
     assert [*rows["6"].values()][:4] == ["6", "2", "100", "2.0"]
     assert (rows["6"]["then %"], rows["6"]["last %"]) == ("60.0", "80.0")
@@ -253,7 +260,7 @@ def test_figure5_tells_accuracy_before_and_after_digits_enter(late_run):
 def test_figure6_counts_the_models_steps_against_the_data_sets():
     counts = {(2, 2, True): 6, (2, 3, False): 3, (14, 12, True): 1}
     run = run_of("figure6", line(0, 0.7), digests=[IterationDigest(steps=counts)])
-    (section,) = calculator_section([run])
+    (section,) = figure_sections([run])
     every, right = section.tables[0].rows
     assert every[2:] == ("all", "10", "60.0", "31.3 to 83.2", "10.0", "30.0")
     assert right[2:5] == ("correct", "7", "85.7")
