@@ -96,10 +96,9 @@ class AttemptsData:
 
 
 def collect_attempts(runs: Mapping[str, Path], most: int = MOST) -> AttemptsData:
-    """Samples the stages of runs (name -> MODEL_DIR), at most `most` attempts unless it is small.
+    """Samples the stages of runs (name -> MODEL_DIR): `most` attempts, or LEAST_OF_A_STAGE of each.
 
-    Raises:
-      UserError: a sampled line is malformed, or a file cannot be read.
+    Raises UserError if a sampled line is malformed or a file cannot be read.
     """
     places = [(run, *place) for run, path in runs.items() for place in _iterations(path)]
     n_stages = sum(len(files & {*STAGES.values()}) for *_, files in places)

@@ -33,21 +33,16 @@ def cost_section(runs: Sequence[RunReport]) -> Section:
     return Section("Cost", (TEXT,), tuple(map(_table, runs)))
 
 
-def _peak_flops(device: str, n_devices: int) -> float | None:
-    """Of all devices together, bf16 FLOP/s; None where it is not known."""
-    kind = device.removeprefix("TPU ")
-    for generation in GENERATIONS:
-        if DEVICE_KINDS.get(kind, kind) == generation.name and n_devices:
-            return generation.bf16_tflops * 1e12 / generation.devices_per_chip * n_devices
-    return None
-
-
-def _parameters(run: RunReport) -> int | None:
-    """Of the run's model, None if its configuration does not define one."""
+def _peak_per_parameter(run: RunReport) -> float | None:
+    """FLOP/s of all devices in bf16 over the model's parameters, None where one is not known."""
+    kind = run.facts.device.removeprefix("TPU ")
+    name = DEVICE_KINDS.get(kind, kind)
+    peaks = [x.bf16_tflops * 1e12 / x.devices_per_chip for x in GENERATIONS if x.name == name]
     try:
-        return n_params(DecoderConfig(**_literals(run.bindings, "DecoderConfig")))
+        size = n_params(DecoderConfig(**_literals(run.bindings, "DecoderConfig")))
     except (UserError, TypeError, ValueError, AttributeError):
         return None  # a model that is read from its checkpoint, or one of another release
+    return ratio(peaks[0] * run.facts.n_devices, size) if peaks else None
 
 
 def _literals(bindings: Mapping[str, str], name: str) -> dict[str, Any]:
@@ -70,9 +65,8 @@ def _trained_tokens(run: RunReport, n: int) -> float | None:
 
 
 def _table(run: RunReport) -> Table:
-    peak = _peak_flops(run.facts.device, run.facts.n_devices)
-    size = _parameters(run) if peak else None
-    lines = [_numbers(run, n, ratio(peak, size)) for n in range(len(run.rows))]
+    peak = _peak_per_parameter(run)
+    lines = [_numbers(run, n, peak or 0) for n in range(len(run.rows))]
     total: Numbers = {}
     for name in lines[0]:
         known = [value for line in lines if (value := line[name]) is not None]
@@ -87,8 +81,8 @@ def _table(run: RunReport) -> Table:
     return run_table(run, cells, device)
 
 
-def _numbers(run: RunReport, n: int, tokens_per_flop: float | None) -> Numbers:
-    """By column, in order; `tokens_per_flop` is the devices' peak over the parameters."""
+def _numbers(run: RunReport, n: int, peak: float) -> Numbers:
+    """By column, in order; `peak` is FLOP/s per parameter, 0 where it is not known."""
     sampling = run.iterations[n].sampling.values()
 
     def total(*names: str) -> float | None:
@@ -99,7 +93,6 @@ def _numbers(run: RunReport, n: int, tokens_per_flop: float | None) -> Numbers:
     device_seconds = total("prefill_seconds", "decode_seconds")
     trained = _trained_tokens(run, n) if n else 0
     seconds = {stage: run.rows[n].seconds.get(stage, 0.0) for stage in STAGES}
-    peak = tokens_per_flop or 0  # 0: not known, see `ratio`
     return {
         "prefilled": total("prefix_tokens", "prompt_tokens"),
         "written": total("new_tokens"),

@@ -49,10 +49,9 @@ class IterationDigest:
 
 
 def read_iterations(directory: Path) -> Iterator[IterationDigest]:
-    """The digests of outer iterations 0, 1, ..., without end; empty ones for those not there.
+    """The digests of outer iterations 0, 1, ..., without end; empty where there are no files.
 
-    Raises:
-      UserError: a line is malformed.
+    Raises UserError if a line is malformed.
     """
     before: dict[Key, bool] = {}
     for n in itertools.count():

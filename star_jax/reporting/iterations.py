@@ -15,7 +15,8 @@ from star_jax.reporting.document import Section
 from star_jax.reporting.runs import STAGE_OF, Arm, RunReport, arms, runs_of
 from star_jax.reporting.tables import Cells, number, percent, ratio, run_table, share_cells, times
 
-COLORS = ("#3b6fb6", "#e08a2e", "#5a9e4b", "#8a5fb0")  # of sources
+PALETTE = itertools.cycle(("#3b6fb6", "#e08a2e", "#5a9e4b", "#8a5fb0"))
+COLORS = dict(zip(STAGE_OF, PALETTE, strict=False))  # of sources
 SOLVED = {  # -> field of the digest, percent of a question in the figure, colour
     "newly solved": ("newly_solved", 100, "#3b8f5a"),
     "newly lost": ("newly_lost", -100, "#b8453a"),
@@ -40,6 +41,11 @@ def _section(
     return [Section(title, (text,) * bool(text), tables, tuple(pictures))]
 
 
+def _present(runs: Sequence[RunReport], count: Callable[[RunReport, int, str], float]) -> list[str]:
+    """The sources of which some iteration of a run has any, in order."""
+    return [s for s in STAGE_OF if any(count(run, n, s) for run in runs for n in run.trained)]
+
+
 def iteration_sections(runs: Sequence[RunReport]) -> list[Section]:
     """All of them, in order."""
     return [*training_set_sections(runs), *changes_section(runs), *right_steps_section(runs)]
@@ -50,7 +56,7 @@ def iteration_sections(runs: Sequence[RunReport]) -> list[Section]:
 
 def training_set_sections(runs: Sequence[RunReport]) -> list[Section]:
     """Composition, filters, and length and diversity, of the runs that trained on rationales."""
-    trained = [run for run in runs if _sources(run)]
+    trained = [run for run in runs if _present([run], _kept)]
     if not trained:
         return []
     title = "Training set of each outer iteration"
@@ -84,10 +90,6 @@ def _kept(run: RunReport, n: int, source: str) -> float:
     return run.rows[n].kept.get(STAGE_OF[source], 0)
 
 
-def _sources(run: RunReport) -> list[str]:
-    return [s for s in STAGE_OF if any(_kept(run, n, s) for n in run.trained)]
-
-
 def _composition(run: RunReport) -> Cells:
     cells = [["iteration", "questions", *STAGE_OF, "all", "train %"]]
     for n in run.trained:
@@ -99,12 +101,8 @@ def _composition(run: RunReport) -> Cells:
 
 def draw_composition(shown: Sequence[Arm]) -> Figure:
     """Stacked bars of the sources, means over an arm's runs; one panel per arm."""
-    occurring = {source for run in runs_of(shown) for source in _sources(run)}
-    series = [
-        (source, color, partial(_kept, source=source))
-        for source, color in zip(STAGE_OF, itertools.cycle(COLORS), strict=False)
-        if source in occurring
-    ]
+    present = _present(runs_of(shown), _kept)
+    series = [(source, COLORS[source], partial(_kept, source=source)) for source in present]
     return figures.draw_bars(shown, series, "rationales kept")
 
 
@@ -186,14 +184,14 @@ def _changes(run: RunReport) -> Cells:
     return cells
 
 
+def _change(run: RunReport, n: int, name: str, scale: float) -> float | None:
+    return ratio(times(scale, getattr(run.iterations[n], name)), run.rows[n].n_eval)
+
+
 def draw_changes(shown: Sequence[Arm]) -> Figure:
     """Bars up for solved and down for lost questions, means over an arm's runs."""
-
-    def change(run: RunReport, n: int, name: str, scale: float) -> float | None:
-        return ratio(times(scale, getattr(run.iterations[n], name)), run.rows[n].n_eval)
-
     series = [
-        (label, color, partial(change, name=name, scale=scale))
+        (label, color, partial(_change, name=name, scale=scale))
         for label, (name, scale, color) in SOLVED.items()
     ]
     return figures.draw_bars(shown, series, "% of held-out questions")
@@ -204,7 +202,7 @@ def draw_changes(shown: Sequence[Arm]) -> Figure:
 
 def right_steps_section(runs: Sequence[RunReport]) -> list[Section]:
     """The shares, of the runs whose rationales could be checked step by step."""
-    checked = [run for run in runs if _checked_sources(run)]
+    checked = [run for run in runs if _present([run], _n_checkable)]
     text = (
         "The share of rationales in which all steps are correct: among those with a correct "
         "answer, and among those of them that were kept. The two differ where only rationales "
@@ -230,23 +228,19 @@ def _right_share(run: RunReport, n: int, source: str) -> float | None:
     return next((share for share in shares if share is not None), None)
 
 
-def _checked_sources(run: RunReport) -> list[str]:
-    return [s for s in STAGE_OF if any(_right_share(run, n, s) is not None for n in run.trained)]
+def _n_checkable(run: RunReport, n: int, source: str) -> float:
+    return sum(total for _, total in _checkable(run, n, source))
 
 
 def draw_right_steps(shown: Sequence[Arm]) -> Figure:
     """A panel for each source that occurs, a line for each arm."""
-    present = {source for run in runs_of(shown) for source in _checked_sources(run)}
-    panels = [
-        (source, "% with correct steps", partial(_right_share, source=source))
-        for source in STAGE_OF
-        if source in present
-    ]
+    present = _present(runs_of(shown), _n_checkable)
+    panels = [(s, "% with correct steps", partial(_right_share, source=s)) for s in present]
     return figures.draw_arms(shown, panels, ylim=(-2, 102))
 
 
 def _right_steps(run: RunReport) -> Cells:
-    sources = _checked_sources(run)
+    sources = _present([run], _n_checkable)
     columns = ("checkable", "correct steps %", "95 %", "kept", "correct steps %")
     cells = [["iteration"]]
     for source in sources:

@@ -23,11 +23,7 @@ MOST = sys.float_info.max  # JSON can have infinity
 
 
 def load_runs(model_dirs: Sequence[str]) -> list[RunReport]:
-    """Loads every run; runs of equal name are named by their paths.
-
-    Raises:
-      UserError: no run, the same one twice, or as `load_run`.
-    """
+    """Loads different runs, those of equal name by their paths; raises UserError as `load_run`."""
     if not model_dirs:
         raise UserError("report has no runs; set report.model_dirs to at least one MODEL_DIR")
     paths = [path_of(model_dir).resolve() for model_dir in model_dirs]
@@ -41,11 +37,7 @@ def load_runs(model_dirs: Sequence[str]) -> list[RunReport]:
 
 
 def load_run(model_dir: str | Path) -> RunReport:
-    """Reads and checks a run's metrics.jsonl, and what else is in its directory.
-
-    Raises:
-      UserError: there is no such directory or metrics.jsonl, or a line is malformed.
-    """
+    """Reads a run's directory; raises UserError if a file is malformed or has no metrics yet."""
     directory = path_of(model_dir)
     if not is_dir(directory):
         where = "" if is_remote(directory) else " on this machine"

@@ -14,8 +14,6 @@ from star_jax.reporting.runs import TINY, TWIN, Arm, RunReport, arms, commands
 from star_jax.reporting.tables import Cells, interval_text, number, percent, right_of, table_of
 from star_jax.run.tables import NOTHING
 
-NUMBERS = Path(__file__).parent / "assets/paper.tsv"
-FIGURES = ("figure5", "figure6")  # rows that are in no table
 NOT_RUN = "not run"
 OURS = ("ours %", "95 % interval", "n", "seed", "iteration", "train %")
 NOTE = (
@@ -38,9 +36,9 @@ class PaperRow:
     remark: str
 
 
-_LINES = NUMBERS.read_text(encoding="utf-8").splitlines()
+_LINES = Path(__file__).with_name("assets").joinpath("paper.tsv").read_text("utf-8").splitlines()
 PAPER = [PaperRow(**row) for row in csv.DictReader(_LINES, delimiter="\t")]
-KNOWN_ROWS = {paper.row for paper in PAPER if paper.row} | {*FIGURES}
+KNOWN_ROWS = {"figure5", "figure6", *(paper.row for paper in PAPER if paper.row)}
 
 
 def paper_sections(runs: Sequence[RunReport]) -> list[Section]:

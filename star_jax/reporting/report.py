@@ -29,8 +29,7 @@ METRICS_NOTE = (
 def report(model_dirs: Sequence[str], output_dir: str = "") -> None:
     """Reports on finished or unfinished runs, by default into <first model_dir>/report.
 
-    Raises:
-      UserError: a directory or a file in it cannot be read, or the report cannot be written.
+    Raises UserError if a file cannot be read or written.
     """
     model_dirs = [model_dirs] if isinstance(model_dirs, str) else list(model_dirs)
     runs = load_runs(model_dirs)
@@ -50,11 +49,7 @@ def metrics_table(run: RunReport) -> list[str]:
 
 
 def write_report(runs: Sequence[RunReport], output_dir: Path, command: str) -> list[Path]:
-    """Writes report.md, which quotes `command`, and the files next to it; returns their paths.
-
-    Raises:
-      UserError: an attempt cannot be read, or the report cannot be written.
-    """
+    """Writes report.md, which quotes `command`, and the files next to it; returns their paths."""
     parts = sections(runs)
     attempts = collect_attempts({run.name: run.directory for run in runs})
     names = [[{"name": drawn.name, "alt": drawn.alt} for drawn in x.pictures] for x in parts]

@@ -54,9 +54,7 @@ def read_key(path: str) -> AnswerKey:
 def read_all_answers(paths: Sequence[str], key: AnswerKey) -> list[Answers]:
     """The answers of each file, and of each *.csv of each folder; a file's name is its rater's.
 
-    Raises:
-      UserError: a file cannot be read, is no such table or of another comparison, or is named
-        twice, or there is none.
+    Raises UserError as `read_answers`, or if a file is named twice or there is none.
     """
     files = [file for path in paths for file in _files(path_of(path))]
     if not files:
