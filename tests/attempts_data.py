@@ -55,7 +55,7 @@ def write_iteration(run, iteration, **stages):
 
 
 def write_small_run(run):
-    """Two outer iterations and the base; every filter of the page has something to tell apart."""
+    """Two outer iterations and the base; every filter of the page has several choices."""
     held_out = [(f"validation_{i:02d}", str(1 + i % 2)) for i in range(6)]
     for n in range(3):
         solved = {name for name, _ in held_out[: 2 * n + 1]}

@@ -7,6 +7,9 @@ import json
 import random
 from pathlib import Path
 
+from star_jax.reporting import report
+from star_jax.reporting.loading import load_runs
+
 DIGITS = ("1", "2", "3", "4", "5")
 CONFIG = """
 MODEL/DecoderConfig.vocab_size = 50400
@@ -79,6 +82,11 @@ def write_run(
         lines.append(_line(n, seed, rationalize, evaluated, found, groups))
     _write(directory / "metrics.jsonl", lines)
     return directory
+
+
+def write_report(model_dirs, output_dir, command):
+    """Loads runs and reports on them; the path of report.md."""
+    return report.write_report(load_runs(model_dirs), Path(output_dir), command)[0]
 
 
 def _chance(n, digits, is_late, late_from, rationalize):

@@ -1,4 +1,4 @@
-"""The attempts that the report's page shows: which ones, what is told of them, how they travel."""
+"""The attempts that the report's page shows: which ones, what it says of them, their packing."""
 
 import base64
 import collections
@@ -20,7 +20,7 @@ from star_jax.reporting.attempts import (
     StageSample,
     collect_attempts,
 )
-from star_jax.reporting.page_data import as_json, pack
+from star_jax.reporting.page import as_json, pack
 from tests.attempts_data import attempt, kept, write_iteration, write_small_run, wrong
 from tests.fake_runs import as_former_format, write_run
 
@@ -57,7 +57,7 @@ def test_an_attempt_has_one_of_four_verdicts(tmp_path, record, verdict):
     )
 
 
-def test_what_was_trained_on_is_told_apart_by_question_sample_turn_and_source(tmp_path):
+def test_what_was_trained_on_is_found_by_question_sample_turn_and_source(tmp_path):
     """Two samples, each of two turns, that are equal in everything else."""
     places = [(sample, turn) for sample in (0, 1) for turn in (0, 1)]
     generated = [attempt("a", sample=sample, turn=turn) for sample, turn in places]

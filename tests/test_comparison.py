@@ -1,4 +1,4 @@
-"""A blind comparison: nothing tells the raters whose a rationale is, and the scorer finds out."""
+"""A blind comparison: raters cannot see whose a rationale is, and the scorer finds out."""
 
 import csv
 import dataclasses
@@ -17,7 +17,7 @@ from scipy import stats
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.records import to_json
-from star_jax.reporting.intervals import wilson_interval
+from star_jax.reporting.tables import wilson_interval
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tools.comparison.answers import AnswerKey, read_answers
@@ -91,7 +91,7 @@ def test_three_sources_may_change_places_too():
     assert counts == {("x", "y"): 10, ("x", "z"): 10, ("y", "z"): 10}
 
 
-def test_sides_and_order_tell_nothing():
+def test_sides_and_order_do_not_depend_on_the_source():
     """THEIRS come before OURS as texts: without the flip they would all be on the left."""
     lefts = np.array(
         [
@@ -287,8 +287,8 @@ def test_kappa_is_that_of_fleiss_own_kind_of_table():
     assert found["fleiss_kappa"] == pytest.approx(0.210, abs=5e-4)
 
 
-def test_agreement_that_cannot_be_told_is_none():
-    assert fleiss_kappa([["A"], ["B"], []])["fleiss_kappa"] is None  # nobody rated anything twice
+def test_agreement_that_is_not_defined_is_none():
+    assert fleiss_kappa([["A"], ["B"], []])["fleiss_kappa"] is None  # no item has two ratings
     assert fleiss_kappa([["A", "A"], ["A", "A"]])["fleiss_kappa"] is None
 
 
@@ -402,14 +402,14 @@ def test_from_two_iterations_to_scores(tmp_path, run, capsys):
     key = json.loads((output / "key.json").read_text())
     rows = rows_of((output / "raters/comparison.csv").read_bytes())
     wrong = {question.id for question in TASK.questions(VALIDATION)[:6]}
-    asked = {item["question_id"] for item in key["items"].values()}
-    assert len(rows) == len(asked) == 27 and len(asked & wrong) == 3
+    drawn = {item["question_id"] for item in key["items"].values()}
+    assert len(rows) == len(drawn) == 27 and len(drawn & wrong) == 3
     assert {path.name for path in (output / "raters").iterdir()} == {
         "comparison.csv", "comparison.html", "instructions.txt"
     }  # fmt: skip
     for file in (output / "raters").iterdir():
         text = file.read_bytes().decode()
-        for word in ("few_shot", "secret", "iter_0", str(tmp_path), *asked):
+        for word in ("few_shot", "secret", "iter_0", str(tmp_path), *drawn):
             assert not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text), (file.name, word)
     for row in rows:  # trimmed and spaced alike: they differ in the planted word alone
         padded, plain = sorted((row["rationale_a"], row["rationale_b"]), key=len, reverse=True)
@@ -448,8 +448,8 @@ def test_wrong_ones_are_compared_on_demand_and_leaked_hints_never(tmp_path, run)
     sources = {"own": str(run / "iter_001/train.jsonl"),
                "hinted": str(tmp_path / "rationalizations.jsonl")}  # fmt: skip
     assert compare(tmp_path / "out", sources, "--gin.SPLIT='train'") == 0
-    asked = (tmp_path / "out/key.json").read_text()
-    assert f'"{leaking}"' not in asked and asked.count('"question_id"') == 29
+    drawn = (tmp_path / "out/key.json").read_text()
+    assert f'"{leaking}"' not in drawn and drawn.count('"question_id"') == 29
     both = {"few_shot": str(run / "iter_000"), "star": str(run / "iter_001")}
     assert compare(tmp_path / "all", both, "--gin.compare.only_right=False") == 0
     assert (tmp_path / "all/key.json").read_text().count('"question_id"') == 30

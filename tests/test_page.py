@@ -41,7 +41,7 @@ TABLE = Table(
         ("c", "not run", ""),
         ("d", "10.0", "9.0 to 11.0"),
     ),
-    note="`not run`: nobody ran it.",
+    note="`not run`: there is no such run.",
 )
 SECTIONS = [
     Section(f"Tables & {HOSTILE}", (HOSTILE, "In `code`."), (TABLE,)),
@@ -229,7 +229,7 @@ def test_filters_add_up_and_say_how_many_there_are(page, attempts):
     assert "18 of 18 attempts of the chosen" in page.js(
         "document.querySelector('.status').textContent"
     )
-    # Each other choice of a filter tells what it would show.
+    # Each other choice of a filter has the number that it would show.
     right = sum(
         {**chosen, "verdict": "right"}.items() <= facets.items() for facets, _ in rows_of(attempts)
     )

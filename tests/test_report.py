@@ -9,13 +9,13 @@ import pytest
 from matplotlib.image import imread
 
 from star_jax.errors import UserError
-from star_jax.reporting import sections as sections_lib
+from star_jax.reporting import figures
 from star_jax.reporting.figures import draw_accuracies, picture
-from star_jax.reporting.intervals import wilson_interval
 from star_jax.reporting.loading import load_run
-from star_jax.reporting.report import report, write_report
-from star_jax.reporting.tables import comparison_table, metrics_table
+from star_jax.reporting.report import metrics_table, report
+from star_jax.reporting.tables import comparison_table, wilson_interval
 from star_jax.run import run_dir
+from tests.fake_runs import write_report
 
 COMMAND = "python -m star_jax.main --gin_file=runs/star.gin"
 
@@ -233,13 +233,13 @@ def test_bar_in_a_name_does_not_break_the_markdown_table(tmp_path):
     assert "| a\\|b | 2 |" in text
 
 
-def test_runs_of_equal_name_are_told_apart_by_path(tmp_path):
+def test_runs_of_equal_name_are_named_by_path(tmp_path):
     runs = [write_run(tmp_path / arm / "run", arithmetic_rows()) for arm in ("a", "b")]
     text = write_report(runs, str(tmp_path / "out"), COMMAND).read_text()
     assert f"## {runs[0]}\n" in text and f"## {runs[1]}\n" in text
 
 
-def test_report_writes_beside_the_first_run_and_prints_the_table(
+def test_report_writes_into_the_first_run_and_prints_the_table(
     with_rationalization, without_rationalization, capsys
 ):
     report([with_rationalization, without_rationalization])
@@ -256,7 +256,7 @@ def test_failure_in_drawing_leaves_no_file(with_rationalization, tmp_path, monke
     def fail(runs):
         raise MemoryError
 
-    monkeypatch.setattr(sections_lib, "draw_accuracies", fail)
+    monkeypatch.setattr(figures, "draw_accuracies", fail)
     with pytest.raises(MemoryError):
         write_report([with_rationalization], str(tmp_path / "out"), COMMAND)
     assert not (tmp_path / "out").exists()
@@ -381,7 +381,7 @@ def test_output_that_is_a_file(with_rationalization, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_chance_stands_beside_the_sample_size(tmp_path):
+def test_chance_is_next_to_the_sample_size(tmp_path):
     run = write_run(tmp_path / "run", [{**row, "chance": 0.2} for row in arithmetic_rows()])
     written = write_report([run], str(tmp_path / "out"), "command").read_text()
     assert "seed 3, chance 20.0 %;" in written

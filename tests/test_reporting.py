@@ -13,8 +13,6 @@ import pytest
 
 from star_jax.errors import UserError
 from star_jax.records import to_json
-from star_jax.reporting.calculator_steps import calculator_section, draw_figure6
-from star_jax.reporting.changes import changes_section, draw_changes
 from star_jax.reporting.cost import cost_section
 from star_jax.reporting.digests import (
     IterationDigest,
@@ -24,21 +22,30 @@ from star_jax.reporting.digests import (
     evenly,
     read_iterations,
 )
-from star_jax.reporting.digits import digit_sections, draw_comparison, draw_figure5
 from star_jax.reporting.figures import draw_accuracies
+from star_jax.reporting.iterations import (
+    changes_section,
+    draw_changes,
+    draw_composition,
+    draw_right_steps,
+    right_steps_section,
+    training_set_sections,
+)
 from star_jax.reporting.loading import load_run, load_runs
-from star_jax.reporting.paper_numbers import KNOWN_ROWS
-from star_jax.reporting.paper_tables import paper_sections
-from star_jax.reporting.report import write_report
-from star_jax.reporting.right_steps import draw_right_steps, right_steps_section
+from star_jax.reporting.paper_figures import (
+    draw_figure4,
+    draw_figure5,
+    draw_figure6,
+    figure_sections,
+)
+from star_jax.reporting.paper_tables import KNOWN_ROWS, paper_sections
+from star_jax.reporting.report import sections
 from star_jax.reporting.runs import TINY, RunReport, arms
-from star_jax.reporting.sections import sections
 from star_jax.reporting.stage_files import ATTEMPT, KEPT, read_rows
-from star_jax.reporting.training_set import draw_composition, training_set_sections
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import RunDir, RunFacts
 from tests.attempts_data import attempt, kept, wrong
-from tests.fake_runs import as_former_format, write_run
+from tests.fake_runs import as_former_format, write_report, write_run
 
 CONFIGS = Path(__file__).parent.parent / "gin_configs"
 STAR = "table1/star_with_rationalization"
@@ -80,7 +87,7 @@ def rows_by_head(table):
 # Tables 1 and 2
 
 
-def test_ours_stands_beside_the_papers_number_with_interval_n_and_seed():
+def test_our_number_is_next_to_the_papers_with_interval_n_and_seed():
     runs = [run_of(STAR, line(0, 0.2), line(1, 0.65, n=100, seed=7))]
     table1, table2, *_ = paper_sections(runs)
     rows = rows_by_head(table1.tables[0])
@@ -113,7 +120,7 @@ def test_seeds_of_a_row_are_shown_as_mean_range_and_each():
     assert [rows[f"… s{i}"]["ours %"] for i in range(3)] == ["60.0", "66.0", "69.0"]
 
 
-def test_a_tiny_twin_never_stands_beside_the_papers_number():
+def test_a_tiny_twin_is_never_next_to_the_papers_number():
     runs = [run_of(STAR + TINY, line(0, 0.123))]
     paper, twins = paper_sections(runs)[0].tables
     assert rows_by_head(paper)["STaR with rationalization"]["ours %"] == "not run"
@@ -124,7 +131,7 @@ def test_a_tiny_twin_never_stands_beside_the_papers_number():
     assert rows["few-shot CoT"]["ours %"] == "not run"  # of a model that is not GPT-J
 
 
-def test_runs_of_no_row_leave_the_papers_tables_out_and_unknown_rows_are_named():
+def test_runs_of_no_row_have_no_paper_tables_and_unknown_rows_are_named():
     assert paper_sections([run_of("", line(0, 0.5))]) == []
     *_, last = paper_sections([run_of("table1/star_with_rationalisation", line(0, 0.5))])
     assert last.title == "Other rows" and "star_with_rationalisation." in last.text[0]
@@ -154,7 +161,7 @@ def test_figure4_has_the_mean_and_the_range_of_its_seeds_and_the_direct_baseline
         *seeds_of("figure4/without_rationalization", (0.1, 0.2)),
         *seeds_of("figure4/direct_finetuned", (0.1, 0.6), (0.1, 0.7)),
     ]
-    with_, without, overall = draw_comparison(arms(runs)).axes
+    with_, without, overall = draw_figure4(arms(runs)).axes
     np.testing.assert_allclose(with_.lines[0].get_xydata(), [[0, 10], [1, 70]])
     band = with_.collections[0].get_paths()[0].vertices
     assert sorted({y for x, y in band if x == 1}) == pytest.approx([40, 90])
@@ -166,10 +173,10 @@ def test_figure4_has_the_mean_and_the_range_of_its_seeds_and_the_direct_baseline
     np.testing.assert_allclose((band.get_y(), band.get_y() + band.get_height()), (60, 70))
 
 
-def seeds_told(*told, seeds=(0, 1)):
-    """Runs of no row, for each of `told` one of each seed, in a directory of its own."""
+def runs_with(*settings, seeds=(0, 1)):
+    """Runs of no row, one per seed for each of `settings`, in a directory of its own."""
     runs = []
-    for bindings in told:
+    for bindings in settings:
         for seed in seeds:
             name = f"run_{len(runs)}"
             own = {"SEED": str(seed), "MODEL_DIR": repr(name), "MODEL_CHECKPOINT": f"'base_{seed}'"}
@@ -180,7 +187,7 @@ def seeds_told(*told, seeds=(0, 1)):
 
 def test_runs_that_differ_in_their_seeds_alone_are_one_arm_named_by_what_differs():
     common = {"STEPS": "700", "TASK/ArithmeticTask.digits": "(1, 2)"}
-    runs = seeds_told(
+    runs = runs_with(
         {**common, "StarConfig.only_right_steps": "False"},
         {**common, "StarConfig.only_right_steps": "True"},
     )
@@ -195,22 +202,22 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_arm_named_by_what_differs
     assert [panel.get_title() for panel in draw_accuracies(interleaved).axes] == [
         arm.label for arm in found
     ]
-    assert [arm.label for arm in arms(runs[:2])] == ["run_0 and 1 more"]  # nothing to be told from
+    assert [arm.label for arm in arms(runs[:2])] == ["run_0 and 1 more"]  # nothing that differs
 
 
-def test_runs_of_one_seed_stand_alone_and_so_do_those_that_tell_nothing():
-    twice = seeds_told({"A": "1"}, {"A": "1"})  # other bases, say
+def test_runs_of_one_seed_are_arms_of_their_own_and_so_are_those_without_bindings():
+    twice = runs_with({"A": "1"}, {"A": "1"})  # other bases, say
     assert [arm.label for arm in arms(twice)] == ["run_0", "run_1", "run_2", "run_3"]
-    untold = [run_of("", line(0, 0.1, seed=i), name=f"old_{i}") for i in range(2)]
-    assert [arm.label for arm in arms(untold)] == ["old_0", "old_1"]
-    many = seeds_told(*({name: value for name in "ABCD"} for value in "12"))
+    bare = [run_of("", line(0, 0.1, seed=i), name=f"old_{i}") for i in range(2)]
+    assert [arm.label for arm in arms(bare)] == ["old_0", "old_1"]
+    many = runs_with(*({name: value for name in "ABCD"} for value in "12"))
     assert [arm.label for arm in arms(many)] == ["run_0 and 1 more", "run_2 and 1 more"]
 
 
 def test_where_some_seeds_have_not_come_the_mean_is_dotted():
     runs = seeds_of("figure4/with_rationalization", (0.1, 0.4), (0.1, 0.8, 0.9))
     (arm,) = arms(runs)
-    figure = draw_comparison([arm])
+    figure = draw_figure4([arm])
     with_, overall = figure.axes
     for panel, n_lines in ((with_, 2 * len(arm.groups)), (overall, 2)):
         assert len(panel.lines) == n_lines
@@ -224,7 +231,7 @@ def test_where_some_seeds_have_not_come_the_mean_is_dotted():
 
 
 def test_figure4_says_which_arms_were_not_run():
-    (section,) = digit_sections(seeds_of("figure4/with_rationalization" + TINY, (0.1, 0.9)))
+    (section,) = figure_sections(seeds_of("figure4/with_rationalization" + TINY, (0.1, 0.9)))
     assert "tiny twin" in section.title
     assert "Not run: without rationalization, direct answers, fine-tuned." in section.text
     (picture,) = section.pictures
@@ -239,8 +246,8 @@ def late_run():
     return run_of("figure5", *lines, digests=[IterationDigest(questions=x) for x in sampled])
 
 
-def test_figure5_tells_accuracy_before_and_after_digits_enter(late_run):
-    (section,) = digit_sections([late_run])
+def test_figure5_has_accuracy_before_and_after_digits_enter(late_run):
+    (section,) = figure_sections([late_run])
     rows = rows_by_head(section.tables[0])
     assert [*rows["6"].values()][:4] == ["6", "2", "100", "2.0"]
     assert (rows["6"]["then %"], rows["6"]["last %"]) == ("60.0", "80.0")
@@ -253,7 +260,7 @@ def test_figure5_tells_accuracy_before_and_after_digits_enter(late_run):
 def test_figure6_counts_the_models_steps_against_the_data_sets():
     counts = {(2, 2, True): 6, (2, 3, False): 3, (14, 12, True): 1}
     run = run_of("figure6", line(0, 0.7), digests=[IterationDigest(steps=counts)])
-    (section,) = calculator_section([run])
+    (section,) = figure_sections([run])
     every, right = section.tables[0].rows
     assert every[2:] == ("all", "10", "60.0", "31.3 to 83.2", "10.0", "30.0")
     assert right[2:5] == ("correct", "7", "85.7")
@@ -636,8 +643,8 @@ def test_a_report_has_everything_with_n_seed_and_command(tmp_path):
     for part in content["sections"]:
         rows = [row for table in part["tables"] for row in table["rows"]]
         if any({"not run", "another model"}.isdisjoint(row) for row in rows):
-            told = json.dumps(part)
-            assert "seed" in told and "--gin.SEED=" in told, part["title"]
+            written = json.dumps(part)
+            assert "seed" in written and "--gin.SEED=" in written, part["title"]
 
 
 def report_seconds(folder, runs, iterations, attempts):

@@ -29,9 +29,9 @@ class CompareMode(RunMode):
 
     def __call__(self) -> int:
         """Draws the pairs; UserError if there are none, or if another comparison's key is there."""
+        from star_jax.run.files import write_together
         from star_jax.run.paths import path_of, read_if_there
         from star_jax.tools.comparison import items, sheets
-        from star_jax.tools.comparison.output import write_files
         from star_jax.tools.comparison.sources import read_rationales
 
         self._check()
@@ -56,12 +56,13 @@ class CompareMode(RunMode):
                 f"answers need; give another compare.output_dir"
             )
         raters = {
-            "instructions.txt": sheets.as_text(),
+            "instructions.txt": sheets.INSTRUCTIONS.encode(),
             "comparison.html": sheets.as_html(drawn),
             "comparison.csv": sheets.as_csv(drawn),
         }
-        write_files(output, {"key.json": key}, "compare.output_dir")
-        write_files(output / "raters", raters, "compare.output_dir")
+        way_out = "give another compare.output_dir"
+        write_together(output, {"key.json": key}, way_out)
+        write_together(output / "raters", raters, way_out)
         for name, found in rationales.items():
             print(f"{name}: {len(found)} rationales to compare, of {len(questions)} questions")
         print(f"{len(drawn)} items for the raters: {output / 'raters'}")
@@ -75,7 +76,7 @@ class CompareMode(RunMode):
                 f"{{'few_shot': 'runs/a/iter_000', 'star': 'runs/a/iter_016'}}"
             )
         for name, value, least in (("n", self.n, 1), ("seed", self.seed, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if type(value) is not int or value < least:
                 raise UserError(
                     f"compare.{name} = {value!r}: give a whole number of at least {least}"
                 )

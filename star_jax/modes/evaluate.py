@@ -57,7 +57,7 @@ class EvaluateMode(CheckpointMode):
 
     def _print(self, attempts: Sequence[Attempt], chance: float | None) -> None:
         from star_jax.loop.evaluate import GENERATED, GRADINGS, evaluation_metrics
-        from star_jax.reporting.report import wilson_interval
+        from star_jax.reporting.tables import wilson_interval
 
         result = evaluation_metrics(attempts)
         print(f"grading: {GRADINGS[self.grading]}")

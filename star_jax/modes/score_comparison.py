@@ -20,10 +20,10 @@ class ScoreComparisonMode(RunMode):
 
     def __call__(self) -> int:
         """Prints the preferences and writes them as JSON; UserError for invalid answers or none."""
+        from star_jax.run.files import write_together
         from star_jax.run.paths import path_of
         from star_jax.tools.comparison.answers import read_all_answers, read_key
-        from star_jax.tools.comparison.output import score_lines, write_files
-        from star_jax.tools.comparison.scores import score
+        from star_jax.tools.comparison.scores import score, score_lines
 
         known = read_key(self.key)
         files = [self.answers] if isinstance(self.answers, str) else list(self.answers)
@@ -34,6 +34,7 @@ class ScoreComparisonMode(RunMode):
         default = path_of(self.key).with_name("scores.json")
         output = path_of(self.output_file) if self.output_file else default
         text = json.dumps(scores, indent=1, ensure_ascii=False) + "\n"
-        write_files(output.parent, {output.name: text.encode()}, "score_comparison.output_file")
+        way_out = "give another score_comparison.output_file"
+        write_together(output.parent, {output.name: text.encode()}, way_out)
         print(output)
         return 0

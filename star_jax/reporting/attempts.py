@@ -7,6 +7,7 @@ the number of attempts, and a training question that is sampled again is shown a
 
 import dataclasses
 import heapq
+import itertools
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import TypeAlias
 from star_jax.loop.stages import EVALUATE, SAMPLED, TRAIN_FILE
 from star_jax.records import Key
 from star_jax.reporting.former_format import Row
-from star_jax.reporting.stage_files import ATTEMPT, KEPT, key_of, numbered_lines, parsed, readable
+from star_jax.reporting.stage_files import ATTEMPT, KEPT, Line, key_of, lines_of, readable
 
 EVALUATION = "evaluation"
 # The stage as the page shows it -> its file; in the order of an outer iteration.
@@ -28,6 +29,9 @@ VERDICTS = (RIGHT, WRONG, UNPARSED, DROPPED)
 HINT = ("without hint", "with hint")
 KEPT_WORDS = ("not kept", "kept", "not for training")  # the last: an evaluation, no train.jsonl yet
 STEPS = ("a wrong step", "all steps correct", "not checked")  # of a kept rationale
+CHOICES = {  # of the page's filters that are the same in every report
+    "stage": (*STAGES,), "verdict": VERDICTS, "hint": HINT, "kept": KEPT_WORDS, "steps": STEPS
+}  # fmt: skip
 
 MOST = 100_000  # attempts in a report ...
 MOST_OF_A_STAGE = 1_000  # ... and of one stage; fewer where there are many stages, but at least
@@ -92,23 +96,25 @@ class AttemptsData:
 
 
 def collect_attempts(runs: Mapping[str, Path], most: int = MOST) -> AttemptsData:
-    """Samples the stages of runs, by name, that are on disk; a directory without any gives none.
+    """Samples the stages of runs (name -> MODEL_DIR): `most` attempts, or LEAST_OF_A_STAGE of each.
 
-    Args:
-      runs: name -> MODEL_DIR.
-      most: attempts in all, as far as LEAST_OF_A_STAGE allows.
-
-    Raises:
-      UserError: a sampled line is malformed, or a file cannot be read.
+    Raises UserError if a sampled line is malformed or a file cannot be read.
     """
     places = [(run, *place) for run, path in runs.items() for place in _iterations(path)]
     n_stages = sum(len(files & {*STAGES.values()}) for *_, files in places)
     cap = max(LEAST_OF_A_STAGE, min(MOST_OF_A_STAGE, most // max(1, n_stages)))
-    samples = (
-        StageSample(run, iteration, *sample)
-        for run, iteration, directory, files in places
-        for sample in _samples_of(directory, files, cap)
-    )
+    samples: list[StageSample] = []
+    for run, iteration, directory, files in places:
+        chosen = {stage: _sample(directory / f, cap) for stage, f in STAGES.items() if f in files}
+        ids = {_raw_id(line.data) for lines, _ in chosen.values() for line in lines}
+        kept: Kept | None = None
+        if KEPT_FILE in files:
+            lines_kept = (x for x in lines_of(directory / KEPT_FILE) if _raw_id(x.data) in ids)
+            rows = [line.row(KEPT) for line in lines_kept]
+            kept = {(key_of(row), row["source"]): row.get("steps_right") for row in rows}
+        for stage, (lines, total) in chosen.items():
+            shown = tuple(_shown(line.row(ATTEMPT), stage, kept) for line in lines)
+            samples.append(StageSample(run, iteration, stage, shown, total))
     return AttemptsData(tuple(samples))
 
 
@@ -120,33 +126,15 @@ def _iterations(run: Path) -> Iterator[tuple[int, Path, set[str]]]:
             yield n, directory, {file.name for file in directory.iterdir()}
 
 
-def _samples_of(
-    directory: Path, files: set[str], cap: int
-) -> Iterator[tuple[str, tuple[ShownAttempt, ...], int]]:
-    """(stage, sample of its attempts, number of all) of an iteration."""
-    chosen = {stage: _sample(directory / f, cap) for stage, f in STAGES.items() if f in files}
-    ids = {_raw_id(line) for lines, _ in chosen.values() for _, line in lines}
-    kept = _kept(directory / KEPT_FILE, ids) if KEPT_FILE in files else None
-    for stage, (lines, total) in chosen.items():
-        rows = (parsed(directory / STAGES[stage], *line, ATTEMPT) for line in lines)
-        yield stage, tuple(_shown(row, stage, kept) for row in rows), total
-
-
-def _sample(file: Path, cap: int) -> tuple[list[tuple[int, bytes]], int]:
-    """The (number, line) pairs of the first `cap` in the order of ranks, and the number of lines.
+def _sample(file: Path, cap: int) -> tuple[list[Line], int]:
+    """The first `cap` lines in the order of ranks, and the number of all lines.
 
     Lines that are not sampled are not parsed: a run's files may have gigabytes.
     """
-    total = 0
-
-    def ranked() -> Iterator[tuple[int, int, bytes]]:
-        nonlocal total
-        for number, line in numbered_lines(file):
-            total += 1
-            yield _rank(_raw_id(line)), number, line
-
-    chosen = heapq.nsmallest(cap, ranked())
-    return [(number, line) for _, number, line in chosen], total
+    counter = itertools.count()
+    ranked = ((_rank(line), next(counter), line) for line in lines_of(file))
+    chosen = heapq.nsmallest(cap, ranked)
+    return [line for *_, line in chosen], next(counter)
 
 
 def _raw_id(line: bytes) -> bytes:
@@ -155,16 +143,9 @@ def _raw_id(line: bytes) -> bytes:
     return line[start : line.find(b'"', start)] if line.startswith(ID_FIRST) else line[:start]
 
 
-def _rank(question_id: bytes) -> int:
+def _rank(line: Line) -> int:
     """Place of a question in the fixed random order; the product mixes what a CRC leaves."""
-    return zlib.crc32(question_id) * 0x9E3779B1 & 0xFFFFFFFF
-
-
-def _kept(file: Path, ids: set[bytes]) -> Kept:
-    """The kept examples of some questions."""
-    lines = ((number, line) for number, line in numbered_lines(file) if _raw_id(line) in ids)
-    rows = (parsed(file, *line, KEPT) for line in lines)
-    return {(key_of(row), row["source"]): row.get("steps_right") for row in rows}
+    return zlib.crc32(_raw_id(line.data)) * 0x9E3779B1 & 0xFFFFFFFF
 
 
 def _shown(row: Row, stage: str, kept: Kept | None) -> ShownAttempt:

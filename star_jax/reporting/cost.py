@@ -17,42 +17,35 @@ from star_jax.reporting.tables import number, percent, ratio, run_table, times
 Numbers: TypeAlias = dict[str, float | None]  # by column
 
 STAGES = (*(stage.name for stage in SAMPLED), FINETUNE, EVALUATE.name)
-DEVICE_KINDS = {  # in JAX -> in the topologies
-    "TPU v3": "v3", "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p",
-    "TPU v5p": "v5p", "TPU v6 lite": "v6e", "TPU v6e": "v6e",
-}  # fmt: skip
+DEVICE_KINDS = {"v5 lite": "v5e", "v5": "v5p", "v6 lite": "v6e"}  # in JAX -> in the topologies
+TEXT = (
+    "Tokens that were prefilled, written and trained on; the wall time of each stage in "
+    "seconds; `device s` is the time that the devices sampled, without compilation. "
+    "`sampling %` and `training %` are shares of the roofline: the FLOPs needed, over the time "
+    "(of the devices for sampling, wall time for training) times the peak of all devices in "
+    "bf16. We count 2 FLOPs per parameter for each sampled token and 6 for each training token "
+    '(attention scores are not counted). "-" where the peak is not known, as on a CPU.'
+)
 
 
 def cost_section(runs: Sequence[RunReport]) -> Section:
     """Tokens, seconds and shares of the roofline."""
-    text = (
-        "Tokens that were prefilled, written and trained on; the wall time of each stage in "
-        "seconds; `device s` is the time that the devices sampled, without compilation. "
-        "`sampling %` and `training %` are shares of the roofline: the FLOPs needed, over the time "
-        "(of the devices for sampling, wall time for training) times the peak of all devices in "
-        "bf16. We count 2 FLOPs per parameter for each sampled token and 6 for each training token "
-        '(attention scores are not counted). "-" where the peak is not known, as on a CPU.',
-    )
-    return Section("Cost", text, tuple(map(_table, runs)))
+    return Section("Cost", (TEXT,), tuple(map(_table, runs)))
 
 
-def peak_flops(device: str, n_devices: int) -> float | None:
-    """Of all devices together, bf16 FLOP/s; None where it is not known."""
-    for generation in GENERATIONS:
-        if DEVICE_KINDS.get(device) == generation.name and n_devices:
-            return generation.bf16_tflops * 1e12 / generation.devices_per_chip * n_devices
-    return None
-
-
-def parameters(run: RunReport) -> int | None:
-    """Of the run's model, None if its configuration does not define one."""
+def _peak_per_parameter(run: RunReport) -> float | None:
+    """FLOP/s of all devices in bf16 over the model's parameters, None where one is not known."""
+    kind = run.facts.device.removeprefix("TPU ")
+    name = DEVICE_KINDS.get(kind, kind)
+    peaks = [x.bf16_tflops * 1e12 / x.devices_per_chip for x in GENERATIONS if x.name == name]
     try:
-        return n_params(DecoderConfig(**literals(run.bindings, "DecoderConfig")))
+        size = n_params(DecoderConfig(**_literals(run.bindings, "DecoderConfig")))
     except (UserError, TypeError, ValueError, AttributeError):
         return None  # a model that is read from its checkpoint, or one of another release
+    return ratio(peaks[0] * run.facts.n_devices, size) if peaks else None
 
 
-def literals(bindings: Mapping[str, str], name: str) -> dict[str, Any]:
+def _literals(bindings: Mapping[str, str], name: str) -> dict[str, Any]:
     """Argument -> value of the plain numbers and strings that are bound to `name` in gin text."""
     found = {}
     for target, text in bindings.items():
@@ -62,9 +55,9 @@ def literals(bindings: Mapping[str, str], name: str) -> dict[str, Any]:
     return found
 
 
-def trained_tokens(run: RunReport, n: int) -> float | None:
+def _trained_tokens(run: RunReport, n: int) -> float | None:
     """Tokens in the training steps of outer iteration `n`, without padding."""
-    trainer = literals(run.bindings, "TrainerConfig")
+    trainer = _literals(run.bindings, "TrainerConfig")
     steps, efficiency = (run.rows[n].training.get(x) for x in ("steps", "packing_efficiency"))
     factors = [steps, efficiency, trainer.get("batch_size"), trainer.get("row_length")]
     known = [float(factor) for factor in factors if isinstance(factor, int | float)]
@@ -72,22 +65,24 @@ def trained_tokens(run: RunReport, n: int) -> float | None:
 
 
 def _table(run: RunReport) -> Table:
-    peak = peak_flops(run.facts.device, run.facts.n_devices)
-    size = parameters(run) if peak else None
-    lines = [_numbers(run, n, ratio(peak, size)) for n in range(len(run.rows))]
+    peak = _peak_per_parameter(run)
+    lines = [_numbers(run, n, peak or 0) for n in range(len(run.rows))]
     total: Numbers = {}
     for name in lines[0]:
-        values = [line[name] for line in lines]
-        known = [value for value in values if value is not None]
-        total[name] = sum(known) if len(known) == len(values) and "%" not in name else None
-    names = ["base", *map(str, run.trained), "all"]
-    cells = [[x, *_cells(line)] for x, line in zip(names, [*lines, total], strict=True)]
+        known = [value for line in lines if (value := line[name]) is not None]
+        total[name] = sum(known) if len(known) == len(lines) and "%" not in name else None
+    cells = [["iteration", *total]]
+    for name, line in zip(["base", *run.trained, "all"], [*lines, total], strict=True):
+        cells.append([str(name)])
+        for column, value in line.items():
+            form = ",.1f" if " s" in column else ",.0f"
+            cells[-1].append(percent(value or None) if "%" in column else number(value, form))
     device = f"; {run.facts.n_devices} x {run.facts.device}" if run.facts.device else ""
-    return run_table(run, [["iteration", *total], *cells], device)
+    return run_table(run, cells, device)
 
 
-def _numbers(run: RunReport, n: int, tokens_per_flop: float | None) -> Numbers:
-    """By column, in order; `tokens_per_flop` is the devices' peak over the parameters."""
+def _numbers(run: RunReport, n: int, peak: float) -> Numbers:
+    """By column, in order; `peak` is FLOP/s per parameter, 0 where it is not known."""
     sampling = run.iterations[n].sampling.values()
 
     def total(*names: str) -> float | None:
@@ -96,9 +91,8 @@ def _numbers(run: RunReport, n: int, tokens_per_flop: float | None) -> Numbers:
 
     sampled = total("prefix_tokens", "prompt_tokens", "new_tokens")
     device_seconds = total("prefill_seconds", "decode_seconds")
-    trained = trained_tokens(run, n) if n else 0
+    trained = _trained_tokens(run, n) if n else 0
     seconds = {stage: run.rows[n].seconds.get(stage, 0.0) for stage in STAGES}
-    peak = tokens_per_flop or 0  # 0: not known, see `ratio`
     return {
         "prefilled": total("prefix_tokens", "prompt_tokens"),
         "written": total("new_tokens"),
@@ -109,10 +103,3 @@ def _numbers(run: RunReport, n: int, tokens_per_flop: float | None) -> Numbers:
         "sampling %": ratio(times(2, sampled), times(peak, device_seconds)),
         "training %": ratio(times(6, trained), peak * seconds[FINETUNE]),
     }
-
-
-def _cells(numbers: Numbers) -> list[str]:
-    return [
-        percent(value or None) if "%" in name else number(value, ",.1f" if " s" in name else ",.0f")
-        for name, value in numbers.items()
-    ]

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from star_jax.errors import UserError
 from star_jax.loop.stages import EVALUATE, SAMPLED, TRAIN_FILE
 from star_jax.records import Key
 from star_jax.reporting.former_format import Row
-from star_jax.reporting.stage_files import ATTEMPT, KEPT, key_of, read_rows
+from star_jax.reporting.stage_files import ATTEMPT, KEPT, key_of, malformed, read_rows
 from star_jax.run.paths import read_if_there
 
 T = TypeVar("T")
@@ -50,24 +49,22 @@ class IterationDigest:
 
 
 def read_iterations(directory: Path) -> Iterator[IterationDigest]:
-    """The digests of outer iterations 0, 1, ..., without end; empty ones for those not there.
+    """The digests of outer iterations 0, 1, ..., without end; empty where there are no files.
 
-    Raises:
-      UserError: a line is malformed.
+    Raises UserError if a line is malformed.
     """
     before: dict[Key, bool] = {}
     for n in itertools.count():
         stage_dir = directory / f"iter_{n:03d}"
         solved, steps = _read_evaluation(stage_dir / f"{EVALUATE.file}.jsonl")
-        digest = dataclasses.replace(
+        compared = changed(before, solved) if before and solved else (None, None)
+        yield dataclasses.replace(
             _read_training(stage_dir),
             steps=steps,
             sampling=_read_sampling(stage_dir / "sampling.json"),
+            newly_solved=compared[0],
+            newly_lost=compared[1],
         )
-        if before and solved:
-            newly_solved, newly_lost = changed(before, solved)
-            digest = dataclasses.replace(digest, newly_solved=newly_solved, newly_lost=newly_lost)
-        yield digest
         before = solved
 
 
@@ -148,11 +145,9 @@ def _kept(kept: Sequence[Row], source: str, lengths: Mapping[tuple[Key, str], in
 
 def _read_sampling(file: Path) -> dict[str, dict[str, float]]:
     data = read_if_there(file)
-    try:
+    with malformed(file, "remove the file"):
         found = {} if data is None else json.loads(data)
         numbers = [number for stage in found.values() for number in stage.values()]
         if not all(type(number) in (int, float) for number in numbers):
             raise ValueError("expected numbers by stage")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file}: {error}; remove the file") from error
     return found

@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from star_jax.run import tables
 
@@ -40,14 +40,9 @@ def as_markdown(sections: Sequence[Section], command: str) -> str:
     """The whole report, with the command that made it; its pictures are files next to it."""
     parts = ["# STaR report", "Command:", textwrap.indent(command, "    ")]
     for section in sections:
-        parts += _section(section)
+        pictures = (f"![{picture.alt}]({picture.name})" for picture in section.pictures)
+        parts += [f"## {section.title}", *section.text, *pictures]
+        for table in section.tables:
+            cells = tables.as_markdown([table.header, *table.rows])
+            parts += filter(None, [table.title and f"### {table.title}", cells, table.note])
     return "\n\n".join(parts) + "\n"
-
-
-def _section(section: Section) -> Iterator[str]:
-    yield f"## {section.title}"
-    yield from section.text
-    yield from (f"![{picture.alt}]({picture.name})" for picture in section.pictures)
-    for table in section.tables:
-        cells = tables.as_markdown([table.header, *table.rows])
-        yield from filter(None, [table.title and f"### {table.title}", cells, table.note])

@@ -8,25 +8,24 @@ from typing import Any, TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from star_jax.reporting.document import Picture
-from star_jax.reporting.intervals import wilson_interval
 from star_jax.reporting.runs import Arm, RunReport, arms, group_kind, groups_of, runs_of
-from star_jax.reporting.tables import right_of, times
+from star_jax.reporting.tables import right_of, times, wilson_interval
 
 MAX_COLUMNS = 4  # panels per line
 DPI = 150
-LINE: dict[str, Any] = {"markersize": 5, "linewidth": 1.6}
 MARKERS = "osD^vP*X<>"  # a second cue in addition to the colour
-BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
 Points: TypeAlias = Mapping[int, Sequence[float]]  # outer iteration -> a value of each run with one
 Measure: TypeAlias = Callable[[RunReport, int], float | None]  # of a run and an outer iteration
 Style: TypeAlias = dict[str, Any]  # of a matplotlib line
+
+LINE: Style = {"markersize": 5, "linewidth": 1.6}
+BAND: Style = {"alpha": 0.18, "linewidth": 0}
 
 
 def picture(name: str, alt: str, figure: Figure) -> Picture:
@@ -49,7 +48,7 @@ def panels_for(
 
     Args:
       n: number of panels.
-      ylabel: label of the first panel of each line.
+      ylabel: of the first panel of each line.
       sharey: whether all panels have one y axis.
       width: of a panel in inches.
       height: of a panel in inches.
@@ -59,7 +58,6 @@ def panels_for(
     lines = math.ceil(n / columns)
     size = (width * columns + margin, height * lines)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = list(figure.subplots(lines, columns, sharey=sharey, squeeze=False).flatten())
     for unused in panels[n:]:
         unused.remove()
@@ -68,26 +66,7 @@ def panels_for(
     return figure, panels[:n]
 
 
-def style_panel(panel: Axes, title: str, subtitle: str, last_iteration: int) -> None:
-    """Writes title and subtitle, and makes the x axis one of outer iterations.
-
-    Args:
-      panel: with accuracies or the like over outer iterations.
-      title: above it.
-      subtitle: a grey line under the title.
-      last_iteration: where the x axis ends.
-    """
-    title_panel(panel, title, subtitle)
-    panel.set_xlabel("outer iteration")
-    panel.set_xlim(-0.5, last_iteration + 0.5)
-    panel.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "base" if x == 0 else f"{x:.0f}"))
-    panel.grid(axis="y", color="0.9")
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-
-
-def title_panel(panel: Axes, title: str, subtitle: str) -> None:
+def title_panel(panel: Axes, title: str, subtitle: str = "") -> None:
     """Title with a grey line under it; "$" is no formula in them."""
     panel.set_title(title, fontsize=11, pad=20, parse_math=False)
     panel.text(
@@ -96,12 +75,23 @@ def title_panel(panel: Axes, title: str, subtitle: str) -> None:
     )  # fmt: skip
 
 
+def style_panel(panel: Axes, shown: Sequence[Arm]) -> None:
+    """Makes the x axis one of outer iterations, up to the last one of these arms."""
+    panel.set_xlabel("outer iteration")
+    panel.set_xlim(-0.5, max((run.last.iteration for run in runs_of(shown)), default=0) + 0.5)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "base" if x == 0 else f"{x:.0f}"))
+    panel.grid(axis="y", color="0.9")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
 def wrapped(arm: Arm) -> str:
     """An arm's label on lines short enough for a panel; what is in parentheses on its own."""
     name = arm.row or arm.runs[0].name
     name = name if arm.label.startswith(name) else arm.label
-    suffix = arm.label.removeprefix(name)
-    return "\n".join([*textwrap.wrap(name, 40), *filter(None, [suffix.strip()])])
+    suffix = arm.label.removeprefix(name).strip()
+    return "\n".join(textwrap.wrap(name, 40) + [suffix] * bool(suffix))
 
 
 def sample_line(arm: Arm, of_several: str = "mean and range") -> str:
@@ -110,20 +100,6 @@ def sample_line(arm: Arm, of_several: str = "mean and range") -> str:
         return arm.sample
     unequal = len({len(run.rows) for run in arm.runs}) > 1
     return f"{arm.sample} ({'mean; dotted: some seeds' if unequal else of_several})"
-
-
-def last_iteration(shown: Sequence[Arm]) -> int:
-    """The last outer iteration of any run."""
-    return max((run.last.iteration for run in runs_of(shown)), default=0)
-
-
-def group_style(groups: Sequence[str], name: str) -> Style:
-    """Line style of a group (colour, marker, label, sizes), the same in every panel."""
-    index = groups.index(name)
-    share = index / max(len(groups) - 1, 1)
-    # viridis can be read without hue too; its yellow end is hard to see on white.
-    color = matplotlib.colormaps["viridis"](0.88 * share)
-    return {"color": color, "marker": MARKERS[index % len(MARKERS)], "label": name, **LINE}
 
 
 def plot_mean(panel: Axes, points: Points, style: Style) -> None:
@@ -140,7 +116,7 @@ def plot_mean(panel: Axes, points: Points, style: Style) -> None:
         beyond = {**style, "linestyle": ":", "markerfacecolor": "white", "label": None}
         start = max(n_full - 1, 0)
         panel.plot(xs[start:], means[start:], clip_on=False, zorder=1.9, **beyond)
-    if any(len(points[x]) > 1 for x in xs):
+    if most > 1:
         lows, highs = [min(points[x]) for x in xs], [max(points[x]) for x in xs]
         panel.fill_between(xs, lows, highs, color=style["color"], **BAND)
 
@@ -173,12 +149,13 @@ def draw_arms(
     """A panel for each (title, label of its axis, measure), with a line for each arm."""
     lines = math.ceil(len(shown) / len(measures))  # of the legend, which has a column per panel
     figure, panels = panels_for(len(measures), sharey=False, height=3.4 + 0.4 * lines, margin=0)
-    styles = [
+    styles: list[Style] = [
         {"color": f"C{i % 10}", "marker": MARKERS[i // 10 % len(MARKERS)], **LINE}
         for i in range(len(shown))
     ]
     for panel, (title, label, measure) in zip(panels, measures, strict=True):
-        style_panel(panel, title, "", last_iteration(shown))
+        title_panel(panel, title)
+        style_panel(panel, shown)
         panel.set_ylabel(label)
         for arm, style in zip(shown, styles, strict=True):
             if points := arm_points(arm, measure):  # the box of an empty line begins at (0, 0)
@@ -199,17 +176,14 @@ def draw_bars(
 ) -> Figure:
     """A panel per arm of bars, means over its runs, from iteration 1 on.
 
-    Args:
-      shown: the arms.
-      series: (label, colour, measure) of each; positive bars are stacked upwards, negative ones
-        downwards.
-      ylabel: of the panels.
+    Each of `series` is a (label, colour, measure); its positive bars are stacked upwards, its
+    negative ones downwards.
     """
     figure, panels = panels_for(len(shown), ylabel, height=3.3)
-    last = last_iteration(shown)
     for panel, arm in zip(panels, shown, strict=True):
-        style_panel(panel, wrapped(arm), sample_line(arm, "mean"), last)
-        panel.set_xlim(0.3, last + 0.7)
+        title_panel(panel, wrapped(arm), sample_line(arm, "mean"))
+        style_panel(panel, shown)
+        panel.set_xlim(0.3, panel.get_xlim()[1] + 0.2)
         ends: dict[tuple[int, bool], float] = {}  # (iteration, downwards?) -> end of the bars there
         for label, color, measure in series:
             points = arm_points(arm, measure)
@@ -224,52 +198,47 @@ def draw_bars(
     return figure
 
 
-def draw_accuracies(runs: Sequence[RunReport]) -> Figure:
-    """As the paper's Figure 4: accuracy (%) by group over outer iterations, one panel per arm."""
-    shown = arms(runs)
-    alike = len({bool(arm.groups) for arm in shown}) == 1
-    figure, panels = draw_groups(shown, [wrapped(arm) for arm in shown], sharey=alike)
-    bounds = [
-        wilson_interval(*right_of(row))[1]
-        for arm in shown if not arm.groups for run in arm.runs for row in run.rows
-    ]  # fmt: skip
-    for panel, arm in zip(panels, shown, strict=True):
-        if not arm.groups:
-            draw_overall(panel, arm)
-            # It ends above the highest bound: GSM8K would vanish on 0 to 100.
-            panel.set_ylim(0, min(102, 115 * max(bounds)))
-    figure.suptitle("Accuracy after each outer iteration", fontsize=13)
-    return figure
-
-
-def draw_groups(
-    shown: Sequence[Arm], titles: Sequence[str], *, extra: int = 0, sharey: bool = True,
-    width: float = 4.4,
-) -> tuple[Figure, list[Axes]]:  # fmt: skip
+def draw_groups(shown: Sequence[Arm], extra: int = 0, **layout: Any) -> tuple[Figure, list[Axes]]:
     """(figure, panels): accuracy (%) over outer iterations, a panel per arm, a line per group.
 
-    Args:
-      shown: the arms.
-      titles: of their panels.
-      extra: empty panels after them.
-      sharey: whether all panels have one y axis.
-      width: of a panel in inches.
+    `extra` empty panels follow; `layout` is that of `panels_for`.
     """
-    groups, last = groups_of(runs_of(shown)), last_iteration(shown)
-    figure, panels = panels_for(len(shown) + extra, "accuracy (%)", sharey=sharey, width=width)
-    for panel, arm, title in zip(panels, shown, titles, strict=False):
-        style_panel(panel, title, sample_line(arm), last)
+    groups = groups_of(runs_of(shown))
+    styles: dict[str, Style] = {}
+    for i, name in enumerate(groups):
+        # viridis can be read without hue too; its yellow end is hard to see on white.
+        color = matplotlib.colormaps["viridis"](0.88 * (i / max(len(groups) - 1, 1)))
+        styles[name] = {"color": color, "marker": MARKERS[i % len(MARKERS)], "label": name, **LINE}
+    figure, panels = panels_for(len(shown) + extra, "accuracy (%)", **layout)
+    for panel, arm in zip(panels, shown, strict=False):
+        title_panel(panel, wrapped(arm), sample_line(arm))
+        style_panel(panel, shown)
         for name in arm.groups:
-            plot_mean(panel, accuracies(arm, name), group_style(groups, name))
+            plot_mean(panel, accuracies(arm, name), styles[name])
             panel.set_ylim(-2, 102)
     if groups:
-        handles = [Line2D([], [], **group_style(groups, name)) for name in groups]
+        handles = [Line2D([], [], **style) for style in styles.values()]
         title = "digits" if group_kind(groups) == "digit count" else "group"
         figure.legend(handles=handles, title=title, loc="outside right center", frameon=False)
     return figure, panels
 
 
-def draw_overall(panel: Axes, arm: Arm) -> None:
+def draw_accuracies(runs: Sequence[RunReport]) -> Figure:
+    """As the paper's Figure 4: accuracy (%) by group over outer iterations, one panel per arm."""
+    shown = arms(runs)
+    alike = len({bool(arm.groups) for arm in shown}) == 1
+    figure, panels = draw_groups(shown, sharey=alike)
+    without = [(panel, arm) for panel, arm in zip(panels, shown, strict=True) if not arm.groups]
+    rows = [row for _, arm in without for run in arm.runs for row in run.rows]
+    for panel, arm in without:
+        _draw_overall(panel, arm)
+        # It ends above the highest bound: GSM8K would vanish on 0 to 100.
+        panel.set_ylim(0, min(102, 115 * max(wilson_interval(*right_of(row))[1] for row in rows)))
+    figure.suptitle("Accuracy after each outer iteration", fontsize=13)
+    return figure
+
+
+def _draw_overall(panel: Axes, arm: Arm) -> None:
     """One line; for a single run with the Wilson interval of each point."""
     plot_mean(panel, accuracies(arm), {"color": "C0", "marker": "o", "label": "all", **LINE})
     if len(arm.runs) == 1:

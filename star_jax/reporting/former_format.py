@@ -9,9 +9,9 @@ from star_jax.loop.stages import FINETUNE, SAMPLED
 
 Row: TypeAlias = dict[str, Any]  # a JSON object, one line of a run's file
 
+SAME = ("iteration", "seed", "rationalize", "accuracy", "n_eval", "unparsable", "chance")
 METRICS = {  # format 1 -> format 2
-    **{name: name for name in ("iteration", "seed", "rationalize", "accuracy", "n_eval")},
-    **{name: name for name in ("unparsable", "chance")},
+    **{name: name for name in SAME},
     "accuracy_by_class": "accuracy_by_group",
     "n_eval_by_class": "n_eval_by_group",
     "left_out": "dropped",
@@ -22,11 +22,7 @@ READING = ("answer", "correct", "n_steps")
 
 
 def metrics_row(row: Row) -> Row:
-    """A line of metrics.jsonl in format 2, unchanged if it is.
-
-    Raises:
-      TypeError, AttributeError: the type of a value is wrong.
-    """
+    """A line of metrics.jsonl in format 2, unchanged if it is; wrong types may raise TypeError."""
     if "accuracy_by_class" not in row:
         return row
     found = {new: row[old] for old, new in METRICS.items() if row.get(old) is not None}

@@ -13,6 +13,7 @@ from star_jax.errors import UserError, check_types
 from star_jax.reporting.digests import read_iterations
 from star_jax.reporting.former_format import Row, metrics_row
 from star_jax.reporting.runs import RunReport
+from star_jax.reporting.stage_files import malformed
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.paths import is_dir, is_remote, path_of, read_if_there
 from star_jax.run.run_dir import FORMAT, RunDir, RunFacts, gin_bindings
@@ -22,11 +23,7 @@ MOST = sys.float_info.max  # JSON can have infinity
 
 
 def load_runs(model_dirs: Sequence[str]) -> list[RunReport]:
-    """Loads every run; runs of equal name are named by their paths.
-
-    Raises:
-      UserError: no run, the same one twice, or as `load_run`.
-    """
+    """Loads different runs, those of equal name by their paths; raises UserError as `load_run`."""
     if not model_dirs:
         raise UserError("report has no runs; set report.model_dirs to at least one MODEL_DIR")
     paths = [path_of(model_dir).resolve() for model_dir in model_dirs]
@@ -40,11 +37,7 @@ def load_runs(model_dirs: Sequence[str]) -> list[RunReport]:
 
 
 def load_run(model_dir: str | Path) -> RunReport:
-    """Reads and checks a run's metrics.jsonl, and what else is in its directory.
-
-    Raises:
-      UserError: there is no such directory or metrics.jsonl, or a line is malformed.
-    """
+    """Reads a run's directory; raises UserError if a file is malformed or has no metrics yet."""
     directory = path_of(model_dir)
     if not is_dir(directory):
         where = "" if is_remote(directory) else " on this machine"
@@ -79,27 +72,20 @@ def load_run(model_dir: str | Path) -> RunReport:
 def _read_facts(file: Path) -> RunFacts:
     data = read_if_there(file)
     known = [field.name for field in dataclasses.fields(RunFacts)]
-    try:
+    with malformed(file, 'write {"row": "..."}, or remove the file'):
         found = {} if data is None else json.loads(data)
         facts = RunFacts(**{name: value for name, value in found.items() if name in known})
         check_types(facts)
-    except (ValueError, AttributeError, RecursionError, UserError) as error:
-        raise UserError(f'{file}: {error}; write {{"row": "..."}}, or remove the file') from error
     return facts
 
 
 def _read_line(path: Path, iteration: int, line: bytes) -> IterationMetrics:
-    try:
+    way_out = "resume the run to write it again, or delete this line and those below it"
+    with malformed(f"{path}, line {iteration + 1}", way_out):
         row = json.loads(line, parse_constant=_reject_constant)
         if not isinstance(row, dict):
             raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-        metrics = _checked(metrics_row(row), iteration)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path}, line {iteration + 1}: {error}; "
-            "resume the run to write it again, or delete this line and those below it"
-        ) from error
-    return metrics
+        return _checked(metrics_row(row), iteration)
 
 
 def _reject_constant(name: str) -> float:
@@ -108,13 +94,13 @@ def _reject_constant(name: str) -> float:
 
 def _checked(fields: Row, iteration: int) -> IterationMetrics:
     """The row of these fields; raises ValueError with the name, the value and what was expected."""
-    for field in dataclasses.fields(IterationMetrics):
+    known = dataclasses.fields(IterationMetrics)
+    for field in known:
         if field.name in fields:
             _check(field.name, fields[field.name], field.type)
         elif MISSING is field.default is field.default_factory:
             raise ValueError(f"{field.name} is missing")
-    known = {field.name for field in dataclasses.fields(IterationMetrics)}
-    row = IterationMetrics(**{name: x for name, x in fields.items() if name in known})
+    row = IterationMetrics(**{x.name: fields[x.name] for x in known if x.name in fields})
     if row.iteration != iteration:
         raise ValueError(f"expected iteration {iteration}, found {row.iteration}")
     if row.n_eval < 1:

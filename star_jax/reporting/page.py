@@ -3,20 +3,26 @@
 The text that models write is hostile. The page contains it as base64 only, and the script inserts
 it as text and never as HTML; a Content-Security-Policy allows only this page's own script and
 style, known by their hashes, and pictures within the page.
+
+Attempts are columns of numbers and one list of texts, deflated, as base64. The page unpacks them
+with the browser's own DecompressionStream (Chrome 80, Firefox 113, Safari 16.4 and later). There is
+no second copy for older browsers, which would make the page four times as long: they show the
+tables and figures, and say why the attempts are missing.
 """
 
 import base64
 import hashlib
-import html
+import json
 import re
 import struct
+import zlib
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from string import Template
 
-from star_jax.reporting.attempts import MOST_CHARACTERS, AttemptsData
+from star_jax.reporting.attempts import CHOICES, MOST_CHARACTERS, AttemptsData
 from star_jax.reporting.document import Picture, Section, Table
-from star_jax.reporting.page_data import pack
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("tables.js", "store.js", "browser.js")
@@ -26,6 +32,10 @@ PIXEL_DENSITY = 1.5  # of the figures, which are finer than a screen
 NUMBER = re.compile(r"[-+\u2212±]?[\d.,]+( ?%)?(( to |[-\u2013]| ± )[\d.,]+( ?%)?)?")
 CODE = re.compile(r"`([^`]+)`")
 ABSENT = ("", "-", "\u2013", "\u2014", "not run")
+
+FILTERS = ("run", "iteration", *CHOICES, "group", "sample", "turn")  # columns of indices of values
+TEXTS = ("id", "question", "rationale", "answer")  # columns of indices of the list of texts
+COUNTS = ("tokens", "ended")  # columns of the numbers themselves
 
 
 def render_page(
@@ -47,14 +57,14 @@ def render_page(
     page = Template(_asset("page.html")).substitute(
         script_sha256=_sha256(script),
         style_sha256=_sha256(style),
-        title=_text(title),
-        command=_text(command),
+        title=escape(title),
+        command=escape(command),
         contents="\n".join(
-            f'<li><a href="#part-{i}">{_text(part.title)}</a></li>'
+            f'<li><a href="#part-{i}">{escape(part.title)}</a></li>'
             for i, part in enumerate(sections, start=1)
         ),
         sections=body,
-        sampling=_text(_sampling(shown)),
+        sampling=escape(_sampling(shown)),
         style=style,
         script=script,
         attempts=packed,
@@ -70,20 +80,16 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
 def _prose(text: str) -> str:
     """Plain text, with text between backticks as code."""
-    return CODE.sub(r"<code>\1</code>", _text(text))
+    return CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def _section(name: str, part: Section) -> str:
     return "\n".join(
         [
             f'<section id="{name}" aria-labelledby="{name}-title">',
-            f'<h2 id="{name}-title">{_text(part.title)}</h2>',
+            f'<h2 id="{name}-title">{escape(part.title)}</h2>',
             *(f"<p>{_prose(paragraph)}</p>" for paragraph in part.text),
             *map(_picture, part.pictures),
             *map(_table, part.tables),
@@ -93,32 +99,27 @@ def _section(name: str, part: Section) -> str:
 
 
 def _table(table: Table) -> str:
-    numeric = [_is_numeric([row[i] for row in table.rows]) for i in range(len(table.header))]
+    numeric = [  # columns whose cells are numbers, percentages or intervals, or absent
+        all(row[i] in ABSENT or NUMBER.fullmatch(row[i]) for row in table.rows)
+        for i in range(len(table.header))
+    ]
 
-    def cells(kind: str, row: Sequence[str]) -> str:
-        return "".join(
-            f"<{kind}{_class(number, cell)}>{_text(cell)}</{kind}>"
-            for number, cell in zip(numeric, row, strict=True)
-        )
+    def cells(tag: str, row: Sequence[str]) -> str:
+        found = []
+        for number, cell in zip(numeric, row, strict=True):
+            names = " ".join(["number"] * number + ["absent"] * (cell in ABSENT))
+            kind = f' class="{names}"' if names else ""
+            found.append(f"<{tag}{kind}>{escape(cell)}</{tag}>")
+        return "".join(found)
 
     head = cells("th", table.header).replace("<th", '<th scope="col"')
     rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
     note = f'<p class="note">{_prose(table.note)}</p>' if table.note else ""
-    caption = f"<caption>{_text(table.title)}</caption>" if table.title else ""
+    caption = f"<caption>{escape(table.title)}</caption>" if table.title else ""
     return (
         f'<div class="table"><table>{caption}\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>{note}"
     )
-
-
-def _class(number: bool, cell: str) -> str:
-    names = ["number"] * number + ["absent"] * (cell in ABSENT)
-    return f' class="{" ".join(names)}"' if names else ""
-
-
-def _is_numeric(column: Sequence[str]) -> bool:
-    """Whether all cells that are not absent are numbers, percentages or intervals."""
-    return all(cell in ABSENT or NUMBER.fullmatch(cell) for cell in column)
 
 
 def _picture(picture: Picture) -> str:
@@ -126,7 +127,7 @@ def _picture(picture: Picture) -> str:
     # The header of a PNG has its size at byte 16.
     width, height = (round(n / PIXEL_DENSITY) for n in struct.unpack(">II", picture.png[16:24]))
     size = f'width="{width}" height="{height}"'
-    alt = _text(picture.alt)
+    alt = escape(picture.alt)
     return f'<figure><img src="data:image/png;base64,{data}" {size} alt="{alt}"></figure>'
 
 
@@ -141,3 +142,55 @@ def _sampling(attempts: AttemptsData) -> str:
         "random order, so every iteration shows the same questions. "
         f"Texts are truncated after {MOST_CHARACTERS:,} characters."
     )
+
+
+def pack(attempts: AttemptsData, most_bytes: int) -> tuple[str, AttemptsData]:
+    """(the attempts as base64 text of at most `most_bytes`, those that are in it).
+
+    Where they do not fit, the last attempts of every stage are dropped; one at least stays.
+    """
+    longest = max((len(sample.attempts) for sample in attempts.samples), default=0)
+    while True:
+        text = base64.b64encode(zlib.compress(as_json(attempts))).decode()
+        if len(text) <= most_bytes or longest <= 1:
+            return text, attempts
+        longest = max(1, int(longest * min(0.9, most_bytes / len(text))))
+        attempts = attempts.at_most(longest)
+
+
+def as_json(attempts: AttemptsData) -> bytes:
+    """The attempts as JSON, a number for every attempt and column.
+
+    `columns` has indices of `values` of the same name, of `texts` (-1: there is none), or the
+    numbers of tokens and whether EOS was written (0, 1). `samples` has run, iteration and stage as
+    indices of `values`, then the number of attempts here, and of those on disk.
+    """
+    rows = [
+        {"run": s.run, "iteration": str(s.iteration), "stage": s.stage, **vars(attempt)}
+        for s in attempts.samples
+        for attempt in s.attempts
+    ]
+    values: dict[str, list[str]] = {name: list(CHOICES.get(name, ())) for name in FILTERS}
+    values["run"] = list(dict.fromkeys(sample.run for sample in attempts.samples))
+    values["iteration"] = [str(n) for n in sorted({s.iteration for s in attempts.samples})]
+    for name in ("group", "sample", "turn"):
+        values[name] = sorted({row[name] for row in rows}, key=_natural)
+    index = {name: {value: i for i, value in enumerate(of)} for name, of in values.items()}
+    texts: dict[str | int | None, int] = {None: -1}
+    columns = {
+        **{name: [index[name][row[name]] for row in rows] for name in FILTERS},
+        **{name: [texts.setdefault(row[name], len(texts) - 1) for row in rows] for name in TEXTS},
+        **{name: [row[name] for row in rows] for name in COUNTS},
+    }
+    counts = []
+    for s in attempts.samples:
+        place = index["run"][s.run], index["iteration"][str(s.iteration)], index["stage"][s.stage]
+        counts.append([*place, len(s.attempts), s.total])
+    content = {"values": values, "samples": counts, "columns": columns, "texts": [*texts][1:]}
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts "2" before "10"."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(1, int(p), "") if i % 2 else (0, 0, p) for i, p in enumerate(parts)]

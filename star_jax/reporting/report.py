@@ -7,54 +7,60 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from star_jax.errors import UserError
+from star_jax.reporting import cost, figures, iterations, paper_figures, paper_tables, tables
 from star_jax.reporting.attempts import collect_attempts
 from star_jax.reporting.document import Section, as_markdown
-from star_jax.reporting.intervals import wilson_interval
 from star_jax.reporting.loading import load_runs
 from star_jax.reporting.page import render_page
 from star_jax.reporting.runs import RunReport
-from star_jax.reporting.sections import FIGURE_NAME, sections
-from star_jax.reporting.tables import comparison_table, metrics_table, right_of, sample
 from star_jax.run.files import write_together
 from star_jax.run.paths import path_of
-from star_jax.run.tables import aligned
+from star_jax.run.tables import aligned, format_header, format_row, group_names
+
+FIGURE_NAME = "accuracy_by_group.png"
+METRICS_NOTE = (
+    "Accuracies are in percent of all evaluation questions, with the 95 % Wilson interval "
+    "for the overall one. `train %` is the share of the sampled questions that were "
+    "trained on, `unparsed` counts completions without an answer, `seconds` is the whole "
+    "outer iteration. `base` is the model before any outer iteration."
+)
 
 
 def report(model_dirs: Sequence[str], output_dir: str = "") -> None:
     """Reports on finished or unfinished runs, by default into <first model_dir>/report.
 
-    Raises:
-      UserError: a directory or a file in it cannot be read, or the report cannot be written.
+    Raises UserError if a file cannot be read or written.
     """
     model_dirs = [model_dirs] if isinstance(model_dirs, str) else list(model_dirs)
     runs = load_runs(model_dirs)
     output = path_of(output_dir) if output_dir else path_of(model_dirs[0]) / "report"
-    written = _write(runs, output, shlex.join(sys.orig_argv))
+    written = write_report(runs, output, shlex.join(sys.orig_argv))
     for run in runs:
-        print(f"{run.label}: {sample(run)}", *metrics_table(run), "", sep="\n")
+        print(f"{run.label}: {run.sample}", *metrics_table(run), "", sep="\n")
     if len(runs) > 1:
-        print("Last iteration of each run", *aligned(comparison_table(runs)), "", sep="\n")
-    print(*reversed(written), sep="\n")
+        print("Last iteration of each run", *aligned(tables.comparison_table(runs)), "", sep="\n")
+    print(*written, sep="\n")
 
 
-def write_report(model_dirs: Sequence[str], output_dir: str, command: str) -> Path:
-    """Writes report.md, which quotes `command`, and the files next to it; returns its path.
-
-    Raises:
-      UserError: a directory or a file in it cannot be read, or the report cannot be written.
-    """
-    return _write(load_runs(model_dirs), path_of(output_dir), command)[-1]
+def metrics_table(run: RunReport) -> list[str]:
+    """The header and a line per row, as in the live table."""
+    groups = group_names(run.rows)
+    return [format_header(groups), *(format_row(row, groups) for row in run.rows)]
 
 
-def _write(runs: Sequence[RunReport], output_dir: Path, command: str) -> list[Path]:
+def write_report(runs: Sequence[RunReport], output_dir: Path, command: str) -> list[Path]:
+    """Writes report.md, which quotes `command`, and the files next to it; returns their paths."""
     parts = sections(runs)
     attempts = collect_attempts({run.name: run.directory for run in runs})
+    names = [[{"name": drawn.name, "alt": drawn.alt} for drawn in x.pictures] for x in parts]
     as_json = {
         "command": command,
         "figure": FIGURE_NAME,
         "runs": [_run_as_json(run) for run in runs],
-        "sections": [_section_as_json(part) for part in parts],
+        "sections": [
+            {**dataclasses.asdict(dataclasses.replace(part, pictures=())), "pictures": pictures}
+            for part, pictures in zip(parts, names, strict=True)
+        ],
     }
     contents = {  # report.md last: the files that it links to are there before it
         **{picture.name: picture.png for part in parts for picture in part.pictures},
@@ -62,33 +68,45 @@ def _write(runs: Sequence[RunReport], output_dir: Path, command: str) -> list[Pa
         "report.html": render_page("STaR report", command, parts, attempts).encode(),
         "report.md": as_markdown(parts, command).encode(),
     }
-    try:
-        write_together(output_dir, contents)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {output_dir} ({error.strerror}); set report.output_dir to a "
-            "directory that can be written"
-        ) from error
-    return [output_dir / name for name in contents]
+    way_out = "set report.output_dir to a directory that can be written"
+    write_together(output_dir, contents, way_out)
+    return [output_dir / name for name in reversed(contents)]
+
+
+def sections(runs: Sequence[RunReport]) -> list[Section]:
+    """All sections of a report of at least one run, in order."""
+    title = "Accuracy after each outer iteration"
+    drawn = figures.picture(FIGURE_NAME, title, figures.draw_accuracies(runs))
+    found = [Section(title, pictures=(drawn,))]
+    if len(runs) > 1:
+        lines = tuple(f"{run.label}, seed {run.seed}: {run.command}" for run in runs)
+        table = tables.table_of(tables.comparison_table(runs))
+        found.append(Section("Last iteration of each run", lines, (table,)))
+    found += paper_tables.paper_sections(runs)
+    found += paper_figures.figure_sections(runs)
+    found += iterations.iteration_sections(runs)
+    found += [cost.cost_section(runs), Section("Iteration by iteration", (METRICS_NOTE,))]
+    for run in runs:
+        text = (f"{run.sample}; `{run.directory}`", f"Command: {run.command}")
+        found.append(Section(run.label, text, (tables.table_of(tables.run_cells(run)),)))
+    return found
 
 
 def _run_as_json(run: RunReport) -> dict[str, object]:
     rows = [
-        {**dataclasses.asdict(row), "accuracy_interval_95": wilson_interval(*right_of(row))}
+        {
+            **dataclasses.asdict(row),
+            "accuracy_interval_95": tables.wilson_interval(*tables.right_of(row)),
+        }
         for row in run.rows
     ]
     names = {"name": run.name, "label": run.label, "directory": str(run.directory)}
-    iterations = []
+    digests = []
     for digest in run.iterations:
         fields = dataclasses.asdict(digest)
         steps = [
             {"reference": theirs, "model": ours, "correct": correct, "n": n}
             for (theirs, ours, correct), n in fields.pop("steps").items()
         ]
-        iterations.append({**fields, "steps": steps})
-    return {**names, **dataclasses.asdict(run.facts), "rows": rows, "iterations": iterations}
-
-
-def _section_as_json(part: Section) -> dict[str, object]:
-    pictures = [{"name": picture.name, "alt": picture.alt} for picture in part.pictures]
-    return {**dataclasses.asdict(dataclasses.replace(part, pictures=())), "pictures": pictures}
+        digests.append({**fields, "steps": steps})
+    return {**names, **dataclasses.asdict(run.facts), "rows": rows, "iterations": digests}

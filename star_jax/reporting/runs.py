@@ -52,11 +52,16 @@ class RunReport:
         return range(1, len(self.rows))
 
     @property
+    def sample(self) -> str:
+        """Sample size and seed, e.g. `n = 200 per digit count, seed 0`."""
+        return Arm(self.label, (self,)).sample
+
+    @property
     def command(self) -> str:
         """That started it, in backquotes, as far as it is known."""
-        known = self.facts.command
-        config = self.directory / "config.gin"
-        return f"`{known}`" if known else f"not recorded; its configuration is `{config}`"
+        if self.facts.command:
+            return f"`{self.facts.command}`"
+        return f"not recorded; its configuration is `{self.directory / 'config.gin'}`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,30 +130,24 @@ def arms(runs: Sequence[RunReport]) -> list[Arm]:
         alike.setdefault(key, []).append(run)
     split: list[tuple[RunReport, ...]] = []
     for members in alike.values():
-        one_per_seed = len({run.seed for run in members}) == len(members)
-        together = members[0].facts.row or one_per_seed
+        together = members[0].facts.row or len({run.seed for run in members}) == len(members)
         split += [tuple(members)] if together else [(run,) for run in members]
-    differing = _differing([m[0] for m in split if len(m) > 1 and not m[0].facts.row])
+    several = [_settings(m[0]) for m in split if len(m) > 1 and not m[0].facts.row]
+    varying = (bound - frozenset.intersection(*several) for bound in several)
+    differing = sorted({name for bindings in varying for name, _ in bindings})
     return [Arm(_label(members, differing), members) for members in split]
 
 
-def commands(shown: Sequence[Arm]) -> list[str]:
-    """A line for each run with its arm, seed and command; tiny twins are named above them."""
+def commands(shown: Sequence[Arm], twins: bool = False) -> list[str]:
+    """A line for each run with its arm, seed and command; if `twins`, tiny ones are named first."""
     lines = [f"{arm.label}, seed {run.seed}: {run.command}" for arm in shown for run in arm.runs]
-    twins = [arm.label for arm in shown if arm.row.endswith(TINY)]
-    return [f"Each is a {TWIN}: {', '.join(twins)}.", *lines] if twins else lines
+    tiny = [arm.label for arm in shown if twins and arm.row.endswith(TINY)]
+    return [f"Each is a {TWIN}: {', '.join(tiny)}.", *lines] if tiny else lines
 
 
 def _settings(run: RunReport) -> frozenset[tuple[str, str]]:
     """The run's bindings without its seed, its directory and the base of its seed."""
     return frozenset((name, value) for name, value in run.bindings.items() if name not in OF_A_SEED)
-
-
-def _differing(runs: Sequence[RunReport]) -> list[str]:
-    """The settings that are not equal in all of these runs."""
-    settings = [_settings(run) for run in runs] or [frozenset()]
-    common = frozenset.intersection(*settings)
-    return sorted({name for bound in settings for name, _ in bound - common})
 
 
 def _label(members: Sequence[RunReport], differing: Sequence[str]) -> str:

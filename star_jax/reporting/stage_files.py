@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
@@ -20,17 +21,17 @@ from star_jax.run.paths import told
 
 TOKEN_IDS = re.compile(rb'"token_ids":\s*\[([^\[\]]*)\]')  # no text has bare quotation marks
 
-KINDS: Mapping[str, tuple[type, ...]] = {
+Kinds: TypeAlias = Mapping[str, tuple[type, ...]]  # of a field's values
+KINDS: Kinds = {
     "question_id": (str,), "sample": (int,), "turn": (int,), "group": (str,), "hinted": (bool,),
     "prompt": (str,), "completion": (str,), "n_tokens": (int,), "ended": (bool,),
     "dropped": (bool,), "source": (str,), "steps_right": (bool, NoneType), "reading": (dict,),
     "reference_steps": (int, NoneType),
 }  # fmt: skip
-READING: Mapping[str, tuple[type, ...]] = {
+READING: Kinds = {
     "answer": (str, NoneType), "correct": (bool,), "end": (int,), "n_steps": (int, NoneType),
     "steps_right": (bool, NoneType), "hint_leaked": (bool,),
 }  # fmt: skip
-
 
 # Fields that a row must have; the reading of an attempt has an answer and whether it is correct.
 ATTEMPT = (
@@ -40,29 +41,47 @@ KEPT = ("question_id", "completion", "source")
 WRITTEN = ("question_id", "completion")  # by a run or by a user
 
 
+class Line(NamedTuple):
+    """A line of a file, numbered from 1."""
+
+    file: Path
+    number: int
+    data: bytes
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"{self.file}, line {self.number}"
+
+    def row(self, needed: Collection[str]) -> Row:
+        """What it says; raises UserError if it is malformed or lacks a field."""
+        way_out = "restore the file, or remove it and its .done and resume the run"
+        with malformed(self.place, way_out):
+            row = _json(self.data)
+            if type(row) is not dict:
+                raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+            row = stage_row(row)
+            _check(row, KINDS, needed)
+            if "reading" in row:
+                _check(row["reading"], READING, ("answer", "correct") if needed is ATTEMPT else ())
+        return row
+
+
 def key_of(row: Row) -> Key:
-    """What tells an attempt or a kept example from others of its stage."""
+    """What distinguishes an attempt or a kept example from others of its stage."""
     return row["question_id"], row["sample"], row["turn"]
 
 
 def read_rows(file: Path, needed: Collection[str]) -> Iterator[Row]:
-    """The rows of a file, one at a time; none if there is no such file.
-
-    Raises:
-      UserError: it cannot be read, or a line is malformed.
-    """
-    return (parsed(file, number, line, needed) for number, line in numbered_lines(file))
+    """The rows of a file, one at a time; raises UserError as `lines_of` and `Line.row`."""
+    return (line.row(needed) for line in lines_of(file))
 
 
-def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of all lines that are not blank; none if there is no such file.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+def lines_of(file: Path) -> Iterator[Line]:
+    """The lines that are not blank, none without such a file; raises UserError as `readable`."""
     missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
     with readable(file), missing, file.open("rb") as lines:
-        yield from ((i, line) for i, line in enumerate(lines, start=1) if not line.isspace())
+        yield from (Line(file, i, x) for i, x in enumerate(lines, start=1) if not x.isspace())
 
 
 @contextlib.contextmanager
@@ -72,37 +91,17 @@ def readable(path: Path) -> Iterator[None]:
         with told(path):
             yield
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); check its permissions"
-        ) from error
+        reason = f"{path} cannot be read ({error.strerror}); check its permissions"
+        raise UserError(reason) from error
 
 
-def parsed(file: Path, number: int, line: bytes, needed: Collection[str]) -> Row:
-    """The row of a line.
-
-    Args:
-      file: for the message.
-      number: of the line in the file.
-      line: JSON.
-      needed: fields that must be there.
-
-    Raises:
-      UserError: the line is malformed.
-    """
+@contextlib.contextmanager
+def malformed(where: object, way_out: str) -> Iterator[None]:
+    """Raises what malformed content causes as a UserError that names its place and a way out."""
     try:
-        row = _json(line)
-        if type(row) is not dict:
-            raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-        row = stage_row(row)
-        _check(row, KINDS, needed)
-        if "reading" in row:
-            _check(row["reading"], READING, ("answer", "correct") if needed is ATTEMPT else ())
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file}, line {number}: {error}; restore the file, or remove it and its .done and "
-            "resume the run"
-        ) from error
-    return row
+        yield
+    except (ValueError, TypeError, AttributeError, RecursionError, UserError) as error:
+        raise UserError(f"{where}: {error}; {way_out}") from error
 
 
 def _json(line: bytes) -> object:
@@ -119,7 +118,7 @@ def _json(line: bytes) -> object:
         return json.loads(line)
 
 
-def _check(row: Row, kinds: Mapping[str, tuple[type, ...]], needed: Collection[str]) -> None:
+def _check(row: Row, kinds: Kinds, needed: Collection[str]) -> None:
     for name, allowed in kinds.items():
         if name not in row:
             if name in needed:

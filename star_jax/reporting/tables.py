@@ -1,12 +1,31 @@
-"""Cells and tables of the report: numbers as text, the table of a run, runs next to each other."""
+"""Cells and tables of the report: numbers and intervals as text, runs and their iterations."""
 
+import math
+import statistics
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from star_jax.reporting.document import Table
-from star_jax.reporting.intervals import interval_text
-from star_jax.reporting.runs import Arm, RunReport, groups_of
+from star_jax.reporting.runs import RunReport, groups_of
 from star_jax.run.metrics import IterationMetrics
-from star_jax.run.tables import NOTHING, format_header, format_row, header_cells, row_cells
+from star_jax.run.tables import NOTHING, group_names, header_cells, row_cells
+
+Cells: TypeAlias = list[list[str]]  # rows of a table, its header first
+
+
+def wilson_interval(k: int, n: int) -> tuple[float, float]:
+    """(low, high) of the 95 % interval of k successes in n trials (Wilson 1927, JASA 22:209)."""
+    assert 0 <= k <= n and n > 0, (k, n)
+    z = statistics.NormalDist().inv_cdf(0.975)
+    center = (k + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
+    return max(0.0, center - half), min(1.0, center + half)  # k = 0 or n: removes rounding errors
+
+
+def interval_text(k: int, n: int) -> str:
+    """The same in percent: 65 of 100 -> "55.3 to 73.6"."""
+    low, high = wilson_interval(k, n)
+    return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def right_of(row: IterationMetrics) -> tuple[int, int]:
@@ -14,14 +33,14 @@ def right_of(row: IterationMetrics) -> tuple[int, int]:
     return round(row.accuracy * row.n_eval), row.n_eval
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share in percent, "-" for None."""
-    return NOTHING if share is None else f"{100 * share:.{digits}f}"
-
-
 def number(value: float | None, form: str = ",.0f") -> str:
     """A number, "-" for None."""
     return NOTHING if value is None else format(value, form)
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, "-" for None."""
+    return number(times(100, share), ".1f")
 
 
 def share_cells(k: int, n: int) -> tuple[str, str]:
@@ -39,14 +58,8 @@ def times(factor: float, value: float | None) -> float | None:
     return None if value is None else factor * value
 
 
-def metrics_table(run: RunReport) -> list[str]:
-    """The header and a line per row, as in the live table."""
-    groups = groups_of([run])
-    return [format_header(groups), *(format_row(row, groups) for row in run.rows)]
-
-
-def comparison_table(runs: Sequence[RunReport]) -> list[list[str]]:
-    """Header and one row per run: its last iteration's accuracy, overall and by group (%)."""
+def comparison_table(runs: Sequence[RunReport]) -> Cells:
+    """The last iteration of each run: its accuracy, overall and by group (%)."""
     groups = groups_of(runs)
     n_accuracies = 2 + len(groups)  # iteration, overall, each group
     table = [["run", *header_cells(groups)[:n_accuracies], "95 % interval", "n", "seed"]]
@@ -57,9 +70,9 @@ def comparison_table(runs: Sequence[RunReport]) -> list[list[str]]:
     return table
 
 
-def run_cells(run: RunReport) -> list[list[str]]:
+def run_cells(run: RunReport) -> Cells:
     """The metrics table with the sample behind each accuracy: interval, n and seed."""
-    groups = groups_of([run])
+    groups = group_names(run.rows)
     header = header_cells(groups)
     table = [[*header[:2], "95 % interval", "n", *header[2:], "seed"]]
     for row in run.rows:
@@ -69,28 +82,12 @@ def run_cells(run: RunReport) -> list[list[str]]:
     return table
 
 
-def table_of(cells: Sequence[Sequence[str]], title: str = "", note: str = "") -> Table:
-    """A table from its cells, the header first."""
+def table_of(cells: Cells, title: str = "", note: str = "") -> Table:
+    """A table from its cells."""
     header, *rows = map(tuple, cells)
     return Table(title, header, tuple(rows), note)
 
 
-def run_table(run: RunReport, cells: Sequence[Sequence[str]], device: str = "") -> Table:
-    """A table of one run: its name and sample are the title, its command the note.
-
-    Args:
-      run: whose table it is.
-      cells: the header first.
-      device: that the title names.
-    """
-    return table_of(cells, f"{run.label}: {sample(run)}{device}", command_note(run))
-
-
-def sample(run: RunReport) -> str:
-    """Sample size and seed, e.g. `n = 200 per digit count, seed 0`."""
-    return Arm(run.label, (run,)).sample
-
-
-def command_note(run: RunReport) -> str:
-    """The note that says how a run was started."""
-    return f"Command: {run.command}"
+def run_table(run: RunReport, cells: Cells, device: str = "") -> Table:
+    """A table of one run: its name, sample and device are the title, its command the note."""
+    return table_of(cells, f"{run.label}: {run.sample}{device}", f"Command: {run.command}")

@@ -49,18 +49,27 @@ def write_atomically(file: Path, data: bytes) -> None:
     os.replace(temporary, file)
 
 
-def write_together(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Puts each file in place whole, in this order; on a disk none before all are written."""
+def write_together(
+    directory: Path, contents: Mapping[str, bytes], way_out: str = "give another directory"
+) -> None:
+    """Puts each file in place whole, in this order; on a disk none before all are written.
+
+    Raises:
+      UserError: the directory cannot be written to; the message ends with `way_out`.
+    """
     if is_remote(directory):
         for name, content in contents.items():
             write_atomically(directory / name, content)
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".unfinished-") as tmp:
-        for name, content in contents.items():
-            Path(tmp, name).write_bytes(content)
-        for name in contents:
-            os.replace(Path(tmp, name), directory / name)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".unfinished-") as tmp:
+            for name, content in contents.items():
+                Path(tmp, name).write_bytes(content)
+            for name in contents:
+                os.replace(Path(tmp, name), directory / name)
+    except OSError as error:
+        raise UserError(f"cannot write to {directory} ({error.strerror}); {way_out}") from error
 
 
 def sha256_of(file: Path) -> str:

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from star_jax.errors import UserError
@@ -35,19 +35,14 @@ class Answers:
 
 
 def read_key(path: str) -> AnswerKey:
-    """The key that `compare` wrote.
-
-    Raises:
-      UserError: it does not exist, or is not one.
-    """
+    """The key that run mode compare wrote; raises UserError if there is none at `path`."""
     try:
         key = json.loads(_read(path_of(path), "score_comparison.key"))
-        sources, sides = tuple(key["sources"]), key["items"]
-        for name, item in sides.items():
-            if not {item["A"], item["B"]} <= set(sources):
+        sides = {name: {side: x[side] for side in "AB"} for name, x in key["items"].items()}
+        for name, sources in sides.items():
+            if not {*sources.values()} <= key["sources"].keys():
                 raise ValueError(f"item {name} has another source")
-        sides = {name: {side: item[side] for side in "AB"} for name, item in sides.items()}
-        return AnswerKey(sources, sides)
+        return AnswerKey(tuple(key["sources"]), sides)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:200]
         raise UserError(
@@ -59,24 +54,22 @@ def read_key(path: str) -> AnswerKey:
 def read_all_answers(paths: Sequence[str], key: AnswerKey) -> list[Answers]:
     """The answers of each file, and of each *.csv of each folder; a file's name is its rater's.
 
-    Raises:
-      UserError: a file cannot be read, is no such table or of another comparison, or is named
-        twice, or there is none.
+    Raises UserError as `read_answers`, or if a file is named twice or there is none.
     """
     files = [file for path in paths for file in _files(path_of(path))]
     if not files:
         raise UserError(
             "score_comparison.answers names no CSV file; give the raters' files, or their folder"
         )
+    stems = [file.stem for file in files]
+    answers = []
     for file in files:
         if files.count(file) > 1:
             raise UserError(f"score_comparison.answers names {file} twice; name each file once")
-    stems = [file.stem for file in files]
-    raters = [str(file) if stems.count(file.stem) > 1 else file.stem for file in files]
-    return [
-        read_answers(rater, str(file), _read(file, "score_comparison.answers"), key)
-        for rater, file in zip(raters, files, strict=True)
-    ]
+        rater = str(file) if stems.count(file.stem) > 1 else file.stem
+        data = _read(file, "score_comparison.answers")
+        answers.append(read_answers(rater, str(file), data, key))
+    return answers
 
 
 def read_answers(rater: str, name: str, data: bytes, key: AnswerKey) -> Answers:
@@ -103,9 +96,8 @@ def read_answers(rater: str, name: str, data: bytes, key: AnswerKey) -> Answers:
         elif not text:
             missing.append(f"{place}: item {item} has no preference")
         elif text.casefold() not in MEANT:
-            invalid.append(
-                f"{place}: preference {text[:40]!r} is not one of {', '.join(PREFERENCES)}"
-            )
+            known = ", ".join(PREFERENCES)
+            invalid.append(f"{place}: preference {text[:40]!r} is not one of {known}")
         else:
             preferences[item] = MEANT[text.casefold()]
         seen.add(item)
@@ -124,38 +116,27 @@ def _rows(name: str, data: bytes) -> Iterator[tuple[int, dict[str, str]]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 ({error}); save it as CSV in UTF-8") from error
-    delimiter, header = _header(name, text)
-    for line, cells in _cells(name, text, delimiter):
-        if line > 1 and any(cells):
-            padded = [*cells, *[""] * len(header)]  # spreadsheets drop empty cells at the end
-            yield line, dict(zip(header, padded, strict=False))
-
-
-def _header(name: str, text: str) -> tuple[str, list[str]]:
     for delimiter in DELIMITERS:
-        _, cells = next(_cells(name, text, delimiter), (1, []))
-        header = [cell.strip().casefold() for cell in cells]
-        if {"item", "preference"} <= set(header):
-            return delimiter, header
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            header = [cell.strip().casefold() for cell in next(reader, [])]
+            if {"item", "preference"} <= {*header}:
+                begins = reader.line_num + 1
+                for cells in reader:
+                    if any(cells):  # spreadsheets drop empty cells at the end
+                        padded = [*cells, *[""] * len(header)]
+                        yield begins, dict(zip(header, padded, strict=False))
+                    begins = reader.line_num + 1
+                return
+        except csv.Error as error:
+            raise UserError(f"{name}, line {reader.line_num}: not CSV ({error})") from error
     raise UserError(
         f"{name}, line 1: no columns named item and preference; give the table that "
         f"--run_mode=compare wrote, filled in and saved as CSV"
     )
 
 
-def _cells(name: str, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line on which it begins, cells) of each row."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    begins = 1
-    try:
-        for cells in reader:
-            yield begins, cells
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{name}, line {reader.line_num}: not CSV ({error})") from error
-
-
-def _files(path: Path) -> Iterable[Path]:
+def _files(path: Path) -> list[Path]:
     if not is_dir(path):
         return [path]
     with told(path):

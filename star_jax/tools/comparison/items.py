@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +22,7 @@ from star_jax.records import Key
 # source -> (question id, sample, turn) -> rationale, normalized
 Rationales: TypeAlias = Mapping[str, Mapping[Key, str]]
 
+INVISIBLE = ("Cc", "Cf", "Cs", "Co")  # categories of Unicode
 CONSONANTS = "bcdfghjkmnpqrstvwxz"  # make no word, number or month, which spreadsheets convert
 
 
@@ -43,22 +44,15 @@ def normalized(text: str) -> str:
 
     "  2 +  2\r\n\n\n= 4 " -> "2 + 2\n\n= 4"
     """
-    lines = re.split(r"\r\n|[\r\n]", text)
-    spaced = (" ".join(_visible(line).split()) for line in lines)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(spaced)).strip()
-
-
-def _visible(line: str) -> str:
-    seen = (
-        character
-        for character in line
-        if character.isspace() or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
-    )
-    return unicodedata.normalize("NFC", "".join(seen))
+    lines = []
+    for line in re.split(r"\r\n|[\r\n]", text):
+        seen = (x for x in line if x.isspace() or unicodedata.category(x) not in INVISIBLE)
+        lines.append(" ".join(unicodedata.normalize("NFC", "".join(seen)).split()))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def draw_items(
-    rationales: Mapping[str, Mapping[Key, str]], questions: Mapping[str, str], n: int, seed: int
+    rationales: Rationales, questions: Mapping[str, str], n: int, seed: int
 ) -> list[Item]:
     """Up to `n` pairs of every two sources, shuffled, with the sides shuffled too.
 
@@ -73,34 +67,22 @@ def draw_items(
     Raises:
       UserError: two sources share no question.
     """
-    pairs = [
-        pair for two in itertools.combinations(rationales, 2)
-        for pair in _pairs_of(two, rationales, n, seed)
-    ]  # fmt: skip
+    every_two = itertools.combinations(rationales, 2)
+    pairs = [pair for two in every_two for pair in _pairs_of(two, rationales, n, seed)]
     # By the texts alone, so that nothing after this line depends on the sources.
     pairs.sort(key=lambda pair: (questions[pair[0][0]], pair[0], pair[1][0][0], pair[1][1][0]))
     draws = np.random.default_rng([seed, 9])
     order = draws.permutation(len(pairs))
     flipped = draws.integers(2, size=len(pairs))
-    sided = [
-        (key, two[::-1] if flip else two)
-        for (key, two), flip in zip([pairs[i] for i in order], flipped, strict=True)
-    ]
-    texts = [(questions[key[0]], a, b) for key, ((a, _), (b, _)) in sided]
-    return [
-        Item(name, key, question, a, b, source_a, source_b)
-        for name, (question, a, b), (key, ((_, source_a), (_, source_b))) in zip(
-            item_names(texts), texts, sided, strict=True
-        )
-    ]
-
-
-def item_names(texts: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Names that tell this comparison's items from any other's: they depend on all its texts."""
-    digest = hashlib.sha256(json.dumps(texts).encode()).digest()
+    sided = []
+    for (key, two), flip in zip([pairs[i] for i in order], flipped, strict=True):
+        (a, source_a), (b, source_b) = two[::-1] if flip else two
+        sided.append((key, questions[key[0]], a, b, source_a, source_b))
+    # Names depend on all texts, so they distinguish this comparison's items from any other's.
+    digest = hashlib.sha256(json.dumps([texts[1:4] for texts in sided]).encode()).digest()
     word = "".join(CONSONANTS[byte % len(CONSONANTS)] for byte in digest[:4])
-    width = len(str(len(texts)))
-    return [f"{word}-{i:0{width}d}" for i in range(1, len(texts) + 1)]
+    width = len(str(len(sided)))
+    return [Item(f"{word}-{i:0{width}d}", *fields) for i, fields in enumerate(sided, start=1)]
 
 
 def _pairs_of(

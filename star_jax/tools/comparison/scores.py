@@ -2,15 +2,17 @@
 
 import collections
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from star_jax.reporting.intervals import wilson_interval
+from star_jax.reporting.tables import interval_text, wilson_interval
+from star_jax.run.tables import NOTHING, aligned
 from star_jax.tools.comparison.answers import AnswerKey, Answers
 
 Scores: TypeAlias = dict[str, Any]  # a JSON object
 
 TIE = "tie"
+SHOWN = 10  # missing and invalid entries on the screen; the JSON has all of them
 
 
 def score(answers: Sequence[Answers], key: AnswerKey) -> Scores:
@@ -20,11 +22,15 @@ def score(answers: Sequence[Answers], key: AnswerKey) -> Scores:
     item once, by what most of its raters preferred, so its test is the one to quote. See `tally`
     and `fleiss_kappa` for the numbers.
     """
+    chosen: dict[str, list[str]] = {}  # item -> the source that each rater preferred, or a tie
+    for given in answers:
+        for item, source in _sources(given, key).items():
+            chosen.setdefault(item, []).append(source)
     pairs = []
     for two in itertools.combinations(key.sources, 2):
-        if chosen := _chosen(answers, key, two):
-            ratings = [x for item in chosen.values() for x in item]
-            majorities = [majority(item) for item in chosen.values()]
+        items = [of for item, of in chosen.items() if {*key.sides[item].values()} == {*two}]
+        if items:
+            ratings, majorities = [*itertools.chain(*items)], [*map(majority, items)]
             tallies = {"ratings": tally(ratings, two), "majority": tally(majorities, two)}
             pairs.append({"sources": list(two), **tallies})
     by_item = [
@@ -100,29 +106,62 @@ def fleiss_kappa(by_item: Sequence[Sequence[str]]) -> Scores:
     }  # fmt: skip
 
 
-def _chosen(
-    answers: Sequence[Answers], key: AnswerKey, two: tuple[str, str]
-) -> dict[str, list[str]]:
-    """Item -> the source that each of its raters preferred, or a tie, for the items of two."""
-    chosen: dict[str, list[str]] = {}
-    for given in answers:
-        for item, preference in given.preferences.items():
-            sides = key.sides[item]
-            if set(sides.values()) == set(two):
-                chosen.setdefault(item, []).append(sides.get(preference, TIE))
-    return chosen
+def _sources(given: Answers, key: AnswerKey) -> Mapping[str, str]:
+    """Item -> the source that a rater preferred, or a tie."""
+    return {item: key.sides[item].get(side, TIE) for item, side in given.preferences.items()}
 
 
 def _rater(given: Answers, key: AnswerKey) -> Scores:
-    sources = collections.Counter(
-        key.sides[item].get(preference, TIE) for item, preference in given.preferences.items()
-    )
+    counts = collections.Counter(_sources(given, key).values())
     return {
         "n": len(given.preferences),
-        "preferred": {source: sources[source] for source in key.sources},
-        "ties": sources[TIE],
+        "preferred": {source: counts[source] for source in key.sources},
+        "ties": counts[TIE],
         # Far from half of those without ties: this rater prefers one side.
         "left": list(given.preferences.values()).count("A"),
         "missing": len(given.missing),
         "invalid": len(given.invalid),
     }
+
+
+def score_lines(scores: Scores) -> list[str]:
+    """The scores as lines of text: per pair of sources, per rater, and the agreement."""
+    sources = [*next(iter(scores["raters"].values()))["preferred"]]
+    pairs = [["first", "second", "counted by", "n", "first", "second", "ties", "share of first",
+              "95 % interval", "p"]]  # fmt: skip
+    pairs += [
+        [*pair["sources"], unit, *_tally_cells(pair[unit])]
+        for pair in scores["pairs"]
+        for unit in ("ratings", "majority")
+    ]
+    raters = [["rater", "n", *sources, "ties", "chose A", "missing", "invalid"]]
+    for name, x in scores["raters"].items():
+        cells = [x["n"], *x["preferred"].values(), x["ties"], x["left"], x["missing"], x["invalid"]]
+        raters.append([name, *map(str, cells)])
+    title = "Preferences (share without ties, 95 % Wilson interval, two-sided sign test)"
+    agreement = _agreement(**scores["agreement"])
+    lines = [title, *aligned(pairs), "", *aligned(raters), "", agreement]
+    for kind in ("missing", "invalid"):
+        found = scores[kind]
+        lines += [f"{kind}: {line}" for line in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f"{kind}: and {len(found) - SHOWN} more")
+    return lines
+
+
+def _tally_cells(tally: Scores) -> list[str]:
+    first, second = tally["preferred"].values()
+    counts = [str(x) for x in (tally["n"], first, second, tally["ties"])]
+    if tally["share"] is None:
+        return [*counts, NOTHING, NOTHING, NOTHING]
+    interval = interval_text(first, first + second)
+    return [*counts, f"{100 * tally['share']:.1f} %", interval, f"{tally['p_value']:.2g}"]
+
+
+def _agreement(n_items: int, observed: float, by_chance: float, fleiss_kappa: float | None) -> str:
+    if fleiss_kappa is None:
+        return f"Agreement: not defined ({n_items} items with two ratings or more)"
+    return (
+        f"Agreement on {n_items} items with two ratings or more: Fleiss' kappa {fleiss_kappa:.2f} "
+        f"({100 * observed:.1f} % of pairs agree, {100 * by_chance:.1f} % would by chance)"
+    )

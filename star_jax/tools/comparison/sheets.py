@@ -40,13 +40,8 @@ def as_csv(items: Sequence[Item]) -> bytes:
     return out.getvalue().encode("utf-8-sig")
 
 
-def as_text() -> bytes:
-    """The raters' instructions for the table."""
-    return INSTRUCTIONS.encode()
-
-
 def as_html(items: Sequence[Item]) -> bytes:
-    """The same as a page that works without network and saves the answers as CSV."""
+    """The table as a page that works without network and saves the answers as CSV."""
     *paragraphs, _ = INSTRUCTIONS.split("\n\n")  # the last one is on the table
     page = Template(PAGE).substitute(
         instructions="\n".join(f"<p>{html.escape(text)}</p>" for text in paragraphs),

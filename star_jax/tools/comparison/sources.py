@@ -7,7 +7,7 @@ from star_jax.errors import UserError
 from star_jax.loop.stages import EVALUATE
 from star_jax.records import Key, Question
 from star_jax.reporting.former_format import Row
-from star_jax.reporting.stage_files import WRITTEN, key_of, numbered_lines, parsed
+from star_jax.reporting.stage_files import WRITTEN, key_of, lines_of
 from star_jax.run.paths import is_dir, path_of, told
 from star_jax.tasks.task import ReasoningTask
 from star_jax.tools.comparison.items import normalized
@@ -32,61 +32,49 @@ def read_rationales(
     Raises:
       UserError: it cannot be read, has no such questions, or their prompts differ.
     """
+    found: dict[Key, str | None] = {}
     if where == GOLD:
-        gold = {(q.id, 0, 0): task.gold_completion(q) for q in questions.values()}
-        found = {key: text for key, text in gold.items() if text}
-        if not found:
+        found = {(q.id, 0, 0): task.gold_completion(q) for q in questions.values()}
+        if not any(found.values()):
             raise UserError(
                 f"compare.sources has {GOLD!r}, but task {task.name} has no rationales of its own"
             )
     else:
-        found = _of_file(attempts_file(where), questions, task, only_right)
-    texts = {key: normalized(text) for key, text in found.items()}
+        file, known = _attempts_file(where), False
+        for line in lines_of(file):
+            row = line.row(WRITTEN)
+            if question := questions.get(row["question_id"]):
+                known = True
+                _check_prompt(line.place, row, question, task)
+                rationale = _rationale(row, question, task, only_right)
+                if rationale is not None:
+                    found.setdefault(key_of(row), rationale)
+        if not known:
+            raise UserError(
+                f"compare.sources: no question of {file} is in this split of task {task.name}; set "
+                f"compare.split (an iteration's eval.jsonl has 'validation', its train.jsonl "
+                f"'train')"
+            )
+    texts = {key: normalized(text or "") for key, text in found.items()}
     return {key: text for key, text in texts.items() if text}
 
 
-def attempts_file(where: str) -> Path:
-    """The file of attempts that a path means.
-
-    Raises:
-      UserError: there is none.
-    """
-    path, file_name = path_of(where), f"{EVALUATE.file}.jsonl"
-    folders = [path]
+def _attempts_file(where: str) -> Path:
+    """The file of attempts that a path means; raises UserError if there is none."""
+    path, name = path_of(where), f"{EVALUATE.file}.jsonl"
+    files, missing = [path], f"{path} does not exist; check the path"
     if is_dir(path):
         with told(path):
-            folders += sorted(path.glob("iter_*"), reverse=True)
-    files = [folder / file_name for folder in folders] if is_dir(path) else [path]
+            iterations = sorted(path.glob("iter_*"), reverse=True)
+        files = [folder / name for folder in (path, *iterations)]
+        missing = (
+            f"{path} has no {name}, and its iterations have none; name an iteration's directory, "
+            f"or a file of attempts"
+        )
     with told(path):
         found = next((file for file in files if file.exists()), None)
-    if found is None and files == [path]:
-        raise UserError(f"compare.sources: {path} does not exist; check the path")
     if found is None:
-        raise UserError(
-            f"compare.sources: {path} has no {file_name}, and its iterations have none; name "
-            f"an iteration's directory, or a file of attempts"
-        )
-    return found
-
-
-def _of_file(
-    file: Path, questions: Mapping[str, Question], task: ReasoningTask, only_right: bool
-) -> dict[Key, str]:
-    found: dict[Key, str] = {}
-    known = 0
-    for number, line in numbered_lines(file):
-        row = parsed(file, number, line, WRITTEN)
-        if question := questions.get(row["question_id"]):
-            known += 1
-            _check_prompt(f"{file}, line {number}", row, question, task)
-            rationale = _rationale(row, question, task, only_right)
-            if rationale is not None:
-                found.setdefault(key_of(row), rationale)
-    if not known:
-        raise UserError(
-            f"compare.sources: no question of {file} is in this split of task {task.name}; set "
-            f"compare.split (an iteration's eval.jsonl has 'validation', its train.jsonl 'train')"
-        )
+        raise UserError(f"compare.sources: {missing}")
     return found
 
 
