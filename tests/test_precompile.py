@@ -26,6 +26,7 @@ from star_jax.tools.precompile import command as precompile_command
 from star_jax.tools.precompile import compiler
 from star_jax.tools.precompile import fit as programs
 from star_jax.tools.precompile import search as precompile_search
+from star_jax.tools.precompile.command import duration, fit_json, fit_text
 from star_jax.tools.precompile.compiler import is_out_of_memory, used_of
 from star_jax.tools.precompile.fit import precompile
 from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds
@@ -38,7 +39,6 @@ from star_jax.tools.precompile.roofline import (
     split_of,
 )
 from star_jax.tools.precompile.settings import Assumptions, Settings
-from star_jax.tools.precompile.text import duration, fit_json, fit_text
 from star_jax.training import train_step as steps
 from star_jax.training.schedules import GeometricSteps
 from star_jax.training.train_step import OptimizerConfig
@@ -542,12 +542,10 @@ def test_a_mesh_that_does_not_fit_one_of_many_topologies_is_reported(capsys, tmp
 
 
 def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
-    asked = []
     honest = programs.training_lowering
 
     def only_by_tensor(settings, mesh):
         honest(settings, mesh)
-        asked.append((settings.mesh.tensor, settings.trainer.accumulation_steps))
         fits = settings.mesh.tensor > 1
         return honest(settings, mesh) if fits else fails(OOM)
 

@@ -11,7 +11,7 @@ from star_jax.run.progress import log, progress
 
 
 class Clock:
-    """Time that passes only when told to."""
+    """A clock that a test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -126,7 +126,7 @@ def test_terminal_shows_a_bar_with_rate_and_time_left_and_log_lines_above_it():
     message = during.rindex("kept [3] of :100:")
     assert "2,500/10,000" in during[message:]  # the bar is drawn again below the message
     assert "10,000/10,000 questions, 500/s, took 20 s" in text
-    assert "generate [1]: " not in text  # no lines of a log beside the bar
+    assert "generate [1]: " not in text  # no lines of a log next to the bar
 
 
 def test_log_is_verbatim_and_unwrapped():

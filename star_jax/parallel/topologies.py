@@ -84,11 +84,7 @@ TOPOLOGIES = tuple(
 
 
 def find_topologies(names: Sequence[str]) -> list[Topology]:
-    """The topologies with these names, in order; "all" stands for `SMALL`.
-
-    Raises:
-      UserError: there is no name, or an unknown one.
-    """
+    """The topologies with these names ("all": `SMALL`); raises UserError for an unknown or none."""
     if not names:
         raise UserError(f"--run_mode=precompile needs --topology=NAME: {_known()}")
     wanted = [one for name in names for one in (SMALL if name == ALL else (name,))]

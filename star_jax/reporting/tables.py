@@ -6,7 +6,7 @@ from star_jax.reporting.document import Table
 from star_jax.reporting.intervals import interval_text
 from star_jax.reporting.runs import Arm, RunReport, groups_of
 from star_jax.run.metrics import IterationMetrics
-from star_jax.run.tables import NOTHING, format_header, format_row, header_cells, row_cells
+from star_jax.run.tables import NOTHING, header_cells, live_line, row_cells
 
 
 def right_of(row: IterationMetrics) -> tuple[int, int]:
@@ -42,7 +42,8 @@ def times(factor: float, value: float | None) -> float | None:
 def metrics_table(run: RunReport) -> list[str]:
     """The header and a line per row, as in the live table."""
     groups = groups_of([run])
-    return [format_header(groups), *(format_row(row, groups) for row in run.rows)]
+    cells = [header_cells(groups), *(row_cells(row, groups) for row in run.rows)]
+    return [live_line(line, groups) for line in cells]
 
 
 def comparison_table(runs: Sequence[RunReport]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their hashes."""
+"""Files that are written whole or not at all, and their hashes."""
 
 import hashlib
 import os
@@ -29,10 +29,9 @@ def check_writable(file: Path) -> None:
 
 
 def write_atomically(file: Path, data: bytes) -> None:
-    """Writes beside the file, syncs, and renames: a reader sees all of it or none.
+    """Writes a temporary file, syncs, and renames it: a reader sees all of it or none.
 
-    In a bucket an object that is written in one go is so by itself. Of several processes only the
-    lead writes.
+    An object in a bucket is written whole anyway. Of several processes only the lead writes.
     """
     if not processes.is_lead():
         return

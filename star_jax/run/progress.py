@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-LOG_SECONDS = 10  # lines of one stage in a log are at least this far apart
-LOG_SHARE = 0.1  # ... and follow each such share of the work,
-LOG_SILENCE_SECONDS = 60  # or this much time, so that a slow stage still shows life
+LOG_SECONDS = 10  # lines of one stage in a log are at least this far apart,
+LOG_SHARE = 0.1  # and follow each such share of the work,
+LOG_SILENCE_SECONDS = 60  # or this much time, so that a slow stage still shows progress
 
-CONSOLE = Console(stderr=True)  # the only one: a bar and log() must share it to not overwrite
+CONSOLE = Console(stderr=True)  # shared by bars and `log`, so that lines do not overwrite bars
 
 
 def log(message: str, console: Console = CONSOLE) -> None:
@@ -33,6 +33,13 @@ def progress(
 
     On a terminal this is a bar; in a log it is a plain line now and then, such as
     `generate: 2,560/10,000 questions, 812/s, 9 s left`.
+
+    Args:
+      description: of the stage.
+      total: units of work.
+      unit: what they are, in the plural.
+      console: where to print.
+      clock: returns the time in seconds.
     """
     on_terminal = console.file.isatty() and not console.is_dumb_terminal
     stage = _bar if on_terminal else _lines
@@ -44,11 +51,7 @@ def progress(
 def _bar(
     description: str, total: int, unit: str, console: Console, clock: Callable[[], float]
 ) -> Iterator[Callable[[int], None]]:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        _StatusColumn(unit),
-    )
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), _StatusColumn(unit)
     with Progress(*columns, console=console, get_time=clock) as bar:
         task = bar.add_task(description, total=total)
         yield lambda n: bar.advance(task, n)
@@ -58,9 +61,8 @@ def _bar(
 def _lines(
     description: str, total: int, unit: str, console: Console, clock: Callable[[], float]
 ) -> Iterator[Callable[[int], None]]:
-    start = clock()
+    start = logged_at = clock()
     done = logged_done = 0
-    logged_at = start
 
     def advance(n: int) -> None:
         nonlocal done, logged_done, logged_at
@@ -75,7 +77,7 @@ def _lines(
     log(f"{description}: {_status(0, total, unit, 0)}", console)
     try:
         yield advance
-    finally:  # also when the stage fails: the log then says how far it came
+    finally:  # also when the stage fails: the log then says how far it got
         status = _status(done, total, unit, clock() - start, ended=True)
         log(f"{description}: {status}", console)
 
@@ -88,16 +90,9 @@ class _StatusColumn(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        elapsed = task.finished_time if task.finished else task.elapsed
-        return Text(
-            _status(
-                int(task.completed),
-                int(task.total or 0),
-                self._unit,
-                elapsed or 0,
-                ended=task.finished,
-            )
-        )
+        elapsed = (task.finished_time if task.finished else task.elapsed) or 0
+        counts = int(task.completed), int(task.total or 0)
+        return Text(_status(*counts, self._unit, elapsed, ended=task.finished))
 
 
 def _status(done: int, total: int, unit: str, seconds: float, ended: bool = False) -> str:
