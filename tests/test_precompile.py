@@ -120,7 +120,7 @@ def test_a_larger_slice_is_of_the_same_generation():
 
 def test_links_are_those_a_chip_has_within_the_slice():
     small, cube = find_topology("v4-8"), find_topology("v4-128")
-    assert cube.link_bytes_per_second == 3 * small.link_bytes_per_second  # 6 neighbours, not 2
+    assert cube.peaks.link_bytes == 3 * small.peaks.link_bytes  # 6 neighbours, not 2
 
 
 # The roofline, by hand and by what JAX itself counts.

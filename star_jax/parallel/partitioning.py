@@ -97,11 +97,6 @@ def n_parts(mesh: Mesh, rules: Rules, name: str) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def n_shards(mesh: Mesh, rules: Rules) -> int:
-    """Number of parts of a batch's rows on the mesh."""
-    return n_parts(mesh, rules, "batch")
-
-
 def check_batch(name: str, batch_size: int, mesh: Mesh, rules: Rules, unit: int = 1) -> None:
     """Raises UserError unless the mesh divides a batch.
 
@@ -112,7 +107,7 @@ def check_batch(name: str, batch_size: int, mesh: Mesh, rules: Rules, unit: int 
       rules: for training or for decoding.
       unit: parts of a batch that are processed one after the other.
     """
-    parts = n_shards(mesh, rules) * unit
+    parts = n_parts(mesh, rules, "batch") * unit
     if unit < 1:
         raise UserError(f"{name} {batch_size} is processed in {unit} parts; give 1 or more")
     if batch_size < 1 or batch_size % parts:

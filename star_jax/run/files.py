@@ -13,17 +13,15 @@ from star_jax.run.paths import is_remote, read_if_there, told
 
 def check_writable(file: Path) -> None:
     """Raises UserError unless `file` can be written, before the work that is to go into it."""
-    if is_remote(file):
+    probe = file.with_name(f".{file.name}.probe")
+    try:
+        if not is_remote(file):
+            if file.is_dir():
+                raise UserError(f"{file} is a directory; name a file to write")
+            file.parent.mkdir(parents=True, exist_ok=True)
         with told(file):
-            probe = file.with_name(f".{file.name}.probe")
             probe.write_bytes(b"")
             probe.unlink(missing_ok=True)
-        return
-    try:
-        if file.is_dir():
-            raise UserError(f"{file} is a directory; name a file to write")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=file.parent).close()
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write {str(file)[:200]!r}: {error}") from error
 

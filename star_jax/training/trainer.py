@@ -218,8 +218,8 @@ class Trainer:
 
         whole, state = partitioning.replicated(self.mesh), self._state_shardings
         split = partitioning.batch_sharding(self.mesh, self.rules)
-        places = {"in_shardings": (state, split, whole), "out_shardings": (state, whole)}
-        return jax.jit(step, **places, donate_argnums=0)
+        before, after = (state, split, whole), (state, whole)
+        return jax.jit(step, in_shardings=before, out_shardings=after, donate_argnums=0)
 
 
 def _finite(loss: float, step: int) -> float:

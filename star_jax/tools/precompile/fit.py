@@ -130,10 +130,5 @@ def work_of(settings: Settings, mesh: Mesh) -> dict[str, Work]:
 
 
 def peaks_of(topology: Topology, assumed: Assumptions) -> Peaks:
-    """The speed of one device of the topology."""
-    return Peaks(
-        topology.flops,
-        topology.hbm_bytes_per_second,
-        topology.link_bytes_per_second,
-        assumed.message_microseconds * 1e-6,
-    )
+    """The speed of one device of the topology, with the assumed latency."""
+    return dataclasses.replace(topology.peaks, message_seconds=assumed.message_microseconds * 1e-6)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel.partitioning import Rules, axes_of, n_parts
+from star_jax.parallel.topologies import Peaks
 
 SCORE_BYTES = 4  # attention's scores are float32 whatever the dtype
 STATE_COPIES = 3  # parameters and Adam's two moments
@@ -33,16 +34,6 @@ class Work:
 
     def __mul__(self, times: float) -> "Work":
         return Work(*(times * value for value in dataclasses.astuple(self)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Peaks:
-    """The speed of one device."""
-
-    flops: float  # per second
-    hbm_bytes: float  # per second
-    link_bytes: float  # per second
-    message_seconds: float = 0.0  # latency of one collective operation
 
 
 @dataclasses.dataclass(frozen=True)

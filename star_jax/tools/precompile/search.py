@@ -105,14 +105,14 @@ def candidates(settings: Settings, n_devices: int) -> Iterator[Settings]:
         dict.fromkeys((batch, math.lcm(batch, n_devices))), divisors, divisors, ACCUMULATIONS
     ):
         data, rest = divmod(n_devices, fsdp * tensor)
-        sizes = {"data": data, "fsdp": fsdp, "tensor": tensor, "sequence": 1}
-        batch_sizes = {"batch_size": batch_size, "accumulation_steps": parts}
         if rest == 0:
-            yield dataclasses.replace(
-                settings,
-                mesh=dataclasses.replace(settings.mesh, **sizes),
-                trainer=dataclasses.replace(settings.training, **batch_sizes),
+            mesh = dataclasses.replace(
+                settings.mesh, data=data, fsdp=fsdp, tensor=tensor, sequence=1
             )
+            trainer = dataclasses.replace(
+                settings.training, batch_size=batch_size, accumulation_steps=parts
+            )
+            yield dataclasses.replace(settings, mesh=mesh, trainer=trainer)
 
 
 def _fastest_first(
@@ -156,7 +156,7 @@ def _most_slots(
     settings: Settings, mesh: Mesh, topology: Topology, tried: list[str]
 ) -> tuple[Settings, Verdict] | None:
     """Compiles the fewest slots, then guesses how many fit from the bytes of a slot's KV cache."""
-    unit = partitioning.n_shards(mesh, settings.mesh.decoding_rules) * 8
+    unit = partitioning.n_parts(mesh, settings.mesh.decoding_rules, "batch") * 8
     columns = settings.shapes(mesh).window + settings.sampler.max_new_tokens
     slot = settings.decoded_model(mesh).slot_bytes(columns)
     best: tuple[Settings, Verdict] | None = None

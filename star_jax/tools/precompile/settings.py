@@ -99,7 +99,7 @@ class Settings:
         return shapes_for(
             assumed.question_tokens,
             assumed.longest_question,
-            n_shards=partitioning.n_shards(mesh, self.mesh.decoding_rules),
+            n_shards=partitioning.n_parts(mesh, self.mesh.decoding_rules, "batch"),
             batch_size=sampler.batch_size,
             max_new_tokens=sampler.max_new_tokens,
             refill_share=sampler.refill_share,
