@@ -1,16 +1,17 @@
-"""The one exception that is the user's to mend, and the hint that goes with a mistyped name."""
+"""The one exception that is the user's to mend, and checks that raise it for wrong settings."""
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class UserError(Exception):
     """A mistake the user can mend: one line that names the thing, the value and the way out.
 
-    `message` is that line. `str()` is not always: gin appends the configurables it passed through
-    to the text of an exception that crosses them.
+    `message` is that line. `str()` is not always: gin appends the configurables that an exception
+    crosses to its text.
     """
 
     def __init__(self, message: str):
@@ -25,10 +26,18 @@ def did_you_mean(name: str, candidates: Iterable[str], otherwise: str = "") -> s
     return f"; did you mean '{by_folded[near[0]]}'?" if near else otherwise
 
 
-def check_types(record: Any) -> None:
+def some(names: Iterable[str], most: int = 4, separator: str = ", ") -> str:
+    """The first few names, e.g. "a, b, c, d and 3 more"."""
+    # A damaged file's names may contain line breaks.
+    names = [name if name.isprintable() else repr(name) for name in names]
+    rest = len(names) - most
+    return separator.join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def check_types(record: object) -> None:
     """Raises UserError for a text, whole number or switch of a frozen record that is none."""
     words = {str: "a text in quotes", int: "a whole number", bool: "True or False"}
-    for field in dataclasses.fields(record):
+    for field in dataclasses.fields(record):  # type: ignore[arg-type]
         value = getattr(record, field.name)
         if field.type in words and type(value) is not field.type:
             raise UserError(
@@ -38,41 +47,47 @@ def check_types(record: Any) -> None:
 
 
 def check_positive(record: object, *names: str) -> None:
-    """Raises UserError if one of these fields is not above 0."""
-    for name in names:
-        if (value := getattr(record, name)) <= 0:
-            raise UserError(f"{type(record).__name__}.{name} = {value} must be positive")
+    """Raises UserError for a field among `names` that is not a number above 0."""
+    _check_numbers(record, names, lambda value: value > 0, "must be positive")
+
+
+def check_not_negative(record: object, *names: str) -> None:
+    """Raises UserError for a field among `names` that is not a number from 0 on."""
+    _check_numbers(record, names, lambda value: value >= 0, "must not be negative")
 
 
 def check_share(record: object, *names: str) -> None:
-    """Raises UserError if one of these fields is not a number from 0 to 1."""
-    for name in names:
-        value = getattr(record, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise UserError(
-                f"{type(record).__name__}.{name} = {value!r} is not a share; give 0 to 1"
-            )
+    """Raises UserError for a field among `names` that is not a number from 0 to 1."""
+    _check_numbers(record, names, lambda value: 0 <= value <= 1, "is not a share; give 0 to 1")
 
 
-def check_one_of(where: str, value: str, known: Iterable[str]) -> None:
-    """Raises UserError if `value`, which was bound to `where`, is not one of `known`."""
-    if value not in (known := list(known)):
-        hint = did_you_mean(str(value), known, f"; it is one of {', '.join(known)}")
-        raise UserError(f"{where} = {value!r} is unknown{hint}")
+def check_one_of(where: str, value: object, known: Collection[str]) -> None:
+    """Raises UserError unless the value of the binding `where` is one of those known."""
+    if value not in known:
+        hint = did_you_mean(str(value), known)
+        raise UserError(f"{where} = {value!r} is none of {tuple(known)}{hint}")
 
 
-def mismatch(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
+def mismatch(found: Shapes, wanted: Shapes) -> str:
     """What is missing, left over and of another shape among named arrays; "" when all is well."""
-    missing = sorted(wanted.keys() - found.keys())
-    left_over = sorted(found.keys() - wanted.keys())
     differing = [
         f"{name} is {found[name]}, the model wants {wanted[name]}"
         for name in sorted(found.keys() & wanted.keys())
         if tuple(found[name]) != tuple(wanted[name])
     ]
-    labelled = (("missing", missing), ("left over", left_over), ("other shapes", differing))
-    return "; ".join(
-        f"{label}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-        for label, names in labelled
-        if names
-    )
+    labelled = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "left over": sorted(found.keys() - wanted.keys()),
+        "other shapes": differing,
+    }
+    return "; ".join(f"{label}: {some(names)}" for label, names in labelled.items() if names)
+
+
+def _check_numbers(
+    record: object, names: Iterable[str], allows: Callable[[float], bool], rule: str
+) -> None:
+    for name in names:
+        value = getattr(record, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not allows(value):
+            raise UserError(f"{type(record).__name__}.{name} = {value!r} {rule}")

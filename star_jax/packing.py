@@ -8,11 +8,9 @@ def pack(
 ) -> Iterator[list[int]]:
     """Groups items into bins of at most `capacity` units; yields the places of a bin's items.
 
-    Each bin takes the item that has waited longest and those waiting ones that fill it best, so
-    nobody waits for more bins than there were items before it. Every item is in exactly one bin,
-    and a bin's items are in the order they came in.
-
-    `pack([3, 2, 4, 1], 4)` gives `[0, 3], [1], [2]`.
+    Each bin takes the item that has waited longest and those waiting ones that fill it best, in
+    their order: `pack([3, 2, 4, 1], 4)` gives `[0, 3], [1], [2]`. So no item waits for more bins
+    than there were items before it.
 
     Args:
       sizes: of the items, each from 1 to `capacity`; may be endless.
@@ -39,13 +37,10 @@ def pack(
 def fullest(sizes: Sequence[int], capacity: int, most: int | None = None) -> list[int]:
     """Places of the first item and of those that fill a bin best with it, in order.
 
-    Args:
-      sizes: of the items, each from 1 to `capacity`; early ones are preferred.
-      capacity: units that the bin holds.
-      most: items that the bin holds; None for any number.
+    Early items are preferred. Arguments are as in `pack`.
     """
-    # Bit n * stride + t of a number says that some n of the items have t units together. The
-    # upper half of a stride is where sums that are too large fall. Without a limit nobody counts.
+    # Bit n * stride + t of a number says that some n of the items have t units together. Sums that
+    # are too large fall into the upper half of a stride. Without a limit, items are not counted.
     stride, counts = (2 * capacity, range(1, most + 1)) if most else (0, range(1))
     level = (2 << capacity) - 1  # the totals 0 to capacity
     allowed = sum(level << n * stride for n in counts)

@@ -68,9 +68,7 @@ def test_the_released_codes_hint_is_the_whole_solution():
     # The exemplars show the answer alone, there as here.
     assert task.few_shot_examples("", hinted=True) == TASK.few_shot_examples("", hinted=True)
     assert not task.leaks_hint(QUESTION, GOLD)  # or nothing would be kept
-    with pytest.raises(
-        UserError, match=r"GSM8KTask.hint = 'all' is unknown; it is one of answer, solution"
-    ):
+    with pytest.raises(UserError, match=r"GSM8KTask.hint = 'all' is none of"):
         GSM8KTask(hint="all")
 
 

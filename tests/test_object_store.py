@@ -31,7 +31,7 @@ from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.reporting.loading import load_run
 from star_jax.rollout.native import sampler as native
-from star_jax.run import checkpoints, compilation, paths, run_dir
+from star_jax.run import checkpoints, compilation, files, paths
 from star_jax.tasks import rows, text_task
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.rows import EXAMPLES
@@ -230,14 +230,14 @@ def test_evaluation_writes_its_attempts_into_a_bucket(tmp_path, bucket):
 def test_a_file_is_replaced_whole_wherever_it_is(folder):
     file = folder / "deeper/file.jsonl"
     for data in (b"first", b"", b"x" * 6_000_000):  # the last is uploaded in parts
-        run_dir.write_atomically(file, data)
+        files.write_atomically(file, data)
         assert file.read_bytes() == data
     assert [path.name for path in file.parent.iterdir()] == ["file.jsonl"]
 
 
 def test_files_are_written_together_and_checking_leaves_nothing(folder):
-    run_dir.check_writable(folder / "out/report.md")
-    run_dir.write_together(folder / "out", {"a.png": b"1", "report.md": b"2"})
+    files.check_writable(folder / "out/report.md")
+    files.write_together(folder / "out", {"a.png": b"1", "report.md": b"2"})
     assert {path.name: path.read_bytes() for path in (folder / "out").iterdir()} == {
         "a.png": b"1", "report.md": b"2"
     }  # fmt: skip

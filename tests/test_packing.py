@@ -76,7 +76,7 @@ def documents(lengths):
 
 
 def unpack(batch):
-    """(row, tokens, positions, loss weights) of each document, told by its segment alone."""
+    """(row, tokens, positions, loss weights) of each document, found by its segment alone."""
     for row, segments in enumerate(batch.segment_ids):
         for segment in range(1, segments.max() + 1):
             at = segments == segment
@@ -255,7 +255,7 @@ def test_rows_of_very_unequal_lengths_are_full():
 
 
 def test_rows_of_few_scratchpads_have_little_padding():
-    """Lengths of additions of 1 to 5 digits: what is longer than 99 goes with nothing."""
+    """Lengths of additions of 1 to 5 digits: what is longer than 99 fits with nothing."""
     lengths = np.random.default_rng(0).choice(
         [29, 30, 32, 44, 45, 46, 48, 62, 63, 65, 67, 83, 84, 87, 89, 107, 108, 112, 114], 2000
     )
@@ -315,7 +315,7 @@ def test_bins_are_made_while_items_come():
 
 
 def test_an_item_waits_for_no_more_bins_than_there_were_items_before_it():
-    sizes = [7] + [10] * 30 + [3]  # 7 goes well with 3 alone, which comes last
+    sizes = [7] + [10] * 30 + [3]  # 7 fits well with 3 alone, which comes last
     packed = list(pack(sizes, 10, ahead=4))
     assert packed[0] == [0]
 

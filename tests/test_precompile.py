@@ -26,6 +26,7 @@ from star_jax.tools.precompile import command as precompile_command
 from star_jax.tools.precompile import compiler
 from star_jax.tools.precompile import fit as programs
 from star_jax.tools.precompile import search as precompile_search
+from star_jax.tools.precompile.command import duration, fit_json, fit_text
 from star_jax.tools.precompile.compiler import is_out_of_memory, used_of
 from star_jax.tools.precompile.fit import precompile
 from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds
@@ -38,7 +39,6 @@ from star_jax.tools.precompile.roofline import (
     split_of,
 )
 from star_jax.tools.precompile.settings import Assumptions, Settings
-from star_jax.tools.precompile.text import duration, fit_json, fit_text
 from star_jax.training import train_step as steps
 from star_jax.training.schedules import GeometricSteps
 from star_jax.training.train_step import OptimizerConfig
@@ -120,7 +120,7 @@ def test_a_larger_slice_is_of_the_same_generation():
 
 def test_links_are_those_a_chip_has_within_the_slice():
     small, cube = find_topology("v4-8"), find_topology("v4-128")
-    assert cube.link_bytes_per_second == 3 * small.link_bytes_per_second  # 6 neighbours, not 2
+    assert cube.peaks.link_bytes == 3 * small.peaks.link_bytes  # 6 neighbours, not 2
 
 
 # The roofline, by hand and by what JAX itself counts.
@@ -542,12 +542,10 @@ def test_a_mesh_that_does_not_fit_one_of_many_topologies_is_reported(capsys, tmp
 
 
 def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
-    asked = []
     honest = programs.training_lowering
 
     def only_by_tensor(settings, mesh):
         honest(settings, mesh)
-        asked.append((settings.mesh.tensor, settings.trainer.accumulation_steps))
         fits = settings.mesh.tensor > 1
         return honest(settings, mesh) if fits else fails(OOM)
 

@@ -13,6 +13,7 @@ from star_jax.modes.precompile import PrecompileMode
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.parallel.topologies import GENERATIONS, TOPOLOGIES, find_topology
 from star_jax.tools.precompile import command as precompile_command
+from star_jax.tools.precompile.command import fit_text
 from star_jax.tools.precompile.compiler import GIB, tpu_devices, verdict
 from star_jax.tools.precompile.fit import (
     DECODE,
@@ -27,7 +28,6 @@ from star_jax.tools.precompile.fit import (
 )
 from star_jax.tools.precompile.roofline import Work
 from star_jax.tools.precompile.settings import Assumptions
-from star_jax.tools.precompile.text import fit_text
 from tests.test_gin_files import FULL
 
 pytestmark = pytest.mark.slow

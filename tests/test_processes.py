@@ -1,4 +1,4 @@
-"""Several processes at one run: the same results, one writer, and nobody waits for the dead."""
+"""Several processes in one run: the same results, one writer, and no wait for a dead process."""
 
 import functools
 import os
@@ -219,20 +219,20 @@ def one_of_four(monkeypatch):
     monkeypatch.setattr(processes.distributed, "global_state", state)
 
 
-def test_who_waits_in_vain_is_told_who_did_not_come(one_of_four):
+def test_a_barrier_names_who_did_not_come(one_of_four):
     line = "process 2, 3 of 4 did not come to the checkpoint within 600 s; see its output"
     with pytest.raises(UserError, match=line):
         processes.meet("the checkpoint")
 
 
-def test_who_hears_nothing_from_the_lead_is_told_so(one_of_four):
+def test_a_silent_lead_is_reported(one_of_four):
     with pytest.raises(UserError, match="process 0 of 4 sent nothing within 600 s"):
         processes.from_lead(lambda: 1)
 
 
 def test_who_is_missing():
     heard = {
-        0: ("4 here", 100.0),  # who asks, and was busy
+        0: ("4 here", 100.0),  # this process, which was busy
         1: ("9 there", 129.0),
         2: ("8 beyond", 105.0),
         3: (processes.DONE, 50.0),

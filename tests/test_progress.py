@@ -11,7 +11,7 @@ from star_jax.run.progress import log, progress
 
 
 class Clock:
-    """Time that passes only when told to."""
+    """A clock that a test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -27,8 +27,20 @@ class Terminal(io.StringIO):
         return True
 
 
-def log_console() -> Console:
-    return Console(file=io.StringIO(), width=40)  # narrow: lines of a log must not wrap
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def use(console: Console, monkeypatch) -> Console:
+    monkeypatch.setattr(progress_lib, "CONSOLE", console)
+    return console
+
+
+@pytest.fixture
+def console(monkeypatch, clock) -> Console:
+    """A log; narrow, since its lines must not wrap."""
+    return use(Console(file=io.StringIO(), width=40, get_time=clock), monkeypatch)
 
 
 def lines_of(console: Console) -> list[str]:
@@ -43,9 +55,8 @@ def wait_for(console: Console, text: str) -> None:
         time.sleep(0.01)
 
 
-def test_log_has_a_line_at_start_on_the_way_and_at_the_end():
-    console, clock = log_console(), Clock()
-    with progress("generate", 10_000, "questions", console=console, clock=clock) as advance:
+def test_log_has_a_line_at_start_on_the_way_and_at_the_end(console, clock):
+    with progress("generate", 10_000, "questions") as advance:
         clock.now += 20
         advance(2560)
         clock.now += 20
@@ -57,9 +68,8 @@ def test_log_has_a_line_at_start_on_the_way_and_at_the_end():
     ]
 
 
-def test_fast_stage_has_only_start_and_end():
-    console, clock = log_console(), Clock()
-    with progress("evaluate", 100, "questions", console=console, clock=clock) as advance:
+def test_fast_stage_has_only_start_and_end(console, clock):
+    with progress("evaluate", 100, "questions") as advance:
         for _ in range(100):
             clock.now += 0.05  # every tenth of the work is done within 10 s
             advance(1)
@@ -69,9 +79,8 @@ def test_fast_stage_has_only_start_and_end():
     ]
 
 
-def test_log_lines_are_far_apart_and_a_slow_stage_shows_life():
-    console, clock = log_console(), Clock()
-    with progress("train", 1000, "steps", console=console, clock=clock) as advance:
+def test_log_lines_are_far_apart_and_a_slow_stage_shows_life(console, clock):
+    with progress("train", 1000, "steps") as advance:
         for _ in range(500):  # 2 s a step: a tenth takes 200 s, silence ends after 60 s
             clock.now += 2
             advance(1)
@@ -82,9 +91,8 @@ def test_log_lines_are_far_apart_and_a_slow_stage_shows_life():
     assert len(lines) == 2 + 1000 // 60
 
 
-def test_each_tenth_has_a_line_when_it_takes_long_enough():
-    console, clock = log_console(), Clock()
-    with progress("train", 100, "steps", console=console, clock=clock) as advance:
+def test_each_tenth_has_a_line_when_it_takes_long_enough(console, clock):
+    with progress("train", 100, "steps") as advance:
         for _ in range(100):
             clock.now += 2
             advance(1)
@@ -92,11 +100,10 @@ def test_each_tenth_has_a_line_when_it_takes_long_enough():
     assert done == [*range(0, 100, 10), 100]
 
 
-def test_a_stage_that_fails_says_how_far_it_came():
-    console, clock = log_console(), Clock()
+def test_a_stage_that_fails_says_how_far_it_came(console, clock):
     with (
         pytest.raises(ZeroDivisionError),
-        progress("train", 40, "steps", console=console, clock=clock) as advance,
+        progress("train", 40, "steps") as advance,
     ):
         clock.now += 4
         advance(8)
@@ -104,20 +111,20 @@ def test_a_stage_that_fails_says_how_far_it_came():
     assert lines_of(console)[-1] == "train: 8/40 steps, 2/s, took 4 s"
 
 
-def test_nothing_to_do_is_no_error():
-    console, clock = log_console(), Clock()
-    with progress("rationalize", 0, "questions", console=console, clock=clock):
+def test_nothing_to_do_is_no_error(console, clock):
+    with progress("rationalize", 0, "questions"):
         pass
     assert lines_of(console)[-1] == "rationalize: 0/0 questions, took 0 s"
 
 
-def test_terminal_shows_a_bar_with_rate_and_time_left_and_log_lines_above_it():
-    console, clock = Console(file=Terminal(), width=120, force_terminal=True), Clock()
-    with progress("generate [1]", 10_000, "questions", console=console, clock=clock) as advance:
+def test_terminal_shows_a_bar_with_rate_and_time_left_and_log_lines_above_it(monkeypatch, clock):
+    terminal = Console(file=Terminal(), width=120, force_terminal=True, get_time=clock)
+    console = use(terminal, monkeypatch)
+    with progress("generate [1]", 10_000, "questions") as advance:
         clock.now += 10
         advance(2500)
         wait_for(console, "2,500/10,000 questions, 250/s, 30 s left")
-        log("kept [3] of :100:", console)
+        log("kept [3] of :100:")
         during = console.file.getvalue()
         clock.now += 10
         advance(7500)
@@ -126,13 +133,12 @@ def test_terminal_shows_a_bar_with_rate_and_time_left_and_log_lines_above_it():
     message = during.rindex("kept [3] of :100:")
     assert "2,500/10,000" in during[message:]  # the bar is drawn again below the message
     assert "10,000/10,000 questions, 500/s, took 20 s" in text
-    assert "generate [1]: " not in text  # no lines of a log beside the bar
+    assert "generate [1]: " not in text  # no lines of a log next to the bar
 
 
-def test_log_is_verbatim_and_unwrapped():
-    console = log_console()
+def test_log_is_verbatim_and_unwrapped(console):
     message = "[bold] /a/path " + "x" * 100 + " :smile: 3.14"
-    log(message, console)
+    log(message)
     assert console.file.getvalue() == message + "\n"
 
 

@@ -24,8 +24,7 @@ from star_jax.cli.command_line import parse_command_line
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.run.run_dir import differing_bindings
-from star_jax.tools.gin_text import gin_text
-from star_jax.tools.sweep import Prepare, Sweep, differences, expand
+from star_jax.tools.sweep import Prepare, Sweep, differences, expand, gin_text
 from star_launch.sweep import command, configurations, jobs, logs, machine, runner, sweep
 from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
 

@@ -3,7 +3,14 @@
 import dataclasses
 
 from star_jax.run.metrics import IterationMetrics
-from star_jax.run.tables import aligned, as_markdown, format_header, format_row, group_names
+from star_jax.run.tables import (
+    aligned,
+    as_markdown,
+    group_names,
+    header_cells,
+    live_line,
+    row_cells,
+)
 
 ROW = IterationMetrics(
     iteration=3,
@@ -39,7 +46,8 @@ def test_a_bar_in_a_cell_does_not_end_it():
 
 def test_a_row_is_aligned_with_its_header():
     groups = ("1", "2")
-    assert [format_header(groups), format_row(ROW, groups)] == [
+    cells = [header_cells(groups), row_cells(ROW, groups)]
+    assert [live_line(line, groups) for line in cells] == [
         "  iter   acc %   1 dig   2 dig  kept gen  kept rat  train %  unparsed   steps    loss"
         "  seconds",
         "     3    25.0    50.0     0.0      1200        34     12.3         7      57  0.9877"
@@ -49,11 +57,11 @@ def test_a_row_is_aligned_with_its_header():
 
 def test_base_row_has_no_training_values_and_missing_groups_are_dashes():
     cells = ["base", "100.0", "50.0", "-", *["-"] * 3, "7", "-", "-", "0.0"]
-    assert format_row(BASE, ("1", "3")).split() == cells
+    assert row_cells(BASE, ("1", "3")) == cells
 
 
 def test_a_stage_that_did_not_run_has_a_dash():
-    cells = format_row(dataclasses.replace(ROW, kept={"generate": 1200}), ()).split()
+    cells = row_cells(dataclasses.replace(ROW, kept={"generate": 1200}), ())
     assert cells[2:5] == ["1200", "-", "12.0"]
 
 

@@ -1,4 +1,4 @@
-"""What TensorBoard and Weights & Biases are told is what metrics.jsonl says, once."""
+"""TensorBoard and Weights & Biases get what metrics.jsonl has, once."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from star_jax.errors import UserError
 from star_jax.loop.evaluate import evaluation_metrics
 from star_jax.main import main
 from star_jax.parallel import processes
-from star_jax.records import Attempt, Reading, to_json
+from star_jax.records import Attempt, Reading
 from star_jax.run import tracking
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import RunDir
@@ -132,7 +132,7 @@ def test_a_line_that_was_measured_anew_replaces_its_events_and_no_others(tmp_pat
         tracking.write_events(run, line)
     before = {path.name for path in (tmp_path / "tensorboard").glob("events*")}
     changed = finish(run, metrics(1, n_right=3), losses=[1.5], first_step=2)
-    for line in (lines[0], changed, lines[2], changed):  # a run that went on tells all again
+    for line in (lines[0], changed, lines[2], changed):  # a resumed run sends all again
         tracking.write_events(run, line)
     assert_equal_events(events(tmp_path / "tensorboard"), expected(tmp_path))
     after = {path.name for path in (tmp_path / "tensorboard").glob("events*")}
@@ -140,9 +140,10 @@ def test_a_line_that_was_measured_anew_replaces_its_events_and_no_others(tmp_pat
     assert events(tmp_path / "tensorboard/iter_001") == [(2, "train_loss", 1.5)]
 
 
-def test_nulls_and_what_is_no_measurement_are_left_out():
-    line = to_json(metrics(3, chance=None))
-    found = tracking.scalars(line, {"evaluate": {"slot_occupancy": 0.5}})
+def test_nulls_and_what_is_no_measurement_are_omitted(tmp_path):
+    run = RunDir(tmp_path)
+    line = finish(run, metrics(3, chance=None), sampling={"evaluate": {"slot_occupancy": 0.5}})
+    found = tracking.scalars(run, line)
     assert found["accuracy"] == found["accuracy_by_group/1"] == 0.25
     assert found["sampling/evaluate/slot_occupancy"] == 0.5
     assert not {"chance", "training/loss", "iteration", "seed", "rationalize"} & found.keys()
@@ -166,7 +167,7 @@ def test_event_files_can_be_left_away(tmp_path):
 
 
 class FakeWandb(types.ModuleType):
-    """Remembers what it was told, and refuses a step it has, as the service does."""
+    """Remembers what it was sent, and refuses a step it has, as the service does."""
 
     class Error(Exception):
         """As wandb.Error."""

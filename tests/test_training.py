@@ -1,4 +1,4 @@
-"""The optimizer step against numpy, and training that is stopped, resumed or goes wrong."""
+"""The optimizer step against numpy, and training that is stopped, resumed or wrong."""
 
 import dataclasses
 import functools
@@ -18,13 +18,14 @@ from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import PackedBatch, TokenizedExample
 from star_jax.run.checkpoints import TrainingCheckpoint
 from star_jax.run.compilation import n_compiled
-from star_jax.training.loss import weighted_cross_entropy, where_to_predict
 from star_jax.training.packing import epochs
 from star_jax.training.train_step import (
     OptimizerConfig,
     make_optimizer,
     split_rows,
     train_step,
+    weighted_cross_entropy,
+    where_to_predict,
 )
 from star_jax.training.trainer import Trainer, TrainerConfig
 from tests.packed import pack_batches, packing_efficiency
@@ -314,9 +315,9 @@ def test_resumed_training_is_bit_identical(stop, tmp_path):
 
 
 def test_each_step_is_told_with_its_number():
-    told = []
-    train(4, on_step=lambda step, state: told.append((step, int(state.step))))
-    assert told == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    steps = []
+    train(4, on_step=lambda step, state: steps.append((step, int(state.step))))
+    assert steps == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
 def test_no_steps_are_no_steps():
@@ -347,7 +348,7 @@ def test_a_second_training_compiles_nothing():
 
 
 def test_a_step_gives_up_its_state():
-    """Weights and moments are written where the old ones were, not beside them."""
+    """Weights and moments are written where the old ones were, not next to them."""
     state = trainer().init_state(base_params())
     trainer().train(state, examples(), 1, seed=0)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
@@ -429,7 +430,7 @@ def test_a_batch_is_a_tree_of_its_four_arrays():
 
 
 def test_decay_is_a_factor_on_the_learning_rate():
-    """The second of two steps has half the rate: it goes half as far from the same state."""
+    """The second of two steps has half the rate: it moves half as far from the same state."""
     constant = trainer()
     decayed = dataclasses.replace(
         constant, optimizer=dataclasses.replace(OPTIMIZER, decay_share=1.0)

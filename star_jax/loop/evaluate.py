@@ -140,7 +140,7 @@ def evaluation_metrics(
         "accuracy_by_group": {name: metrics.accuracy(group) for name, group in groups.items()},
         "n_eval": len(attempts),
         "n_eval_by_group": {name: len(group) for name, group in groups.items()},
-        "unparsable": metrics.unparsable(attempts),
+        "unparsable": sum(a.reading.answer is None and not a.dropped for a in attempts),
         "dropped": sum(attempt.dropped for attempt in attempts),
     }
 

@@ -1,11 +1,8 @@
 """The device mesh, and the rules that map logical axes to it, for training and decoding.
 
 The model names its axes (`embed`, `heads`, `mlp`, ...) and knows no devices; a rule table maps
-each name to mesh axes, or to None (not split). A name without a rule is an error that names the
-parameter, because a default would silently put a full copy on every device.
-
-Training and decoding share one mesh and have a table each: a model can be split along `fsdp` for
-training, and by heads along the same devices for sampling.
+each name to mesh axes, or to None (not split). A name without a rule is an error: a default would
+silently put a full copy on every device. Training and decoding share a mesh and have a table each.
 """
 
 import contextlib
@@ -38,9 +35,9 @@ TRAINING_RULES: Rules = (
     ("layers", None),
 )
 
-# In decoding, gathering the parameters for each token costs more than it saves: fsdp splits the
-# batch only, and `tensor` the parameters. A model too large for that needs ("fsdp", "tensor") for
-# heads, kv_heads, mlp and vocab, and "data" for batch.
+# In decoding, gathering the parameters for each token costs more than it saves, so fsdp splits
+# only the batch. A model too large for that needs ("fsdp", "tensor") for heads, kv_heads, mlp and
+# vocab, and "data" for batch.
 DECODING_RULES: Rules = tuple({**dict(TRAINING_RULES), "length": None, "embed": None}.items())
 
 # Not flax's rules: with those, flax constrains each parameter where it is read, which copies the
@@ -61,11 +58,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (all by default), neighbours next to each other where possible.
-
-    Raises:
-      UserError: the sizes do not fit the number of devices.
-    """
+    """The mesh over `devices` (by default all); raises UserError unless the sizes fill them."""
     devices = jax.devices() if devices is None else devices
     wanted = [getattr(config, axis) for axis in MESH_AXES]
     if wanted.count(-1) > 1 or any(size < 1 and size != -1 for size in wanted):
@@ -81,24 +74,20 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return Mesh(placed, MESH_AXES)
 
 
-def axes_of(rules: Rules, name: str) -> tuple[str, ...]:
-    """The mesh axes that split a logical axis; raises UserError if it has no rule."""
+def axes_of(rules: Rules, name: str, of: str = "") -> tuple[str, ...]:
+    """The mesh axes that split a logical axis; raises UserError, `of` a parameter, for no rule."""
     table = dict(rules)
     if name not in table:
         raise UserError(
-            f"no rule of the mesh maps the logical axis {name!r}; add ({name!r}, None) or a mesh "
-            f"axis to MeshConfig.training_rules and decoding_rules"
+            f"no rule of the mesh maps the logical axis {name!r}{of}; add ({name!r}, None) or a "
+            f"mesh axis to MeshConfig.training_rules and decoding_rules"
         )
     axes = table[name]
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
 def n_parts(mesh: Mesh, rules: Rules, name: str) -> int:
-    """Number of parts of a logical axis on the mesh.
-
-    Raises:
-      UserError: as `axes_of`; or the rule names a mesh axis that does not exist.
-    """
+    """Number of parts of a logical axis on the mesh; raises UserError for a wrong rule or none."""
     axes = axes_of(rules, name)
     if unknown := set(axes) - set(mesh.shape):
         raise UserError(
@@ -108,11 +97,6 @@ def n_parts(mesh: Mesh, rules: Rules, name: str) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def n_shards(mesh: Mesh, rules: Rules) -> int:
-    """Number of parts of a batch's rows on the mesh."""
-    return n_parts(mesh, rules, "batch")
-
-
 def check_batch(name: str, batch_size: int, mesh: Mesh, rules: Rules, unit: int = 1) -> None:
     """Raises UserError unless the mesh divides a batch.
 
@@ -120,10 +104,10 @@ def check_batch(name: str, batch_size: int, mesh: Mesh, rules: Rules, unit: int 
       name: of the setting, for the message.
       batch_size: rows of a batch.
       mesh: the device mesh.
-      rules: the table for training or for decoding.
+      rules: for training or for decoding.
       unit: parts of a batch that are processed one after the other.
     """
-    parts = n_shards(mesh, rules) * unit
+    parts = n_parts(mesh, rules, "batch") * unit
     if unit < 1:
         raise UserError(f"{name} {batch_size} is processed in {unit} parts; give 1 or more")
     if batch_size < 1 or batch_size % parts:
@@ -190,11 +174,9 @@ def spec_of(*names: str | None) -> PartitionSpec:
 
 
 def keep_rows(x_BLD: jax.Array) -> jax.Array:
-    """Keeps each row on the devices that the rules give it; does nothing without a mesh.
-
-    The compiler would split activations as the parameters are split (by fsdp along `embed`), so
-    that every device holds every row.
-    """
+    """Keeps each row on the devices that the rules give it; does nothing without a mesh."""
+    # The compiler would split activations as the parameters are split (by fsdp along `embed`), so
+    # that every device holds every row.
     if not is_on_mesh():
         return x_BLD
     return jax.lax.with_sharding_constraint(x_BLD, spec_of("batch", "length"))
@@ -206,29 +188,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def parameter_shardings(shapes: Params, logical_axes: Params, mesh: Mesh, rules: Rules) -> Params:
-    """A NamedSharding for every parameter.
+    """A NamedSharding for every parameter; raises UserError for a rule that does not fit, or none.
 
     Args:
       shapes: the parameters' shapes, as `models.decoder.abstract_params`.
       logical_axes: tree of PartitionSpec of logical names, as `models.decoder.logical_axes`.
       mesh: the device mesh.
-      rules: the table for training or for decoding.
-
-    Raises:
-      UserError: a logical axis has no rule, or one that does not fit the mesh or the axis' size;
-        the message names the parameter.
+      rules: for training or for decoding.
     """
-    table = dict(rules)
 
     def one(path: jax.tree_util.KeyPath, names: PartitionSpec, leaf: jax.Array) -> NamedSharding:
         parameter = f"parameter {jax.tree_util.keystr(path)}"
-        for name in names:
-            if name is not None and name not in table:
-                raise UserError(
-                    f"{parameter} has the logical axis {name!r}, which no rule of the mesh maps; "
-                    f"add ({name!r}, None) or a mesh axis"
-                )
-        spec = PartitionSpec(*[table.get(name) for name in names])
+        axes = [name and axes_of(rules, name, f" of {parameter}") for name in names]
+        spec = PartitionSpec(*[found or None for found in axes])
         try:
             sharding = NamedSharding(mesh, spec)  # raises if an axis is missing or used twice,
             sharding.shard_shape(leaf.shape)  # and if the sizes do not divide

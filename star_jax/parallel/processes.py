@@ -1,13 +1,12 @@
 """Several processes in one run, one per host of a TPU pod: who leads, and who is missing.
 
 All run the same code on the same questions; arrays are split over the devices of all. Process 0,
-the lead, alone writes the run directory and sends what it reads there to the others, so that all
-take the same decisions. They talk through JAX's coordination service, not through the devices.
+the lead, alone writes the run directory. It sends what it reads there to the others through JAX's
+coordination service, so that all take the same decisions.
 
-A collective waits forever for a process that is gone. So each process sends a heartbeat every two
-seconds, and a thread ends the process when another's stops, or when another ended with an error.
-When the lead is gone, the service is too, and JAX aborts the others at once: a witness, a small
-process next to each of them, then prints why.
+A collective waits forever for a process that is gone. So each process sends heartbeats, and ends
+when another's stop, or when another ended with an error. Without the lead there is no service, and
+JAX aborts the others at once: a witness, a small process next to each of them, then prints why.
 """
 
 import contextlib
@@ -39,28 +38,23 @@ LOST = 1  # exit code when another process is gone: start all of them again
 SPEC = re.compile(r"(?P<index>\d+)/(?P<count>\d+)@(?P<address>[\w.\-\[\]:]+:\d+)")
 HEARTBEATS, SENT, ARRIVED = "star_jax/heartbeats/", "star_jax/sent/", "star_jax/arrived/"
 DONE, FAILED = "done", "failed: "
-# Prints its argument when its input ends, unless it was dismissed before.
-WITNESS = "import sys; sys.stdin.buffer.read() or sys.exit(sys.argv[1])"
 
 T = TypeVar("T")
 
 _turns = itertools.count()  # the same in every process, since all run the same code
 _ended = threading.Event()
-_witness: subprocess.Popen | None = None
+_witness: list[subprocess.Popen] = []  # one at most
 
 
 def join(spec: str) -> None:
-    """Joins the other processes; call before anything uses devices.
+    """Joins the other processes, before anything uses devices; raises UserError if they are absent.
 
-    Args:
-      spec: "auto", where JAX finds them by itself (TPU pods, Slurm and others), or
-        "INDEX/COUNT@HOST:PORT" with the address of process 0.
-
-    Raises:
-      UserError: `spec` is neither, or the others do not come.
+    `spec` is "auto", where JAX finds them by itself (TPU pods, Slurm and others), or
+    "INDEX/COUNT@HOST:PORT" with the address of process 0.
     """
     found = SPEC.fullmatch(spec)
-    if spec != "auto" and not (found and int(found["index"]) < int(found["count"])):
+    place = (int(found["index"]), int(found["count"])) if found else None
+    if spec != "auto" and not (place and place[0] < place[1]):
         raise UserError(
             f"--processes={spec} is neither auto nor INDEX/COUNT@HOST:PORT, such as "
             f"0/2@10.0.0.5:1234 with INDEX below COUNT and the address of process 0"
@@ -69,9 +63,9 @@ def join(spec: str) -> None:
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(
-            coordinator_address=found["address"] if found else None,
-            num_processes=int(found["count"]) if found else None,
-            process_id=int(found["index"]) if found else None,
+            coordinator_address=found and found["address"],
+            num_processes=place and place[1],
+            process_id=place and place[0],
             initialization_timeout=START_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
@@ -103,10 +97,7 @@ def is_lead() -> bool:
 def from_lead(make: Callable[[], T]) -> T:
     """The JSON-ready value that `make` returns in the lead, in every process.
 
-    With one process, `make` is just called.
-
-    Raises:
-      UserError: in every process, what `make` raised in the lead; or a process did not come.
+    A UserError that `make` raises in the lead is raised in every process, too.
     """
     if count() == 1:
         return make()
@@ -149,7 +140,7 @@ def meet(name: str) -> None:
 
 @contextlib.contextmanager
 def _waiting(where: str, what: str) -> Iterator[None]:
-    """Turns JAX's time-out into a line that names those who did not arrive, or else the lead."""
+    """Turns JAX's time-out into a line that names those who did not arrive, or the lead."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -166,11 +157,8 @@ def _waiting(where: str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined(spec: str) -> Iterator[None]:
-    """What runs inside is one of several processes; "" for one alone, else as `join`.
-
-    One that fails prints why, reports it to the others and exits at once: JAX would wait for them
-    at the end, while they wait for this one.
-    """
+    """Runs its body as one of several processes, named as in `join`; "" for one alone."""
+    # A process that fails exits at once: JAX would wait for the others, and they for this one.
     if not spec:
         yield
         return
@@ -214,7 +202,7 @@ def _end(exit_code: int) -> NoReturn:
 
 
 def gone_message(missing: dict[int, str], n: int) -> str:
-    """The line that a process ends with; `missing` says what happened to each of them."""
+    """The line that a process ends with; `missing` has what happened to which of `n` processes."""
     who = "; ".join(f"process {i} of {n} {how}" for i, how in sorted(missing.items()))
     return (
         f"{who}. This process ends too. Finished stages are kept: start the same command on all "
@@ -223,23 +211,24 @@ def gone_message(missing: dict[int, str], n: int) -> str:
 
 
 def _start_witness() -> None:
-    global _witness
+    """Starts a small process that reports this one's end, unless it was dismissed before."""
     or_lead = "" if is_lead() else f" or because process 0 of {count()} is gone"
     message = gone_message({index(): f"was ended from outside{or_lead}"}, count())
-    _witness = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", WITNESS, f"star_jax: error: {message}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # not ended by the Ctrl-C that ends this one
+    code = "import sys; sys.stdin.buffer.read() or sys.exit(sys.argv[1])"
+    _witness.append(
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", code, f"star_jax: error: {message}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # not ended by the Ctrl-C that ends this one
+        )
     )
 
 
 def _dismiss_witness() -> None:
-    global _witness
-    if _witness is not None:
+    if _witness:
         with contextlib.suppress(OSError):
-            _witness.communicate(b"dismissed")
-        _witness = None
+            _witness.pop().communicate(b"dismissed")
 
 
 def _watch() -> None:
@@ -254,8 +243,7 @@ def _watch() -> None:
         for key, sign in signs:
             i = int(key.rpartition("/")[2])
             heard[i] = heard[i] if heard[i][0] == sign else (sign, now)
-        missing = {} if _ended.is_set() else missing_among(heard, now, index())
-        if missing:
+        if not _ended.is_set() and (missing := missing_among(heard, now, index())):
             message = gone_message(missing, len(heard))
             print(f"star_jax: error: {message}", file=sys.stderr)
             _send_heartbeat(FAILED + message)
@@ -276,12 +264,9 @@ def _send_heartbeat(sign: str) -> None:
 
 
 def missing_among(heard: dict[int, tuple[str, float]], now: float, me: int) -> dict[int, str]:
-    """Index -> what happened, for the processes that failed or fell silent.
+    """Index -> what happened, for the processes that failed, or are silent and not `me`.
 
-    Args:
-      heard: for each process its last heartbeat and when it came (seconds).
-      now: the time.
-      me: the index of this process, which does not suspect itself.
+    `heard` has the last heartbeat of each and when it came, in seconds as `now`.
     """
     missing = {}
     for i, (sign, when) in heard.items():

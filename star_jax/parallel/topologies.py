@@ -49,17 +49,25 @@ GENERATIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Peaks:
+    """The speed of one device."""
+
+    flops: float  # in bfloat16, per second
+    hbm_bytes: float  # per second
+    link_bytes: float  # received per second: its share of its chip's links within the slice
+    message_seconds: float = 0.0  # latency of one collective operation
+
+
+@dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of TPU chips; peaks are per device."""
+    """A slice of TPU chips."""
 
     generation: Generation
     name: str  # the compiler's, such as v5e:4x4
     cloud_name: str  # Cloud TPU's, such as v5litepod-16
     n_chips: int
     n_devices: int  # that JAX sees
-    flops: float  # bf16 FLOP/s
-    hbm_bytes_per_second: float
-    link_bytes_per_second: float  # received: its share of its chip's links within the slice
+    peaks: Peaks
 
 
 def _topology(generation: Generation, shape: tuple[int, ...]) -> Topology:
@@ -72,9 +80,11 @@ def _topology(generation: Generation, shape: tuple[int, ...]) -> Topology:
         cloud_name=f"{generation.cloud}-{n_chips * (2 if generation.counts_cores else 1)}",
         n_chips=n_chips,
         n_devices=n_chips * per_chip,
-        flops=generation.bf16_tflops * 1e12 / per_chip,
-        hbm_bytes_per_second=generation.hbm_gb_s * 1e9 / per_chip,
-        link_bytes_per_second=n_links * generation.link_gb_s * 1e9 / per_chip,
+        peaks=Peaks(
+            generation.bf16_tflops * 1e12 / per_chip,
+            generation.hbm_gb_s * 1e9 / per_chip,
+            n_links * generation.link_gb_s * 1e9 / per_chip,
+        ),
     )
 
 
@@ -84,11 +94,7 @@ TOPOLOGIES = tuple(
 
 
 def find_topologies(names: Sequence[str]) -> list[Topology]:
-    """The topologies with these names, in order; "all" stands for `SMALL`.
-
-    Raises:
-      UserError: there is no name, or an unknown one.
-    """
+    """The topologies with these names ("all": `SMALL`); raises UserError for an unknown or none."""
     if not names:
         raise UserError(f"--run_mode=precompile needs --topology=NAME: {_known()}")
     wanted = [one for name in names for one in (SMALL if name == ALL else (name,))]

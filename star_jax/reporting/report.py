@@ -15,7 +15,7 @@ from star_jax.reporting.page import render_page
 from star_jax.reporting.runs import RunReport
 from star_jax.run.files import write_together
 from star_jax.run.paths import path_of
-from star_jax.run.tables import aligned, format_header, format_row, group_names
+from star_jax.run.tables import aligned, group_names, header_cells, live_line, row_cells
 
 FIGURE_NAME = "accuracy_by_group.png"
 METRICS_NOTE = (
@@ -45,7 +45,8 @@ def report(model_dirs: Sequence[str], output_dir: str = "") -> None:
 def metrics_table(run: RunReport) -> list[str]:
     """The header and a line per row, as in the live table."""
     groups = group_names(run.rows)
-    return [format_header(groups), *(format_row(row, groups) for row in run.rows)]
+    cells = [header_cells(groups), *(row_cells(row, groups) for row in run.rows)]
+    return [live_line(line, groups) for line in cells]
 
 
 def write_report(runs: Sequence[RunReport], output_dir: Path, command: str) -> list[Path]:

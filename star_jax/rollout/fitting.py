@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import seqio
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.records import Prompt
 from star_jax.run.progress import log
 from star_jax.tokenizers.vocabularies import document_start
@@ -108,13 +108,12 @@ def _warn_of_dropped_questions(
     n_new: int,
     context: int,
 ) -> None:
-    names = ", ".join(prompts[i].question_id for i in too_long[:NAMED])
-    more = f" and {len(too_long) - NAMED} more" if len(too_long) > NAMED else ""
+    names = some((prompts[i].question_id for i in too_long), NAMED)
     longest = max(len(encoded[i]) for i in too_long)
     message = (
         f"{len(too_long)} of {len(prompts)} questions exceed the context length of {context} "
         f"tokens even without examples (up to {longest} of the question + {n_new} new ones): "
-        f"{names}{more}; lower SamplerConfig.max_new_tokens or raise DecoderConfig.context_length"
+        f"{names}; lower SamplerConfig.max_new_tokens or raise DecoderConfig.context_length"
     )
     if len(too_long) == len(prompts):
         raise UserError(message)

@@ -10,28 +10,26 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from star_jax.errors import UserError, mismatch
 from star_jax.parallel import processes
 from star_jax.records import Params
-from star_jax.run.paths import absolute, is_dir, is_remote, path_of, remove_tree, told
+from star_jax.run.paths import absolute, is_dir, is_remote, path_of, told
 
-# Orbax's files. A checkpoint on a disk appears whole, by a rename. In a bucket it is written in
-# place, and its marker last.
+# Orbax's files. A checkpoint on a disk appears whole, by a rename; in a bucket, where there is
+# none, its marker is written last.
 MARKER, MARKER_IN_A_BUCKET = "_CHECKPOINT_METADATA", "commit_success.txt"
 
-# When to save if nobody says: the time between checkpoints that loses least, if a run is
-# interrupted every 6 hours (Young, 1974).
+# When to save by default: the time between checkpoints that loses least if a run is interrupted
+# every 6 hours (Young, 1974).
 INTERRUPTION_SECONDS = 6 * 3600.0
-FIRST_SAVE_SECONDS = 1.0  # what a save is taken to last until one was measured
+FIRST_SAVE_SECONDS = 1.0  # assumed until a save was measured
 CHECK_EVERY = 20  # steps between looks at the clock, which all processes share
 
 
 def save(directory: Path, tree: Params) -> None:
-    """Writes a tree of arrays to `directory`, replacing what was there.
-
-    It commits by a rename; in a bucket, where there is none, by a marker that is written last.
-    """
+    """Writes a tree of arrays to `directory`, replacing what was there."""
     directory = absolute(directory)
     if is_remote(directory):
         # Orbax would remove the previous one in any order, and maybe its marker last.
@@ -41,15 +39,7 @@ def save(directory: Path, tree: Params) -> None:
 
 
 def load(directory: Path, abstract: Params) -> Params:
-    """Reads a tree straight into the places that `abstract` names.
-
-    Args:
-      directory: written by `save`.
-      abstract: tree of jax.ShapeDtypeStruct with shardings, as `Trainer.abstract_params`.
-
-    Raises:
-      UserError: the directory is absent, not a checkpoint, damaged or holds another model.
-    """
+    """Reads a tree that `save` wrote into the shardings of `abstract`; raises as `check`."""
     directory = check(directory, abstract)
     try:
         with told(directory), ocp.StandardCheckpointer() as checkpointer:
@@ -63,15 +53,14 @@ def load(directory: Path, abstract: Params) -> Params:
 
 
 def check(directory: Path, abstract: Params) -> Path:
-    """Raises what `load` would raise, without reading arrays; returns the checkpoint's own path.
+    """The checkpoint at `directory`, or the one named `checkpoint` in it.
 
-    A base's or an iteration's directory stands for the `checkpoint` in it.
+    Raises UserError if it is absent, damaged or holds another model; arrays are not read.
     """
     directory = absolute(directory)
     if is_dir(directory / "checkpoint"):
         directory /= "checkpoint"
-    problem = mismatch(_stored_shapes(directory), _shapes(abstract))
-    if problem:
+    if problem := mismatch(_stored_shapes(directory), _shapes(abstract)):
         raise UserError(
             f"checkpoint {directory} holds another model: {problem}; give the "
             f"DecoderConfig it was made with, or another checkpoint"
@@ -82,19 +71,18 @@ def check(directory: Path, abstract: Params) -> Path:
 class TrainingCheckpoint:
     """The latest state inside one fine-tuning, to resume from after a preemption.
 
-    The directory holds `step_<k>` checkpoints; the newest complete one counts. A checkpoint is
-    removed marker first, so that what is half removed does not count as complete.
+    The newest complete `step_<k>` in the directory counts. A checkpoint is removed marker first, so
+    that what is half removed does not count as complete.
     """
 
     def __init__(self, directory: Path):
-        """`directory` need not exist; unfinished leftovers in it are ignored."""
         self._directory = path_of(directory)
         self._saved_at, self._save_seconds = time.monotonic(), FIRST_SAVE_SECONDS
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether to save after optimizer step `step`; `every` is TrainerConfig.checkpoint_every.
+        """Whether to save after `step`: all processes call it at the same steps.
 
-        All processes have to call it at the same steps.
+        `every` is TrainerConfig.checkpoint_every.
         """
         if every >= 0:
             return every > 0 and step % every == 0
@@ -121,7 +109,7 @@ class TrainingCheckpoint:
         """Removes everything; the finished weights are elsewhere by now."""
         self._remove_all_but("")
         if processes.is_lead():
-            remove_tree(self._directory)
+            _remove(self._directory)
 
     def _newest(self) -> int | None:
         with told(self._directory):
@@ -144,7 +132,7 @@ def _marker(directory: Path) -> str:
 def _remove(directory: Path) -> None:
     with told(directory):
         (directory / _marker(directory)).unlink(missing_ok=True)
-    remove_tree(directory)
+        epath.Path(directory).rmtree(missing_ok=True)
 
 
 def _stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their hashes."""
+"""Files that are written whole or not at all, and their hashes."""
 
 import hashlib
 import os
@@ -13,26 +13,23 @@ from star_jax.run.paths import is_remote, read_if_there, told
 
 def check_writable(file: Path) -> None:
     """Raises UserError unless `file` can be written, before the work that is to go into it."""
-    if is_remote(file):
+    probe = file.with_name(f".{file.name}.probe")
+    try:
+        if not is_remote(file):
+            if file.is_dir():
+                raise UserError(f"{file} is a directory; name a file to write")
+            file.parent.mkdir(parents=True, exist_ok=True)
         with told(file):
-            probe = file.with_name(f".{file.name}.probe")
             probe.write_bytes(b"")
             probe.unlink(missing_ok=True)
-        return
-    try:
-        if file.is_dir():
-            raise UserError(f"{file} is a directory; name a file to write")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=file.parent).close()
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write {str(file)[:200]!r}: {error}") from error
 
 
 def write_atomically(file: Path, data: bytes) -> None:
-    """Writes beside the file, syncs, and renames: a reader sees all of it or none.
+    """Writes a temporary file, syncs, and renames it: a reader sees all of it or none.
 
-    In a bucket an object that is written in one go is so by itself. Of several processes only the
-    lead writes.
+    An object in a bucket is written whole anyway. Of several processes only the lead writes.
     """
     if not processes.is_lead():
         return

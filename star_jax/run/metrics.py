@@ -51,15 +51,12 @@ def accuracy(attempts: Sequence[Attempt]) -> float:
 
 
 def by_group(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
-    """Attempts by their question's group, groups in sorted order; without groups: {}."""
-    groups = sorted({attempt.group for attempt in attempts} - {""}, key=_numeric_first)
+    """Attempts by their question's group, in `group_order`; {} without groups."""
+    groups = sorted({attempt.group for attempt in attempts} - {""}, key=group_order)
     return {group: [a for a in attempts if a.group == group] for group in groups}
 
 
-def unparsable(attempts: Sequence[Attempt]) -> int:
-    """How many attempts have no answer that could be read."""
-    return sum(attempt.reading.answer is None and not attempt.dropped for attempt in attempts)
-
-
-def _numeric_first(group: str) -> tuple[int, str]:
-    return (int(group) if group.isdigit() else 1 << 30, group)
+def group_order(group: str) -> tuple[bool, int, str]:
+    """Sorts digit counts by size ("2" before "10"), then other groups by name."""
+    is_name = not group.isdecimal()
+    return is_name, 0 if is_name else int(group), group

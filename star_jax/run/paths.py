@@ -18,39 +18,32 @@ from etils import epath
 
 from star_jax.errors import UserError
 
-SCHEME = "gs://"
 IN_A_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]*(/.*)?", re.ASCII)
 EMULATOR = "STORAGE_EMULATOR_HOST"
 
 # Patterns in the text of a failure, and the way out; the first match counts.
-WAYS_OUT = (
-    (
-        r"credentials|\b401\b|Unauthenticated",
-        "log in with `gcloud auth application-default login`, or give the TPU VM a service account",
+WAYS_OUT = {
+    r"credentials|\b401\b|Unauthenticated": (
+        "log in with `gcloud auth application-default login`, or give the TPU VM a service account"
     ),
-    (
-        r"Forbidden|\b403\b|PERMISSION_DENIED|does not have",
-        "grant roles/storage.objectAdmin on the bucket to the account that runs this",
+    r"Forbidden|\b403\b|PERMISSION_DENIED|does not have": (
+        "grant roles/storage.objectAdmin on the bucket to the account that runs this"
     ),
-    (
-        r"FileNotFound|\b404\b|NOT_FOUND",
-        "check the path; `gcloud storage buckets create` makes a bucket",
+    r"FileNotFound|\b404\b|NOT_FOUND": (
+        "check the path; `gcloud storage buckets create` makes a bucket"
     ),
-    (r"connect|timed? ?out|resolve|UNAVAILABLE", "check the network and run the command again"),
-)
+    r"connect|timed? ?out|resolve|UNAVAILABLE": "check the network and run the command again",
+    "": "see what the message says and run the command again",
+}
 
 
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether `path` is in a bucket."""
-    return str(path).startswith(SCHEME)
+    return str(path).startswith("gs://")
 
 
 def path_of(text: str | os.PathLike) -> Path:
-    """The path that a user wrote: in a bucket if it begins with gs://, else on this machine.
-
-    Raises:
-      UserError: another scheme, no bucket name, or the package for buckets is missing.
-    """
+    """A path in a bucket if it begins with gs://, else on this machine; UserError if malformed."""
     if is_remote(text):
         if not IN_A_BUCKET.fullmatch(str(text)):
             raise UserError(f"{str(text)[:200]!r} names no bucket; write gs://BUCKET/NAME")
@@ -82,7 +75,7 @@ def is_dir(path: Path) -> bool:
 
 
 def read_if_there(path: Path) -> bytes | None:
-    """The file's content, or None if there is none; raises UserError as `told`."""
+    """The file's content, or None if there is no file; raises UserError as `told`."""
     with told(path):
         try:
             return path.read_bytes()
@@ -91,28 +84,17 @@ def read_if_there(path: Path) -> bytes | None:
 
 
 def open_text(file: str | os.PathLike) -> TextIO:
-    """Opens UTF-8 text, with or without a byte order mark; from a bucket it is read at once.
-
-    Raises:
-      OSError: as `open`.
-      UserError: as `told`.
-    """
+    """Opens UTF-8 text, with or without a byte order mark; from a bucket it is read at once."""
     if not is_remote(file):
         return open(file, encoding="utf-8-sig")
     with told(file):
         return io.TextIOWrapper(io.BytesIO(path_of(file).read_bytes()), encoding="utf-8-sig")
 
 
-def remove_tree(directory: Path) -> None:
-    """Removes a directory if it exists; raises UserError as `told`."""
-    with told(directory):
-        epath.Path(directory).rmtree(missing_ok=True)
-
-
 def copy_tree(source: Path, target: Path) -> None:
     """Copies a directory of small files, if it exists, to this machine."""
     with told(source):
-        for child in source.iterdir() if source.exists() else ():
+        for child in source.iterdir() if source.exists() else ():  # epath has no rglob in buckets
             if child.is_dir():
                 copy_tree(child, target / child.name)
             else:
@@ -131,8 +113,8 @@ def told(path: str | os.PathLike) -> Iterator[None]:
         yield
     except _failures() as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        found = (way for pattern, way in WAYS_OUT if re.search(pattern, text, re.IGNORECASE))
-        way_out = next(found, "see what the message says and run the command again")
+        matching = (way for cause, way in WAYS_OUT.items() if re.search(cause, text, re.IGNORECASE))
+        way_out = next(matching)
         if emulator := os.environ.get(EMULATOR):
             way_out += f" ({EMULATOR} = {emulator} stands in for Google)"
         raise UserError(f"{path} cannot be read or written ({text[:300]}); {way_out}") from error
@@ -145,8 +127,8 @@ def _failures() -> tuple[type[Exception], ...]:
     from gcsfs.retry import HttpError, NonRetryableError
     from google.auth.exceptions import GoogleAuthError
 
-    library = (HttpError, NonRetryableError, GoogleAuthError, aiohttp.ClientError)
-    return (OSError, ValueError, *library)
+    google = HttpError, NonRetryableError, GoogleAuthError
+    return OSError, ValueError, aiohttp.ClientError, *google
 
 
 @functools.cache
@@ -167,6 +149,6 @@ def _prepare_buckets() -> None:
     # No cached listings: TensorStore and other processes write there too. The default login is
     # the account that TensorStore uses as well.
     token = "anon" if os.environ.get(EMULATOR) else "google_default"
-    settings = {"use_listings_cache": False, "token": token}
+    settings = {"use_listings_cache": False, "token": token, **fsspec.config.conf.get("gcs", {})}
     fsspec.register_implementation("gcs", GCSFileSystem, clobber=True)
-    fsspec.config.conf["gcs"] = {**settings, **fsspec.config.conf.get("gcs", {})}
+    fsspec.config.conf["gcs"] = settings

@@ -1,66 +1,49 @@
 """Progress of a run: a bar for each long stage, or lines in a log."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-LOG_SECONDS = 10  # lines of one stage in a log are at least this far apart
-LOG_SHARE = 0.1  # ... and follow each such share of the work,
-LOG_SILENCE_SECONDS = 60  # or this much time, so that a slow stage still shows life
+LOG_SECONDS = 10  # lines of one stage in a log are at least this far apart,
+LOG_SHARE = 0.1  # and follow each such share of the work,
+LOG_SILENCE_SECONDS = 60  # or this much time, so that a slow stage still shows progress
 
-CONSOLE = Console(stderr=True)  # the only one: a bar and log() must share it to not overwrite
+CONSOLE = Console(stderr=True)  # shared by bars and `log`, so that lines do not overwrite bars
 
 
-def log(message: str, console: Console = CONSOLE) -> None:
+def log(message: str) -> None:
     """Prints `message` as it is, above a live bar if there is one."""
-    console.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    CONSOLE.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def progress(
-    description: str,
-    total: int,
-    unit: str,
-    *,
-    console: Console = CONSOLE,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Yields `advance(n)`, which reports `n` more of `total` units as done.
 
     On a terminal this is a bar; in a log it is a plain line now and then, such as
     `generate: 2,560/10,000 questions, 812/s, 9 s left`.
     """
-    on_terminal = console.file.isatty() and not console.is_dumb_terminal
-    stage = _bar if on_terminal else _lines
-    with stage(description, total, unit, console, clock) as advance:
+    on_terminal = CONSOLE.file.isatty() and not CONSOLE.is_dumb_terminal
+    with (_bar if on_terminal else _lines)(description, total, unit) as advance:
         yield advance
 
 
 @contextlib.contextmanager
-def _bar(
-    description: str, total: int, unit: str, console: Console, clock: Callable[[], float]
-) -> Iterator[Callable[[int], None]]:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        _StatusColumn(unit),
-    )
-    with Progress(*columns, console=console, get_time=clock) as bar:
+def _bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), _StatusColumn(unit)
+    with Progress(*columns, console=CONSOLE) as bar:
         task = bar.add_task(description, total=total)
         yield lambda n: bar.advance(task, n)
 
 
 @contextlib.contextmanager
-def _lines(
-    description: str, total: int, unit: str, console: Console, clock: Callable[[], float]
-) -> Iterator[Callable[[int], None]]:
-    start = clock()
+def _lines(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    clock = CONSOLE.get_time
+    start = logged_at = clock()
     done = logged_done = 0
-    logged_at = start
 
     def advance(n: int) -> None:
         nonlocal done, logged_done, logged_at
@@ -69,15 +52,14 @@ def _lines(
         silence = now - logged_at
         due = done - logged_done >= LOG_SHARE * total or silence >= LOG_SILENCE_SECONDS
         if due and silence >= LOG_SECONDS and done < total:
-            log(f"{description}: {_status(done, total, unit, now - start)}", console)
+            log(f"{description}: {_status(done, total, unit, now - start)}")
             logged_done, logged_at = done, now
 
-    log(f"{description}: {_status(0, total, unit, 0)}", console)
+    log(f"{description}: {_status(0, total, unit, 0)}")
     try:
         yield advance
-    finally:  # also when the stage fails: the log then says how far it came
-        status = _status(done, total, unit, clock() - start, ended=True)
-        log(f"{description}: {status}", console)
+    finally:  # also when the stage fails: the log then says how far it got
+        log(f"{description}: {_status(done, total, unit, clock() - start, ended=True)}")
 
 
 class _StatusColumn(ProgressColumn):
@@ -88,16 +70,9 @@ class _StatusColumn(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        elapsed = task.finished_time if task.finished else task.elapsed
-        return Text(
-            _status(
-                int(task.completed),
-                int(task.total or 0),
-                self._unit,
-                elapsed or 0,
-                ended=task.finished,
-            )
-        )
+        elapsed = (task.finished_time if task.finished else task.elapsed) or 0
+        counts = int(task.completed), int(task.total or 0)
+        return Text(_status(*counts, self._unit, elapsed, ended=task.finished))
 
 
 def _status(done: int, total: int, unit: str, seconds: float, ended: bool = False) -> str:

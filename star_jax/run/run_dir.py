@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.parallel import processes
 from star_jax.records import to_json
 from star_jax.run.files import write_atomically
@@ -22,7 +22,7 @@ from star_jax.run.metrics import IterationMetrics, OnMetrics
 from star_jax.run.paths import path_of, read_if_there, told
 from star_jax.run.progress import log
 from star_jax.run.stage_dir import StageDir
-from star_jax.run.tables import format_header, format_row, group_names
+from star_jax.run.tables import group_names, header_cells, live_line, row_cells
 
 FORMAT = 2  # of what is in a run directory; 1 had one attempt a question and no format.json
 # What may change between a run and its continuation, since finished stages do not depend on it.
@@ -44,17 +44,14 @@ class RunFacts:
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """MODEL_DIR."""
+    """MODEL_DIR, which `claim` makes one run's own."""
 
     path: Path
 
     def claim(self, config: str) -> None:
         """Makes the directory this run's, or raises UserError if it is another run's.
 
-        A configuration that led to no result, since it was mistaken, may be replaced.
-
-        Args:
-          config: the operative gin configuration as text.
+        `config` is the operative gin configuration. One that led to no result may be replaced.
         """
         processes.from_lead(lambda: self._claim(config))
         if read_if_there(self.path / "config.gin") is None:
@@ -69,13 +66,17 @@ class RunDir:
         if ours is not None:
             differing = differing_bindings(ours.decode(), config)
             if differing and self._has_results():
-                more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
                 raise UserError(
                     f"MODEL_DIR {self.path} belongs to a run with another configuration: "
-                    f"{'; '.join(differing[:4])}{more}; give another MODEL_DIR, or the "
+                    f"{some(differing, separator='; ')}; give another MODEL_DIR, or the "
                     f"configuration of {file}"
                 )
-            self._check_format()
+            if self.format() != FORMAT and self._has_results():
+                raise UserError(
+                    f"MODEL_DIR {self.path} has format {self.format()} of another version of "
+                    f"star_jax, and this one resumes only format {FORMAT}; give another MODEL_DIR "
+                    f"(--run_mode=report still reads this one)"
+                )
             log(f"{self.path}: resuming where the run stopped")
         elif self._any("iter_*"):
             raise UserError(
@@ -83,22 +84,13 @@ class RunDir:
                 f"they are; give another MODEL_DIR"
             )
         try:
-            write_atomically(self.path / "format.json", json.dumps({"format": FORMAT}).encode())
             write_atomically(file, config.encode())
+            write_atomically(self.path / "format.json", json.dumps({"format": FORMAT}).encode())
         except OSError as error:
             raise UserError(
                 f"MODEL_DIR {self.path} is no directory that can be written to ({error.strerror}); "
                 f"give another MODEL_DIR"
             ) from error
-
-    def _check_format(self) -> None:
-        found = self.format()
-        if found != FORMAT and self._has_results():
-            raise UserError(
-                f"MODEL_DIR {self.path} has format {found} of another version of star_jax, and "
-                f"this one resumes only format {FORMAT}; give another MODEL_DIR "
-                f"(--run_mode=report still reads this one)"
-            )
 
     def format(self) -> int:
         """The format number of what is in the directory; 1 had none."""
@@ -107,87 +99,66 @@ class RunDir:
 
     def _has_results(self) -> bool:
         """Whether a stage is finished, or one that can be resumed is begun."""
-        patterns = ("*.done", "training/step_*")
-        return any(
-            self._any(f"{place}{pattern}") for place in ("", "iter_*/") for pattern in patterns
-        )
+        names = ("*.done", "training/step_*")
+        return self._any(*names, *(f"iter_*/{name}" for name in names))
 
-    def _any(self, pattern: str) -> bool:
+    def _any(self, *patterns: str) -> bool:
         with told(self.path):
-            return self.path.is_dir() and any(self.path.glob(pattern))
+            found = (any(self.path.glob(pattern)) for pattern in patterns)
+            return self.path.is_dir() and any(found)
 
     def write_row(self, row: str) -> None:
-        """Writes into row.json what the report says of the run in addition to its numbers.
-
-        Args:
-          row: of the paper's tables and figures, e.g. "table1/few_shot_cot"; "" for none.
-
-        Raises:
-          UserError: `row` is no text.
-        """
+        """Writes row.json; `row` is of the paper's tables and figures, "table1/few_shot_cot"."""
         if not isinstance(row, str):
             raise UserError(f"ROW = {row!r} names no row; give a text such as 'figure5'")
         device = jax.devices()[0].device_kind
-        what = RunFacts(row, shlex.join(sys.orig_argv), device, jax.device_count())
-        write_atomically(self.path / "row.json", (json.dumps(to_json(what)) + "\n").encode())
+        facts = RunFacts(row, shlex.join(sys.orig_argv), device, jax.device_count())
+        write_atomically(self.path / "row.json", (json.dumps(to_json(facts)) + "\n").encode())
 
     def iteration(self, n: int) -> StageDir:
         """The directory of outer iteration `n`."""
         return StageDir(self.path / f"iter_{n:03d}")
 
     def write_metrics_lines(self) -> None:
-        """Rewrites metrics.jsonl from the iterations that have metrics, 0, 1, ... to the first gap.
-
-        So a run that is resumed keeps the lines of what it had finished before.
-        """
-        if not processes.is_lead():
-            return
-        finished = itertools.takewhile(
-            lambda metrics: metrics is not None,
-            (self.iteration(n).read_metrics() for n in itertools.count()),
-        )
-        lines = "".join(json.dumps(to_json(metrics)) + "\n" for metrics in finished)
-        write_atomically(self.path / "metrics.jsonl", lines.encode())
+        """Rewrites metrics.jsonl from iterations 0, 1, ... up to the first without metrics."""
+        if processes.is_lead():
+            stored = (self.iteration(n).read_metrics() for n in itertools.count())
+            finished = itertools.takewhile(lambda metrics: metrics is not None, stored)
+            lines = "".join(json.dumps(to_json(metrics)) + "\n" for metrics in finished)
+            write_atomically(self.path / "metrics.jsonl", lines.encode())
 
 
+@dataclasses.dataclass
 class Recorder:
-    """Where a run's results go: MODEL_DIR, trackers, and the table on the screen."""
+    """Sends a run's results to MODEL_DIR, to trackers, and to the table on the screen."""
 
-    def __init__(
-        self,
-        model_dir: str,
-        config_text: Callable[[], str] = str,
-        row: str = "",
-        on_metrics: OnMetrics = lambda metrics: None,
-    ):
-        """Touches no disk before `claim`.
+    model_dir: str  # made by `claim` if it is not there
+    config_text: Callable[[], str] = str  # a run is resumed only with the one it began with
+    row: str = ""  # as in `RunDir.write_row`
+    on_metrics: OnMetrics = lambda metrics: None  # gets old ones too, once they are on disk
+    _shown: bool = False
 
-        Args:
-          model_dir: the run directory; made if it is not there.
-          config_text: the run's configuration; a run is resumed only with the one it began with.
-          row: of the paper's tables, as `RunDir.write_row` takes it.
-          on_metrics: gets each iteration's metrics, old ones too, when they are on disk.
-        """
-        self.directory = RunDir(path_of(model_dir))
-        self._config_text, self._row, self._on_metrics = config_text, row, on_metrics
-        self._shown = False
+    @property
+    def directory(self) -> RunDir:
+        """MODEL_DIR; raises UserError if it is no path."""
+        return RunDir(path_of(self.model_dir))
 
     def claim(self) -> RunDir:
         """The directory, which is this run's from now on; raises UserError as `RunDir.claim`."""
-        self.directory.claim(self._config_text())
-        self.directory.write_row(self._row)
+        self.directory.claim(self.config_text())
+        self.directory.write_row(self.row)
         return self.directory
 
     def publish(self, metrics: IterationMetrics) -> IterationMetrics:
         """Writes an iteration's metrics, for the trackers too, and adds a row to the table."""
         self.directory.iteration(metrics.iteration).write_metrics(metrics)
         self.directory.write_metrics_lines()
-        self._on_metrics(metrics)
+        self.on_metrics(metrics)
         groups = group_names([metrics])
         if not self._shown:
-            log(format_header(groups))
+            log(live_line(header_cells(groups), groups))
         self._shown = True
-        log(format_row(metrics, groups))
+        log(live_line(row_cells(metrics, groups), groups))
         return metrics
 
 

@@ -3,8 +3,8 @@
     MODEL_DIR/iter_001/<stage>.jsonl, <stage>.done, checkpoint/, metrics.json, sampling.json
 
 A stage is finished when its marker exists. The marker is written last and atomically, with the
-count and the hash of what the stage wrote. A stage without its marker is done again from its
-start, overwriting. Resuming is therefore nothing but running again.
+count and the hash of what the stage wrote. A stage without its marker is done again and overwrites
+what is there, so to resume is to run again.
 """
 
 import dataclasses
@@ -34,10 +34,12 @@ class StageResult(Generic[T]):
 
 
 class Lazy(Generic[T]):
-    """A value that is made when it is first used, and again after it was dropped."""
+    """A value that is made when it is first used, and again after it was dropped.
+
+    `made` is the value itself, if it is there already.
+    """
 
     def __init__(self, make: Callable[[], T], *made: T):
-        """`made` is the value itself, if it is there already."""
         self._make, self._made = make, list(made)
 
     def __call__(self) -> T:
@@ -47,7 +49,7 @@ class Lazy(Generic[T]):
         return self._made[0]
 
     def drop(self) -> None:
-        """Gives up the value, and with it its memory unless someone else holds it."""
+        """Forgets the value, so that its memory can be freed."""
         self._made.clear()
 
 
@@ -62,20 +64,29 @@ class StageDir:
     ) -> StageResult[list[Record]]:
         """The stage's records: read if its marker exists, else computed and written.
 
-        Raises:
-          UserError: the stage is marked as finished but its file is not what was written.
+        Raises UserError if the stage is finished but its file is not what was written.
         """
         file, marker = self.path / f"{stage}.jsonl", self._marker(stage)
         if marker is not None:
-            text = processes.from_lead(lambda: self._verified(file, marker).decode())
-            records = [from_json(record_type, json.loads(line)) for line in text.splitlines()]
+
+            def read() -> str:
+                data = read_if_there(file) or b""
+                if sha256(data) != marker["sha256"]:
+                    raise UserError(
+                        f"{file} is not what was written when its stage finished "
+                        f"({marker['count']} records); restore it, or remove {stage}.done and all "
+                        f"that came after it to do the stage again"
+                    )
+                return data.decode()
+
+            lines = processes.from_lead(read).splitlines()
+            records = [from_json(record_type, json.loads(line)) for line in lines]
             return StageResult(records, marker["seconds"])
         start = time.monotonic()
         records = list(compute())
         data = "".join(json.dumps(to_json(record)) + "\n" for record in records).encode()
-        seconds = round(time.monotonic() - start, 3)
         write_atomically(file, data)
-        self._finish(stage, len(records), sha256(data), seconds)
+        seconds = self._finish(stage, start, len(records), sha256(data), None)
         return StageResult(records, seconds)
 
     def weights(
@@ -88,16 +99,14 @@ class StageDir:
         """The stage's notes (of its training), and its weights.
 
         Weights that were just made stay in memory until they are dropped; those of a finished
-        stage are read when they are first used, which is never if all that follows is finished too.
+        stage are read when they are first used. Raises UserError if train.jsonl is not what they
+        were trained on.
 
         Args:
-          stage: its name; the weights go to a directory of that name.
+          stage: its name, also of the directory with the weights.
           compute: returns the weights and notes about them (JSON-ready).
           save: writes weights to a directory, complete or not at all.
           load: reads them.
-
-        Raises:
-          UserError: train.jsonl is not what the finished weights were trained on.
         """
         directory, marker = self.path / stage, self._marker(stage)
         train_file = self.path / "train.jsonl"
@@ -114,65 +123,49 @@ class StageDir:
         if processes.is_lead():
             self.path.mkdir(parents=True, exist_ok=True)
         save(directory, weights)
-        seconds = round(time.monotonic() - start, 3)
-        self._finish(stage, int(notes.get("steps") or 0), trained_on, seconds, notes)
+        seconds = self._finish(stage, start, notes.get("steps") or 0, trained_on, notes)
         return StageResult(notes, seconds), Lazy(lambda: load(directory), weights)
 
     def write_stats(self, stage: str, summary: Mapping[str, float]) -> None:
         """Adds to sampling.json what sampling the stage cost."""
-        if not processes.is_lead():
-            return
-        text = json.dumps({**self.read_stats(), stage: summary}, indent=1) + "\n"
-        write_atomically(self.path / "sampling.json", text.encode())
+        if processes.is_lead():
+            self._write_json("sampling.json", {**self.read_stats(), stage: summary}, indent=1)
 
     def read_stats(self) -> dict[str, dict[str, float]]:
-        """What sampling cost, by stage, as far as it is noted."""
-        return json.loads(read_if_there(self.path / "sampling.json") or "{}")
+        """What sampling cost, by stage, as far as it was measured."""
+        return self._read_json("sampling.json") or {}
 
     def write_losses(self, first_step: int, losses: Sequence[float]) -> None:
-        """Writes the loss of each optimizer step from `first_step` on into training_loss.json.
-
-        Training that was interrupted writes those since it was resumed.
-        """
-        noted = {"first_step": first_step, "losses": [float(f"{x:.6g}") for x in losses]}
-        write_atomically(self.path / "training_loss.json", json.dumps(noted).encode())
+        """Writes the loss of each step from `first_step`, since it was resumed, on."""
+        rounded = [float(f"{x:.6g}") for x in losses]
+        self._write_json("training_loss.json", {"first_step": first_step, "losses": rounded})
 
     def read_losses(self) -> tuple[int, list[float]]:
-        """The first step whose loss is noted, and the losses from there on; 1 and none if none."""
-        noted = json.loads(read_if_there(self.path / "training_loss.json") or "{}")
-        return noted.get("first_step", 1), noted.get("losses", [])
+        """The first step whose loss is known, and the losses from there on; (1, []) for none."""
+        stored = self._read_json("training_loss.json") or {"first_step": 1, "losses": []}
+        return stored["first_step"], stored["losses"]
 
     def write_metrics(self, metrics: IterationMetrics) -> None:
         """Writes metrics.json, the iteration's line of metrics.jsonl."""
-        data = json.dumps(to_json(metrics), indent=1) + "\n"
-        write_atomically(self.path / "metrics.json", data.encode())
+        self._write_json("metrics.json", to_json(metrics), indent=1)
 
     def read_metrics(self) -> IterationMetrics | None:
         """The iteration's metrics, or None while it is not finished."""
-        data = read_if_there(self.path / "metrics.json")
-        return None if data is None else from_json(IterationMetrics, json.loads(data))
+        stored = self._read_json("metrics.json")
+        return stored and from_json(IterationMetrics, stored)
+
+    def _read_json(self, name: str) -> Any:
+        return json.loads(read_if_there(self.path / name) or "null")
+
+    def _write_json(self, name: str, value: object, indent: int | None = None) -> None:
+        end = "\n" if indent else ""
+        write_atomically(self.path / name, f"{json.dumps(value, indent=indent)}{end}".encode())
 
     def _marker(self, stage: str) -> dict[str, Any] | None:
-        file = self.path / f"{stage}.done"
-        return processes.from_lead(lambda: json.loads(read_if_there(file) or "null"))
+        return processes.from_lead(lambda: self._read_json(f"{stage}.done"))
 
-    def _finish(
-        self,
-        stage: str,
-        count: int,
-        sha256: str,
-        seconds: float,
-        notes: Notes | None = None,
-    ) -> None:
+    def _finish(self, stage: str, start: float, count: object, sha256: str, notes: object) -> float:
+        seconds = round(time.monotonic() - start, 3)
         marker = {"count": count, "sha256": sha256, "seconds": seconds, "notes": notes}
-        write_atomically(self.path / f"{stage}.done", json.dumps(marker).encode())
-
-    def _verified(self, file: Path, marker: dict[str, Any]) -> bytes:
-        data = read_if_there(file) or b""
-        if sha256(data) != marker["sha256"]:
-            raise UserError(
-                f"{file} is not what was written when its stage finished ({marker['count']} "
-                f"records); restore it, or remove {file.with_suffix('.done').name} and all that "
-                f"came after it to do the stage again"
-            )
-        return data
+        self._write_json(f"{stage}.done", marker)
+        return seconds

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from star_jax.run.metrics import IterationMetrics
+from star_jax.run.metrics import IterationMetrics, group_order
 
 NOTHING = "-"  # does not apply, or is not known
 
@@ -10,23 +10,17 @@ NOTHING = "-"  # does not apply, or is not known
 def aligned(
     cells: Sequence[Sequence[str]], *, left: Sequence[int] = (), widths: Sequence[int] = ()
 ) -> list[str]:
-    """Lines of text, one for each row of cells, with columns of equal width.
+    """One line of text for each row of cells.
 
-    Args:
-      cells: rows of equal length.
-      left: columns that are aligned left, counted from the end if negative; others align right.
-      widths: least width of each column; () for as wide as its longest cell.
+    Columns align right, those in `left` (from the end if negative) left. `widths` are the least.
     """
-    found = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    found = [max(pair) for pair in zip(found, widths or found, strict=True)]
-    to_left = {column % len(found) for column in left}
-    return [
-        "  ".join(
-            cell.ljust(width) if i in to_left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, found, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    least = widths or [0] * len(cells[0])
+    columns = []
+    for i, (column, width) in enumerate(zip(zip(*cells, strict=True), least, strict=True)):
+        width = max(width, *map(len, column))
+        is_left = i in left or i - len(least) in left
+        columns.append([f"{cell:{'<' if is_left else '>'}{width}}" for cell in column])
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
 def as_markdown(cells: Sequence[Sequence[str]]) -> str:
@@ -38,11 +32,8 @@ def as_markdown(cells: Sequence[Sequence[str]]) -> str:
 
 
 def group_names(rows: Iterable[IterationMetrics]) -> tuple[str, ...]:
-    """Groups that occur in any row: digit counts by size ("2" before "10"), then others by name."""
-    names = {name for row in rows for name in row.accuracy_by_group}
-    return tuple(
-        sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
-    )
+    """Groups that occur in any row, in `group_order`."""
+    return tuple(sorted({name for row in rows for name in row.accuracy_by_group}, key=group_order))
 
 
 def header_cells(groups: Sequence[str]) -> list[str]:
@@ -73,16 +64,7 @@ def row_cells(row: IterationMetrics, groups: Sequence[str]) -> list[str]:
     ]
 
 
-def format_header(groups: Sequence[str]) -> str:
-    """The header line of the live table."""
-    return _live(header_cells(groups), groups)
-
-
-def format_row(row: IterationMetrics, groups: Sequence[str]) -> str:
-    """The live table's line for one outer iteration, to print below `format_header(groups)`."""
-    return _live(row_cells(row, groups), groups)
-
-
-def _live(cells: Sequence[str], groups: Sequence[str]) -> str:
+def live_line(cells: Sequence[str], groups: Sequence[str]) -> str:
+    """`header_cells(groups)`, or a row's cells below them, as a line of the live table."""
     # Widths come from the header alone, so a row can be printed before the next one is known.
     return aligned([cells], widths=[max(6, len(name)) for name in header_cells(groups)])[0]

@@ -3,9 +3,9 @@
     MODEL_DIR/tensorboard/             one file per outer iteration, which is the step
     MODEL_DIR/tensorboard/iter_001/    the loss of each of its optimizer steps
 
-Event files are made from what is on disk, one whole file per iteration, named by the iteration and
-the hash of its content. So a resumed run writes what is missing, replaces what was measured again,
-and keeps the rest: no step appears twice, and none is truncated.
+An event file is made from what is on disk, whole, and named by the iteration and the hash of its
+content. So a resumed run writes what is missing and replaces what was measured again: no step
+appears twice, and none is truncated.
 """
 
 import hashlib
@@ -22,29 +22,23 @@ from star_jax.run.files import write_atomically
 from star_jax.run.metrics import IterationMetrics, OnMetrics
 from star_jax.run.paths import is_dir, path_of, read_if_there, told
 from star_jax.run.run_dir import RunDir
-from star_jax.run.stage_dir import StageDir
 
-NOT_MEASURED = ("iteration", "seed", "rationalize")
+NOT_MEASURED = ("iteration", "seed", "rationalize")  # of metrics.json
 WANDB_ID = "wandb_run_id.txt"  # in MODEL_DIR: a resumed run continues its run there
 
 
 def tracker(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -> OnMetrics:
     """A function to call with each outer iteration's metrics, old ones too, once they are on disk.
 
-    Args:
-      model_dir: the run directory; it need not exist yet.
-      tensorboard: write event files into it.
-      wandb_project: of Weights & Biases, to send the numbers there too; "" for none.
-
-    Raises:
-      UserError: in every process, Weights & Biases is not installed or refuses the login.
+    It writes event files into `model_dir`, and sends the numbers to a project of Weights & Biases
+    ("" for none). Raises UserError if that is not installed or refuses the login.
     """
     run = RunDir(path_of(model_dir))
     on_metrics: list[OnMetrics] = []  # empty in all processes but the lead
 
     def start() -> None:
         if wandb_project:
-            on_metrics.append(_to_wandb(run.path, wandb_project))
+            on_metrics.append(_to_wandb(run, wandb_project))
         if tensorboard:
             importlib.import_module("clu.metric_writers")  # fails now if missing, not in hours
             on_metrics.append(lambda metrics: write_events(run, metrics))
@@ -58,29 +52,28 @@ def tracker(model_dir: str, tensorboard: bool = True, wandb_project: str = "") -
     return track
 
 
-def scalars(metrics: Mapping[str, object], sampling: Mapping[str, object]) -> dict[str, float]:
-    """The numbers of an iteration by name: {"accuracy_by_group/2": 0.5, ...}, without nulls.
+def scalars(run: RunDir, metrics: IterationMetrics) -> dict[str, float]:
+    """The numbers of a finished iteration by name, without nulls: metrics.json, sampling.json.
 
-    Args:
-      metrics: a line of metrics.jsonl.
-      sampling: sampling.json, stage -> the cost of sampling it.
+    {"accuracy_by_group/2": 0.5, ..., "sampling/generate/seconds": 1.5}.
     """
-    measured = {name: x for name, x in metrics.items() if name not in NOT_MEASURED}
-    return dict(_flat({**measured, "sampling": sampling}))
+    measured = {name: x for name, x in to_json(metrics).items() if name not in NOT_MEASURED}
+    stats = run.iteration(metrics.iteration).read_stats()
+    return dict(_flat({**measured, "sampling": stats}))
 
 
 def write_events(run: RunDir, metrics: IterationMetrics) -> None:
     """Writes the event files of a finished iteration, unless they exist."""
     n, stage = metrics.iteration, run.iteration(metrics.iteration)
     folder = run.path / "tensorboard"
-    _write_once(folder, n, {n: _scalars_of(stage, metrics)})
+    _write_once(folder, n, {n: scalars(run, metrics)})
     first, losses = stage.read_losses()
     steps = {step: {"train_loss": loss} for step, loss in enumerate(losses, start=first)}
     if steps:
         _write_once(folder / stage.path.name, n, steps)
 
 
-def event_file(series: Mapping[int, Mapping[str, float]]) -> bytes:
+def _event_file(series: Mapping[int, Mapping[str, float]]) -> bytes:
     """A TensorBoard event file of step -> name -> number."""
     from clu import metric_writers  # imports tensorboard
 
@@ -102,11 +95,11 @@ def _write_once(folder: Path, n: int, series: Mapping[int, Mapping[str, float]])
         for other in existing:
             if other.name != file.name:
                 other.unlink()
-    if file.name not in [other.name for other in existing]:
-        write_atomically(file, event_file(series))
+    if file not in existing:
+        write_atomically(file, _event_file(series))
 
 
-def _to_wandb(directory: Path, project: str) -> OnMetrics:
+def _to_wandb(run: RunDir, project: str) -> OnMetrics:
     try:
         import wandb
     except ModuleNotFoundError as error:
@@ -114,12 +107,12 @@ def _to_wandb(directory: Path, project: str) -> OnMetrics:
             f"track.wandb_project = {project!r} needs the package {error.name}, which is not "
             f"installed; run `uv pip install wandb`, or remove the binding"
         ) from error
-    run_id = (read_if_there(directory / WANDB_ID) or b"").decode().strip() or None
+    id_file = run.path / WANDB_ID
     try:
-        run = wandb.init(
+        wandb_run = wandb.init(
             project=project,
-            name=directory.name,
-            id=run_id,
+            name=run.path.name,
+            id=(read_if_there(id_file) or b"").decode().strip() or None,
             resume="allow",
             settings={"console": "off"},  # keeps the live table and the progress bars
         )
@@ -132,16 +125,11 @@ def _to_wandb(directory: Path, project: str) -> OnMetrics:
 
     def on_metrics(metrics: IterationMetrics) -> None:
         # Not before: the directory may turn out to belong to another run.
-        write_atomically(directory / WANDB_ID, run.id.encode())
-        if metrics.iteration >= run.step:  # it has the earlier ones
-            stage = RunDir(directory).iteration(metrics.iteration)
-            run.log(_scalars_of(stage, metrics), step=metrics.iteration)
+        write_atomically(id_file, wandb_run.id.encode())
+        if metrics.iteration >= wandb_run.step:  # it has the earlier ones
+            wandb_run.log(scalars(run, metrics), step=metrics.iteration)
 
     return on_metrics
-
-
-def _scalars_of(stage: StageDir, metrics: IterationMetrics) -> dict[str, float]:
-    return scalars(to_json(metrics), stage.read_stats())
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:

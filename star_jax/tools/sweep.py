@@ -1,19 +1,15 @@
-"""A sweep: many runs described by one gin file, expanded and named; launch/sweep.py runs them.
-
-Nothing here reads a disk or calls gin.
-"""
+"""A sweep: many runs described by one gin file, expanded and named; launch/sweep.py runs them."""
 
 import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import PurePosixPath
 from typing import Any
 
 from star_jax.errors import UserError, check_types
-from star_jax.tools.gin_text import gin_text
 
-OF_A_POINT = ("name", "run_mode", "gin_files")  # keys of a point that are not bindings
 MAX_NAME = 200  # bytes; file systems allow 255, and logs and markers add a suffix
 SAFE_NAME = re.compile(r"[A-Za-z][\w.=+-]*", re.ASCII)  # needs no quotes, also in a bucket
 TAKEN = ("report",)  # a sweep's other directories; those of points begin with a number
@@ -33,8 +29,8 @@ class Prepare:
     def __post_init__(self):
         """Raises UserError for a wrong field."""
         check_types(self)
-        _check_names("Prepare.gin_files", self.gin_files)
-        _check_names("Prepare.by", self.by)
+        _check_list("Prepare.gin_files", self.gin_files, str, "strings")
+        _check_list("Prepare.by", self.by, str, "strings")
         _check_mapping("Prepare.bindings", self.bindings)
         _check_safe("Prepare.name", self.name)
 
@@ -47,7 +43,7 @@ class Sweep:
     gin_files: Sequence[str]
     bindings: Mapping[str, object] = dataclasses.field(default_factory=dict)  # of all points
     grid: Mapping[str, Sequence[object]] = dataclasses.field(default_factory=dict)
-    # Each has bindings, and may have a run_mode, gin_files and a name of its own.
+    # Bindings, and maybe a run_mode, gin_files and a name of the point's own.
     points: Sequence[Mapping[str, Any]] = ()
     prepare: Prepare | Sequence[Prepare] = ()
     output_dir: str = ""  # "" for runs/sweeps/<name of the sweep's file>
@@ -55,7 +51,7 @@ class Sweep:
     def __post_init__(self):
         """Raises UserError for a wrong field."""
         check_types(self)
-        _check_names("Sweep.gin_files", self.gin_files)
+        _check_list("Sweep.gin_files", self.gin_files, str, "strings")
         _check_mapping("Sweep.bindings", self.bindings)
         _check_mapping("Sweep.grid", self.grid)
         for name, values in self.grid.items():
@@ -63,22 +59,19 @@ class Sweep:
                 raise UserError(
                     f"Sweep.grid: {name} has {values!r}; give a list of one value or more"
                 )
-        if not isinstance(self.points, list | tuple):
-            raise UserError(f"Sweep.points = {self.points!r} is not a list of points")
+        _check_list("Sweep.points", self.points, object, "points")
         for i, point in enumerate(self.points):
             where = f"Sweep.points[{i}]"
             _check_mapping(where, point)
             _check_safe(f"{where}: name", point.get("name", "ok"))
-            _check_names(f"{where}: gin_files", point.get("gin_files", ()))
+            _check_list(f"{where}: gin_files", point.get("gin_files", ()), str, "strings")
             if not isinstance(point.get("run_mode", ""), str):
                 raise UserError(f"{where}: run_mode = {point['run_mode']!r} is not a string")
         if not self.grid and not self.points:
             raise UserError("Sweep has neither a grid nor points; bind Sweep.grid or Sweep.points")
-        listed = self.prepare
-        if not isinstance(listed, Prepare | list | tuple) or not all(
-            isinstance(one, Prepare) for one in self.preparations
-        ):
-            raise UserError(f"Sweep.prepare = {listed!r}: write @Prepare(), or a list of it")
+        if not isinstance(self.prepare, Prepare):
+            what = "preparations; write @Prepare(), or a list of it"
+            _check_list("Sweep.prepare", self.prepare, Prepare, what)
 
     @property
     def preparations(self) -> tuple[Prepare, ...]:
@@ -106,13 +99,13 @@ class SweepRun:
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """A point without its name: what the list of points binds, and what the grid binds."""
+    """A point whose directory has no name yet."""
 
-    title: str  # its name in the list; "" for none
+    title: str  # its name in the list of points; "" for none
     run_mode: str
     gin_files: tuple[str, ...]
-    listed: Mapping[str, str]
-    chosen: Mapping[str, str]
+    listed: Mapping[str, str]  # bindings of the list
+    chosen: Mapping[str, str]  # bindings of the grid
 
     @property
     def values(self) -> dict[str, str]:
@@ -122,9 +115,7 @@ class _Point:
 def expand(sweep: Sweep, root: str) -> list[SweepRun]:
     """All runs of a sweep whose MODEL_DIRs are in `root`: preparations, then the points.
 
-    Raises:
-      UserError: two points are equal, a name is bound twice or too long, or a preparation is `by` a
-        name that a point does not bind.
+    Raises UserError for equal points, names that are bound twice, are too long or not bound.
     """
     points = _points(sweep)
     common = _texts(sweep.bindings, "Sweep.bindings")
@@ -155,9 +146,7 @@ def expand(sweep: Sweep, root: str) -> list[SweepRun]:
 def differences(known: Mapping[str, Mapping], wanted: Mapping[str, Mapping]) -> list[str]:
     """What differs between two sweeps, as sentences; bindings that a resumed run may change do not.
 
-    Args:
-      known: of each run by name its "run_mode" and "config", gin's text of its configuration.
-      wanted: the same of the other sweep.
+    Both have each run's "run_mode" and "config", gin's text of its configuration, by its name.
     """
     from star_jax.run.run_dir import differing_bindings  # imports JAX; few sweeps are resumed
 
@@ -179,16 +168,12 @@ def _points(sweep: Sweep) -> list[_Point]:
     ]
     points = []
     for i, point in enumerate(sweep.points or [{}]):
-        given: dict[str, Any] = {
-            "name": "",
-            "run_mode": sweep.run_mode,
-            "gin_files": sweep.gin_files,
-            **point,
-        }
-        title, run_mode, gin_files = (given.pop(key) for key in OF_A_POINT)
+        given = dict(point)
+        title, run_mode = given.pop("name", ""), given.pop("run_mode", sweep.run_mode)
+        gin_files = tuple(given.pop("gin_files", sweep.gin_files))
         listed = _texts(given, f"Sweep.points[{i}]")
         points += [
-            _Point(title, run_mode, tuple(gin_files), listed, dict(chosen))
+            _Point(title, run_mode, gin_files, listed, dict(chosen))
             for chosen in itertools.product(*axes)
         ]
     return points
@@ -198,10 +183,9 @@ def _names(points: Sequence[_Point]) -> list[str]:
     """A number and what differs: 003_LinearSteps_SEED=1."""
     keys = dict.fromkeys(key for point in points for key in point.values)
     varying = [key for key in keys if len({point.values.get(key) for point in points}) > 1]
-    short = _short_names(varying)
+    short, width = _short_names(varying), max(3, len(str(len(points) - 1)))
     modes = {point.run_mode for point in points}
     files = {point.gin_files for point in points}
-    width = max(3, len(str(len(points) - 1)))
     names = []
     for i, point in enumerate(points):
         own = [point.title]
@@ -217,10 +201,8 @@ def _names(points: Sequence[_Point]) -> list[str]:
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
     """StarConfig.few_shot -> few_shot, unless another key ends in the same word."""
     ends = [re.split(r"[./]", key)[-1] for key in keys]
-    return {
-        key: end if ends.count(end) == 1 else _slug(key)
-        for key, end in zip(keys, ends, strict=True)
-    }
+    pairs = zip(keys, ends, strict=True)
+    return {key: end if ends.count(end) == 1 else _slug(key) for key, end in pairs}
 
 
 def _slug(text: str) -> str:
@@ -230,18 +212,40 @@ def _slug(text: str) -> str:
 
 def _preparation(prepare: Prepare, values: Mapping[str, str], point: str, root: str) -> SweepRun:
     """The run that prepares `point`, which binds `values`."""
-    missing = [name for name in prepare.by if name not in values]
-    if missing:
-        raise UserError(f"Prepare.by has {missing[0]}, which point {point} does not bind")
+    for name in prepare.by:
+        if name not in values:
+            raise UserError(f"Prepare.by has {name}, which point {point} does not bind")
     by = {name: values[name] for name in prepare.by}
     own = _texts(prepare.bindings, "Prepare.bindings")
     if twice := by.keys() & own.keys():
         raise UserError(f"{twice.pop()} is both in Prepare.by and in Prepare.bindings")
     short = _short_names(list(by))
     name = "_".join([prepare.name, *(f"{short[key]}={_slug(text)}" for key, text in by.items())])
-    bindings = {**own, **by, "MODEL_DIR": repr(f"{root}/{name}")}
-    return SweepRun(
-        name, prepare.run_mode, tuple(prepare.gin_files), tuple(bindings.items()), is_point=False
+    bindings = {**own, **by, "MODEL_DIR": repr(f"{root}/{name}")}.items()
+    files = tuple(prepare.gin_files)
+    return SweepRun(name, prepare.run_mode, files, tuple(bindings), is_point=False)
+
+
+def gin_text(value: object, where: str) -> str:
+    """The text that gin reads as `value`; a string that begins with @ or % is a reference.
+
+    0.5 -> "0.5"; "a" -> "'a'"; ["%SEED", 1] -> "[%SEED, 1]". Raises UserError for other types.
+    """
+    if isinstance(value, str):
+        return value if value[:1] in ("@", "%") else repr(value)
+    if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        items = ", ".join(gin_text(item, where) for item in value)
+        if isinstance(value, list):
+            return f"[{items}]"
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    if isinstance(value, Mapping):
+        pairs = (f"{gin_text(k, where)}: {gin_text(v, where)}" for k, v in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    raise UserError(
+        f"{where}: {str(value)[:60]!r} cannot be written on a command line; write strings, "
+        f"numbers, lists, and references in quotes: '@LinearSteps()', '%SEED'"
     )
 
 
@@ -270,10 +274,8 @@ def _check_bound_once(sweep: Sweep, points: Sequence[_Point]) -> None:
 def _check_distinct(points: Sequence[_Point]) -> None:
     seen: dict[object, int] = {}
     for i, point in enumerate(points):
-        first = seen.setdefault(
-            (point.run_mode, point.gin_files, frozenset(point.values.items())), i
-        )
-        if first != i:
+        content = point.run_mode, point.gin_files, frozenset(point.values.items())
+        if (first := seen.setdefault(content, i)) != i:
             words = ", ".join(f"{name} = {text}" for name, text in point.values.items())
             raise UserError(f"points {first} and {i} of the sweep are equal: {words or 'empty'}")
 
@@ -283,13 +285,11 @@ def _check_mapping(where: str, value: object) -> None:
         raise UserError(f"{where} = {value!r} is not a dict of names and values")
 
 
-def _check_names(where: str, value: object) -> None:
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{where} = {value!r} is not a list of strings")
+def _check_list(where: str, value: object, kind: type, of: str) -> None:
+    if not isinstance(value, list | tuple) or not all(isinstance(one, kind) for one in value):
+        raise UserError(f"{where} = {value!r} is not a list of {of}")
 
 
 def _check_safe(where: str, value: object) -> None:
     if not isinstance(value, str) or not SAFE_NAME.fullmatch(value):
-        raise UserError(
-            f"{where} = {value!r} is not a letter followed by letters, digits and _.=+-"
-        )
+        raise UserError(f"{where} = {value!r} is not a letter, then letters, digits and _.=+-")

@@ -1,4 +1,4 @@
-"""Packs documents of different lengths into fixed rows, with segments so that none sees another.
+"""Packs documents of different lengths into rows, as segments that do not see each other.
 
 Padding is segment 0 and loss weight 0, never a token id: id 0 is "!" in GPT-2's vocabulary.
 """

@@ -15,7 +15,7 @@ class GeometricSteps:
 
     first: int = 40  # optimizer steps in outer iteration 1
     growth: float = 1.2  # factor from one outer iteration to the next
-    cap: int | None = None  # at most this many steps
+    cap: int | None = None  # at most so many steps
 
     def __call__(self, iteration: int, n_examples: int, examples_per_step: float) -> int:
         """Optimizer steps of outer iteration `iteration` (1, 2, ...): first * growth^(n-1)."""
@@ -28,7 +28,7 @@ class LinearSteps:
 
     first: int = 40  # optimizer steps in outer iteration 1
     increment: int = 40  # steps added in each next one
-    cap: int | None = None  # at most this many steps
+    cap: int | None = None  # at most so many steps
 
     def __call__(self, iteration: int, n_examples: int, examples_per_step: float) -> int:
         """Optimizer steps of outer iteration `iteration` (1, 2, ...)."""
@@ -40,7 +40,7 @@ class EpochSteps:
     """As many steps as it takes to see every kept example `epochs` times."""
 
     epochs: float = 1.0
-    cap: int | None = None  # at most this many steps
+    cap: int | None = None  # at most so many steps
 
     def __call__(self, iteration: int, n_examples: int, examples_per_step: float) -> int:
         """Optimizer steps to see `n_examples` `epochs` times at `examples_per_step`."""

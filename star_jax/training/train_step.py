@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from star_jax.errors import UserError
+from star_jax.errors import check_not_negative, check_positive, check_share
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
 from star_jax.records import PackedBatch, Params
-from star_jax.training.loss import weighted_cross_entropy, where_to_predict
 from star_jax.training.schedules import warmup_then_constant
 
 
@@ -29,12 +28,9 @@ class OptimizerConfig:
 
     def __post_init__(self):
         """Raises UserError for values that train nothing."""
-        if self.learning_rate <= 0 or self.warmup_steps < 0 or not 0 <= self.decay_share <= 1:
-            raise UserError(
-                f"OptimizerConfig: learning_rate = {self.learning_rate} must be positive, "
-                f"warmup_steps = {self.warmup_steps} not negative, and decay_share = "
-                f"{self.decay_share} a share from 0 to 1"
-            )
+        check_positive(self, "learning_rate")
+        check_not_negative(self, "warmup_steps")
+        check_share(self, "decay_share")
 
 
 class TrainState(NamedTuple):
@@ -46,24 +42,22 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Global-norm clipping, then Adam with warm-up then a constant learning rate."""
+    """Global-norm clipping, then Adam with `warmup_then_constant`."""
     return optax.chain(
         optax.stateless(lambda grads, _: clip_by_global_norm(grads, config.clip_norm)),
         optax.adam(
             warmup_then_constant(config.learning_rate, config.warmup_steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.epsilon,
+            config.b1,
+            config.b2,
+            config.epsilon,
         ),
     )
 
 
 def clip_by_global_norm(grads: Params, largest: float) -> Params:
-    """Gradients whose global norm is at most `largest`.
-
-    As optax's, but multiplied by one factor: a product is cheap enough to be computed twice, for
-    each of Adam's two moments, while quotients would be kept, a whole copy.
-    """
+    """Gradients whose global norm is at most `largest`."""
+    # Not optax's: XLA computes a product twice, for each of Adam's moments, but it would keep
+    # quotients, a whole copy of the gradients.
     factor = largest / jnp.maximum(optax.tree.norm(grads), largest)
     return jax.tree.map(lambda grad: grad * factor.astype(grad.dtype), grads)
 
@@ -85,8 +79,7 @@ def train_step(
 ) -> tuple[TrainState, jax.Array]:
     """One step over a batch; returns the new state and the loss (nats per weighted token).
 
-    Losses are summed and divided by the whole batch's weight, so `accumulation` does not change
-    the result.
+    The loss is divided by the whole batch's weight, so `accumulation` does not change the result.
 
     Args:
       model: the decoder.
@@ -127,7 +120,34 @@ def train_step(
 def split_rows(leaf_BL: jax.Array, n_parts: int) -> jax.Array:
     """[B, L] -> [n_parts, B / n_parts, L]; part i has the rows i, i + n_parts, ...
 
-    So each device has rows in every part. A part of neighbouring rows would be on some of the
-    devices only, and the others would repeat their work.
+    So each device has rows in every part; without them it would repeat another's work.
     """
     return leaf_BL.reshape(-1, n_parts, *leaf_BL.shape[1:]).swapaxes(0, 1)
+
+
+def where_to_predict(
+    tokens_BL: jax.Array, weights_BL: jax.Array, n_read: int
+) -> tuple[jax.Array | None, jax.Array, jax.Array]:
+    """The columns with loss, the tokens to predict there and their weights, each [B, n_read].
+
+    weights_BL[b, t] weighs the prediction of tokens_BL[b, t], made at t - 1. A document's first
+    token has weight 0. `n_read` is at least the number of columns with loss in any row; the columns
+    are None if they are all of them.
+    """
+    targets_BL = jnp.roll(tokens_BL, -1, axis=1)
+    weights_BL = jnp.roll(weights_BL, -1, axis=1).at[:, -1].set(0)
+    if n_read == tokens_BL.shape[1]:
+        return None, targets_BL, weights_BL
+    columns_BR = jnp.argsort(weights_BL == 0, axis=1, stable=True)[:, :n_read]
+    targets_BR = jnp.take_along_axis(targets_BL, columns_BR, axis=1)
+    return columns_BR, targets_BR, jnp.take_along_axis(weights_BL, columns_BR, axis=1)
+
+
+def weighted_cross_entropy(
+    logits_BRV: jax.Array, targets_BR: jax.Array, weights_BR: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Summed loss (nats) and summed weight of predicting each target."""
+    losses_BR = optax.softmax_cross_entropy_with_integer_labels(
+        logits_BRV.astype(jnp.float32), targets_BR
+    )
+    return jnp.sum(losses_BR * weights_BR), jnp.sum(weights_BR)

@@ -39,7 +39,7 @@ class TrainerConfig:
     checkpoint_every: int = -1
 
     def examples_per_step(self, examples: Sequence[TokenizedExample]) -> float:
-        """Number of examples that fill an optimizer step's rows on average, at least 1 per row."""
+        """Number of examples that fill a step's rows on average, at least 1 per row."""
         tokens = sum(len(example.tokens) for example in examples)
         return self.batch_size * max(1.0, self.row_length * len(examples) / tokens)
 
@@ -54,7 +54,7 @@ class Trained(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Makes train states and advances them; holds no weights itself."""
+    """Makes train states and advances them; holds no weights."""
 
     model: DecoderConfig
     optimizer: steps.OptimizerConfig
@@ -65,10 +65,8 @@ class Trainer:
     def __post_init__(self):
         """Raises UserError for what the mesh cannot split or run, or rows the model cannot hold."""
         config, share = self.config, self.config.loss_share
-        unit = config.accumulation_steps
-        partitioning.check_batch(
-            "TrainerConfig.batch_size", config.batch_size, self.mesh, self.rules, unit
-        )
+        batch = "TrainerConfig.batch_size", config.batch_size
+        partitioning.check_batch(*batch, self.mesh, self.rules, config.accumulation_steps)
         check_attention(self.model, self.mesh, self.rules)
         if config.row_length % partitioning.n_parts(self.mesh, self.rules, "length"):
             raise UserError(
@@ -95,12 +93,21 @@ class Trainer:
         return placed_params(self.model, self.mesh, self.rules)
 
     def abstract_state(self) -> steps.TrainState:
-        """The whole state's shapes, dtypes and shardings; Adam's moments lie as the weights."""
-        return jax.tree.map(
-            lambda leaf, sharding: leaf.update(sharding=sharding),
-            self._state_shapes(),
-            self._state_shardings,
+        """The whole state's shapes, dtypes and shardings.
+
+        Adam's moments are split as the parameters are; all else is a replicated scalar.
+        """
+        init = functools.partial(steps.init_state, self._optimizer)
+        shapes, params = jax.eval_shape(init, abstract_params(self.model)), self.abstract_params()
+        whole = partitioning.replicated(self.mesh)
+        moments = optax.tree.map_params(
+            self._optimizer,
+            lambda leaf, param: leaf.update(sharding=param.sharding),
+            shapes.opt_state,
+            params,
+            transform_non_params=lambda leaf: leaf.update(sharding=whole),
         )
+        return steps.TrainState(shapes.step.update(sharding=whole), params, moments)
 
     def random_params(self, seed: int) -> Params:
         """New random parameters, made in their sharded place."""
@@ -114,25 +121,20 @@ class Trainer:
         seed: int,
         on_step: Callable[[int, steps.TrainState], None] = lambda step, state: None,
     ) -> Trained:
-        """Advances `state` to step `n_steps`.
+        """Advances `state` to step `n_steps`; raises UserError for a wrong example or loss.
 
         What a step sees depends on (examples, seed, step) alone, so training that is resumed
         from a checkpoint continues exactly as if it had not stopped.
 
         Args:
           state: its memory is donated; use the returned state.
-          examples: repeated epoch after epoch, each in its own order.
+          examples: repeated, each epoch in an order of its own.
           n_steps: the step to reach.
           seed: of the order.
           on_step: called after each step with its number and state.
-
-        Raises:
-          UserError: no examples, one longer than a row, an id that the model has no row for, or a
-            loss that is not finite.
         """
         size = (self.config.batch_size, self.config.row_length)
-        packing.check_lengths(examples, self.config.row_length, self.config.loss_share)
-        self._check_ids(examples)
+        self._check(examples)
         first = int(state.step)
         losses: list[float] = []
         n_batches = filled = 0
@@ -156,19 +158,16 @@ class Trainer:
         return Trained(state, losses, filled / (n_batches * math.prod(size)) if n_batches else None)
 
     def lower_step(self) -> jax.stages.Lowered:
-        """The optimizer step, lowered for the mesh without any array.
-
-        Compiling it says how much memory it needs on each device, even for devices elsewhere.
-        """
+        """The optimizer step, lowered for the mesh without any array; it can be compiled."""
         size = (self.config.batch_size, self.config.row_length)
         batch = jax.eval_shape(functools.partial(packing.fill_batch, [], *size))
         decay = jax.ShapeDtypeStruct((), np.float32)
         return self._step.lower(self.abstract_state(), batch, decay)
 
-    def _check_ids(self, examples: Sequence[TokenizedExample]) -> None:
-        """Reports an id beyond the embedding, which would become NaN, before the loss does."""
+    def _check(self, examples: Sequence[TokenizedExample]) -> None:
+        packing.check_lengths(examples, self.config.row_length, self.config.loss_share)
         largest = max(int(example.tokens.max()) for example in examples)
-        if largest >= self.model.vocab_size:
+        if largest >= self.model.vocab_size:  # it would be embedded as NaN
             raise UserError(
                 f"the training examples have the token id {largest}, the model room for "
                 f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
@@ -176,33 +175,20 @@ class Trainer:
 
     def _on_devices(self, rows: Sequence[Sequence[TokenizedExample]]) -> PackedBatch:
         length = self.config.row_length
-        return partitioning.in_rows(
-            partitioning.batch_sharding(self.mesh, self.rules),
-            self.config.batch_size,
-            lambda start, stop: packing.fill_batch(rows[start:stop], stop - start, length),
-        )
+        sharding = partitioning.batch_sharding(self.mesh, self.rules)
+
+        def fill(start: int, stop: int) -> PackedBatch:
+            return packing.fill_batch(rows[start:stop], stop - start, length)
+
+        return partitioning.in_rows(sharding, self.config.batch_size, fill)
 
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:
         return steps.make_optimizer(self.optimizer)
 
-    def _state_shapes(self) -> steps.TrainState:
-        init = functools.partial(steps.init_state, self._optimizer)
-        return jax.eval_shape(init, abstract_params(self.model))
-
     @functools.cached_property
     def _state_shardings(self) -> steps.TrainState:
-        """Adam's moments lie as the parameters; all else is a replicated scalar."""
-        whole = partitioning.replicated(self.mesh)
-        params = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params())
-        moments = optax.tree.map_params(
-            self._optimizer,
-            lambda _, sharding: sharding,
-            self._state_shapes().opt_state,
-            params,
-            transform_non_params=lambda _: whole,
-        )
-        return steps.TrainState(whole, params, moments)
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
 
     # Functions that are called more than once: a new jit would compile them again each time.
 
@@ -226,19 +212,14 @@ class Trainer:
         def step(
             state: steps.TrainState, batch: PackedBatch, decay: jax.Array
         ) -> tuple[steps.TrainState, jax.Array]:
+            settings = self.model, self._optimizer, parts
             with partitioning.on_mesh(self.mesh, self.rules):
-                return steps.train_step(
-                    self.model, self._optimizer, parts, state, batch, decay, n_read
-                )
+                return steps.train_step(*settings, state, batch, decay, n_read)
 
-        whole = partitioning.replicated(self.mesh)
+        whole, state = partitioning.replicated(self.mesh), self._state_shardings
         split = partitioning.batch_sharding(self.mesh, self.rules)
-        return jax.jit(
-            step,
-            in_shardings=(self._state_shardings, split, whole),
-            out_shardings=(self._state_shardings, whole),
-            donate_argnums=0,
-        )
+        before, after = (state, split, whole), (state, whole)
+        return jax.jit(step, in_shardings=before, out_shardings=after, donate_argnums=0)
 
 
 def _finite(loss: float, step: int) -> float:

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from star_jax.tools.gin_text import gin_text
-from star_jax.tools.sweep import SweepRun
+from star_jax.tools.sweep import SweepRun, gin_text
 from star_launch import ROOT
 from star_launch.sweep.runner import Job
 from star_launch.tpu_vm import command as tpu_vm

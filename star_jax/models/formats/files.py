@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.models.formats.views import in_blocks, shaped
 from star_jax.models.tensors import Index, StoredModel, Tensor
 
@@ -99,14 +99,6 @@ def read_config(directory: Path) -> Mapping[str, object] | None:
     """The contents of config.json in `directory`, None without one; UserError if damaged."""
     path = directory / "config.json"
     return _read_json_object(path) if path.is_file() else None
-
-
-def some(names: Iterable[str], most: int = 4) -> str:
-    """The first few names, e.g. "a, b, c, d and 3 more"."""
-    # A damaged file's names may contain line breaks.
-    names = [name if name.isprintable() else repr(name) for name in names]
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:

@@ -12,10 +12,10 @@ import ml_dtypes
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.models.families import FAMILIES, Family
 from star_jax.models.families.family import Gguf, GgufFile
-from star_jax.models.formats.files import check_contents, damaged, file_tensor, some
+from star_jax.models.formats.files import check_contents, damaged, file_tensor
 from star_jax.models.formats.views import bounds, in_blocks
 from star_jax.models.tensors import Index, StoredModel, Tensor
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.models.families import gptj
-from star_jax.models.formats.files import check_contents, damaged, file_tensor, read_config, some
+from star_jax.models.formats.files import check_contents, damaged, file_tensor, read_config
 from star_jax.models.formats.views import concatenated, transposed
 from star_jax.models.tensors import Index, StoredModel, Tensor
 

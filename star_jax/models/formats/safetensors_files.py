@@ -7,8 +7,8 @@ import ml_dtypes  # noqa: F401  adds bfloat16 to NumPy
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from star_jax.errors import UserError
-from star_jax.models.formats.files import check_contents, damaged, file_tensor, open_files, some
+from star_jax.errors import UserError, some
+from star_jax.models.formats.files import check_contents, damaged, file_tensor, open_files
 from star_jax.models.tensors import StoredModel, Tensor
 
 # All that NumPy has; other types belong to quantized models.

@@ -76,7 +76,7 @@ class Programs:
         """(params, prefix, slots, time, n_free) -> Slots and the time."""
         return jax.jit(
             functools.partial(
-                decode.decode, self.writer, partitioning.n_shards(self.mesh, self.rules)
+                decode.decode, self.writer, partitioning.n_parts(self.mesh, self.rules, "batch")
             ),
             in_shardings=(None, None, self._slots, self._whole, self._whole),
             donate_argnums=2,
@@ -122,7 +122,7 @@ class Programs:
     def shrink(self) -> Callable[[Slots], tuple[Slots, Finished]]:
         """Slots -> half of them, and what the others held."""
         return jax.jit(
-            functools.partial(decode.shrink, partitioning.n_shards(self.mesh, self.rules)),
+            functools.partial(decode.shrink, partitioning.n_parts(self.mesh, self.rules, "batch")),
             out_shardings=(self._slots, self._whole),
         )
 

@@ -231,7 +231,7 @@ class Sampler:
         return shapes_for(
             sum(lengths) / len(lengths),
             longest,
-            n_shards=partitioning.n_shards(self.mesh, self.rules),
+            n_shards=partitioning.n_parts(self.mesh, self.rules, "batch"),
             batch_size=config.batch_size,
             max_new_tokens=config.max_new_tokens,
             refill_share=config.refill_share,

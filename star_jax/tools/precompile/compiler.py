@@ -54,11 +54,7 @@ class Verdict:
 
 
 def tpu_devices(topology: Topology) -> Sequence[jax.Device]:
-    """Devices to compile for; they need not exist.
-
-    Raises:
-      UserError: libtpu, which has the compiler, is not installed or rejects the topology.
-    """
+    """Devices to compile for, which need not exist; raises UserError without a libtpu for them."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "precompile needs libtpu, the compiler for TPUs: install the extra, "
@@ -90,16 +86,23 @@ def verdict(
       topology: compiled for.
       work: of one run of the program on one device.
       peaks: the speed of one device.
-
-    Raises:
-      jax.errors.JaxRuntimeError: compiling failed for any other reason than memory.
     """
     fits: bool | None = None
     needed, available = None, topology.generation.hbm_gib * GIB
     start = time.monotonic()
     if lower:
         try:
-            needed, fits = needed_bytes(lower().compile()), True
+            memory = lower().compile().memory_analysis()
+            assert memory
+            needed, fits = (
+                float(
+                    memory.argument_size_in_bytes
+                    + memory.temp_size_in_bytes
+                    + memory.output_size_in_bytes
+                    - memory.alias_size_in_bytes
+                ),
+                True,
+            )
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(str(error)):
                 raise
@@ -109,28 +112,13 @@ def verdict(
     return Verdict(name, fits, needed, available, seconds, work, roofline(work, peaks))
 
 
-def needed_bytes(compiled: jax.stages.Compiled) -> float:
-    """The memory of a device that a program needs: arguments, temporaries and results."""
-    memory = compiled.memory_analysis()
-    assert memory
-    return float(
-        memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
-
-
 def is_out_of_memory(message: str) -> bool:
     """Whether the compiler failed because the program is too large for the device's memory."""
     return "CompileTimeHbmOom" in message or used_of(message) is not None
 
 
 def used_of(message: str) -> tuple[float, float] | None:
-    """(bytes needed, bytes available) in the compiler's message; None if it has no numbers.
-
-    "Used 23.24G of 15.75G hbm" -> (23.24 GiB, 15.75 GiB).
-    """
+    """(bytes needed, available) in "... Used 23.24G of 15.75G hbm ..."; None without numbers."""
     for pattern in OUT_OF_MEMORY:
         if found := pattern.search(message):
             used, unit, of, of_unit = found.groups()

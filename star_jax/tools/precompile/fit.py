@@ -1,7 +1,7 @@
 """Does a run fit a TPU that is not there? Compiles the programs that the run would compile.
 
-They are the training step, and sampling's prefix, refill and decode step; evaluation runs the same
-ones. The compiler reports their memory; `roofline` estimates FLOPs, traffic and time.
+The compiler reports their memory; `roofline` estimates FLOPs, traffic and time. Evaluation runs the
+programs of sampling.
 """
 
 import dataclasses
@@ -57,12 +57,8 @@ class Fit:
 
 
 def precompile(settings: Settings, topology: Topology, devices: Devices = tpu_devices) -> Fit:
-    """Compiles the run's programs for a topology, one by one until one does not fit.
-
-    Raises:
-      UserError: as the run itself would for its mesh and batches, and as `tpu_devices`.
-    """
-    mesh = make_mesh(settings.mesh, list(devices(topology)))
+    """Compiles the run's programs one by one until one does not fit; raises as the run would."""
+    mesh, sampler = make_mesh(settings.mesh, list(devices(topology))), settings.sampler
     training = {TRAINING: training_lowering(settings, mesh)} if settings.trainer else {}
     works, peaks = work_of(settings, mesh), peaks_of(topology, settings.assumed)
     verdicts: list[Verdict] = []
@@ -79,18 +75,12 @@ def precompile(settings: Settings, topology: Topology, devices: Devices = tpu_de
         peaks,
         tuple(verdicts),
         settings.trained_model(mesh).state_bytes,
-        released_question(
-            settings.model, topology.n_devices, settings.sampler.max_new_tokens, peaks
-        ),
+        released_question(settings.model, topology.n_devices, sampler.max_new_tokens, peaks),
     )
 
 
 def training_lowering(settings: Settings, mesh: Mesh) -> Lower:
-    """A function that lowers the training step.
-
-    Raises:
-      UserError: the mesh cannot split the model or the batch; at once, before anything is lowered.
-    """
+    """A function that lowers the training step; raises UserError as `sampling`."""
     assert settings.trainer and settings.optimizer
     trainer = Trainer(
         settings.model, settings.optimizer, settings.trainer, mesh, settings.mesh.training_rules
@@ -100,11 +90,7 @@ def training_lowering(settings: Settings, mesh: Mesh) -> Lower:
 
 
 def sampling(settings: Settings, mesh: Mesh) -> dict[str, Lower]:
-    """Name -> a function that lowers it, for each of sampling's programs.
-
-    Raises:
-      UserError: the mesh cannot split the model or the batch.
-    """
+    """Name -> a function that lowers it; raises UserError for what the mesh cannot split."""
     rules, sampler = settings.mesh.decoding_rules, settings.sampler
     partitioning.check_batch("SamplerConfig.batch_size", sampler.batch_size, mesh, rules)
     model = dataclasses.replace(settings.model, scan_layers=False, remat="none")
@@ -144,10 +130,5 @@ def work_of(settings: Settings, mesh: Mesh) -> dict[str, Work]:
 
 
 def peaks_of(topology: Topology, assumed: Assumptions) -> Peaks:
-    """The speed of one device of the topology."""
-    return Peaks(
-        topology.flops,
-        topology.hbm_bytes_per_second,
-        topology.link_bytes_per_second,
-        assumed.message_microseconds * 1e-6,
-    )
+    """The speed of one device of the topology, with the assumed latency."""
+    return dataclasses.replace(topology.peaks, message_seconds=assumed.message_microseconds * 1e-6)

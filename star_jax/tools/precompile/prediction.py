@@ -92,15 +92,12 @@ class Prediction:
 def released_question(
     model: DecoderConfig, n_devices: int, max_new_tokens: int, peaks: Peaks
 ) -> float:
-    """Seconds that the released code takes to sample one question, at the peaks.
-
-    It runs the whole padded prompt for each question, then always `max_new_tokens` decode steps
-    over a cache of both lengths.
+    """Seconds that the released code takes for a question's whole padded prompt and its answer.
 
     Args:
       model: the decoder.
-      n_devices: devices; the heads, the MLP and the vocabulary are split over all of them.
-      max_new_tokens: decode steps per question.
+      n_devices: the heads, the MLP and the vocabulary are split over all of them.
+      max_new_tokens: decode steps per question, over a cache of the prompt and these.
       peaks: the speed of one device.
     """
     split = Split(heads=n_devices, kv_heads=n_devices, mlp=n_devices, vocab=n_devices)

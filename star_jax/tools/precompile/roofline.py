@@ -1,18 +1,20 @@
 """Estimates the cost of training and sampling for one device: FLOPs, memory traffic, communication.
 
-The compiler's own count is not used: it counts the body of a scan once, however often it runs. We
-count the matrix products (each reads its operands and writes its result once; everything else is
-assumed to be fused into them), Adam, and what is sent between devices. Sizes are per device.
+The compiler counts the body of a scan once, however often it runs, so we count ourselves: the
+matrix products (each reads its operands and writes its result once; everything else is assumed to
+be fused into them), Adam, and what is sent between devices. Sizes are per device.
 """
 
 import dataclasses
 import math
+import operator
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel.partitioning import Rules, axes_of, n_parts
+from star_jax.parallel.topologies import Peaks
 
 SCORE_BYTES = 4  # attention's scores are float32 whatever the dtype
 STATE_COPIES = 3  # parameters and Adam's two moments
@@ -28,25 +30,10 @@ class Work:
     messages: float = 0.0  # collective operations, each of which has a latency
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(
-            self.flops + other.flops,
-            self.hbm_bytes + other.hbm_bytes,
-            self.link_bytes + other.link_bytes,
-            self.messages + other.messages,
-        )
+        return Work(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
     def __mul__(self, times: float) -> "Work":
         return Work(*(times * value for value in dataclasses.astuple(self)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Peaks:
-    """The speed of one device."""
-
-    flops: float  # per second
-    hbm_bytes: float  # per second
-    link_bytes: float  # per second
-    message_seconds: float = 0.0  # latency of one collective operation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,24 +154,24 @@ class DeviceModel:
 
     def prefill(self, tokens: float, prefix_tokens: int, n_read: int) -> Work:
         """`tokens` new tokens in one row after a shared prefix, and the logits of `n_read`."""
-        block = (
-            self._products(self.matrices, tokens)
-            + self._attention(1, tokens, tokens)
-            + self._attention(1, tokens, prefix_tokens, shared=True)
-        )
-        head = self._products([self.head], n_read)
-        return block * self.model.n_layers + head + self._forward_traffic(tokens)
+        return self._forward(1, tokens, tokens, prefix_tokens, n_read)
 
     def decode_step(self, n_slots: float, prefix_tokens: int, columns: int) -> Work:
         """One new token in each of all devices' `n_slots` slots, with `columns` in its KV cache."""
         rows = n_slots / self.split.batch
+        return self._forward(rows, 1, columns + 1, prefix_tokens, rows)
+
+    def _forward(
+        self, rows: float, queries: float, keys: float, prefix_tokens: int, n_read: float
+    ) -> Work:
+        """`queries` new tokens per row, over `keys` of the row's own and a shared prefix."""
         block = (
-            self._products(self.matrices, rows)
-            + self._attention(rows, 1, columns + 1)
-            + self._attention(rows, 1, prefix_tokens, shared=True)
+            self._products(self.matrices, rows * queries)
+            + self._attention(rows, queries, keys)
+            + self._attention(rows, queries, prefix_tokens, shared=True)
         )
-        head = self._products([self.head], rows)
-        return block * self.model.n_layers + head + self._forward_traffic(rows)
+        head = self._products([self.head], n_read)
+        return block * self.model.n_layers + head + self._forward_traffic(rows * queries)
 
     def _products(self, matrices: list[tuple[float, float]], tokens: float) -> Work:
         """`tokens` rows times each matrix."""

@@ -1,7 +1,6 @@
 """The fastest mesh on which a run's training step fits a topology, and the most slots it allows.
 
-`roofline` estimates which candidates are fastest. They are compiled in this order until one fits.
-Candidates whose weights and optimizer state alone are too large are not compiled.
+Candidates are compiled in the order of their speed, as `roofline` estimates it, until one fits.
 """
 
 import dataclasses
@@ -28,13 +27,9 @@ MOST_COMPILED = 6  # training steps that are compiled before the search stops
 MOST_TRIES = 4  # to find the largest decoding batch
 # Parameters split over all devices but those of `data`: the smallest share per device of what a
 # decode step reads.
-SPLIT_DECODING: Rules = (
-    ("batch", "data"),
-    *(
-        (name, ("fsdp", "tensor") if axes == "tensor" else axes)
-        for name, axes in partitioning.DECODING_RULES
-        if name != "batch"
-    ),
+SPLIT_DECODING: Rules = tuple(
+    (name, "data" if name == "batch" else ("fsdp", "tensor") if axes == "tensor" else axes)
+    for name, axes in partitioning.DECODING_RULES
 )
 
 
@@ -51,11 +46,7 @@ class Found:
 
 
 def search(settings: Settings, topology: Topology, devices: Devices = tpu_devices) -> Found:
-    """Compiles candidates, fastest first.
-
-    Raises:
-      UserError: as `compiler.tpu_devices`, or the run trains nothing.
-    """
+    """Compiles candidates, fastest first; raises as `tpu_devices`, or if the run trains nothing."""
     if settings.trainer is None:
         raise UserError("--search looks for a mesh to train on; --run_mode=few_shot never trains")
     tried: list[str] = []
@@ -78,9 +69,7 @@ def found_text(found: Found) -> str:
     mesh, trainer, sampler = found.settings.mesh, found.settings.training, found.settings.sampler
     lines += [
         "  the fastest that fits:",
-        f"    MeshConfig.data = {mesh.data}",
-        f"    MeshConfig.fsdp = {mesh.fsdp}",
-        f"    MeshConfig.tensor = {mesh.tensor}",
+        *(f"    MeshConfig.{axis} = {getattr(mesh, axis)}" for axis in ("data", "fsdp", "tensor")),
         f"    TrainerConfig.batch_size = {trainer.batch_size}",
         f"    TrainerConfig.accumulation_steps = {trainer.accumulation_steps}",
     ]
@@ -97,13 +86,8 @@ def found_text(found: Found) -> str:
 def found_json(found: Found) -> dict[str, object]:
     """What was tried ("tried") and found (the other keys), JSON-ready."""
     best = found.settings
-    parts = {
-        "mesh": best and best.mesh,
-        "trainer": best and best.trainer,
-        "sampler": best and best.sampler,
-        "training": found.training,
-        "decoding": found.decoding,
-    }
+    parts = {name: getattr(best, name, None) for name in ("mesh", "trainer", "sampler")}
+    parts |= {"training": found.training, "decoding": found.decoding}
     return {
         "topology": found.topology.name,
         "cloud_name": found.topology.cloud_name,
@@ -114,10 +98,7 @@ def found_json(found: Found) -> dict[str, object]:
 
 
 def candidates(settings: Settings, n_devices: int) -> Iterator[Settings]:
-    """Every mesh of `n_devices` with every accumulation, at the run's batch.
-
-    Where no mesh splits the batch, it is raised to one row per device.
-    """
+    """Every mesh with every accumulation, at the run's batch, or at least one row per device."""
     batch = settings.training.batch_size
     divisors = [size for size in range(1, n_devices + 1) if n_devices % size == 0]
     for batch_size, fsdp, tensor, parts in itertools.product(
@@ -174,11 +155,8 @@ def _with_slots(
 def _most_slots(
     settings: Settings, mesh: Mesh, topology: Topology, tried: list[str]
 ) -> tuple[Settings, Verdict] | None:
-    """Compiles the fewest slots, then guesses more or fewer from the memory of a slot's KV cache.
-
-    The first result shows how much memory everything but the slots needs.
-    """
-    unit = partitioning.n_shards(mesh, settings.mesh.decoding_rules) * 8
+    """Compiles the fewest slots, then guesses how many fit from the bytes of a slot's KV cache."""
+    unit = partitioning.n_parts(mesh, settings.mesh.decoding_rules, "batch") * 8
     columns = settings.shapes(mesh).window + settings.sampler.max_new_tokens
     slot = settings.decoded_model(mesh).slot_bytes(columns)
     best: tuple[Settings, Verdict] | None = None
@@ -190,10 +168,10 @@ def _most_slots(
         both = (_compiled(ours, mesh, topology, one, lowerings[one]) for one in (DECODE, REFILL))
         found = max(both, key=lambda one: (not one.fits, one.needed or 0.0))
         tried.append(f"decoding, {n_slots:,} slots: {_words(found)}")
-        if found.fits and (best is None or n_slots > best[0].sampler.batch_size):
-            best = ours, found
         if not found.fits:
             smallest_refused = min(smallest_refused, n_slots)
+        elif best is None or n_slots > best[0].sampler.batch_size:
+            best = ours, found
         if found.needed is None:
             return best
         room = 0.99 * found.available - found.needed

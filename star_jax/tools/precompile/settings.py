@@ -1,10 +1,10 @@
-"""What decides whether a run fits and how long it takes: its settings, and assumptions about it."""
+"""The settings that decide whether a run fits and how long it takes, and assumptions about it."""
 
 import dataclasses
 
 from jax.sharding import Mesh
 
-from star_jax.errors import UserError
+from star_jax.errors import check_not_negative, check_positive, check_share
 from star_jax.loop.config import StarConfig
 from star_jax.loop.direct import TrainingLength
 from star_jax.models.config import DecoderConfig
@@ -40,14 +40,10 @@ class Assumptions:
 
     def __post_init__(self):
         """Raises UserError for values that no run can have."""
-        for field in dataclasses.fields(self):
-            value, is_share = getattr(self, field.name), field.name in SHARES
-            positive = value >= 0 if field.name in MAY_BE_ZERO else value >= 1e-9
-            if not positive or (is_share and value > 1):
-                raise UserError(
-                    f"Assumptions.{field.name} = {value}: give a "
-                    f"{'share up to 1' if is_share else 'positive number'}"
-                )
+        names = [field.name for field in dataclasses.fields(self)]
+        check_share(self, *SHARES)
+        check_not_negative(self, *MAY_BE_ZERO)
+        check_positive(self, *(name for name in names if name not in MAY_BE_ZERO))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +95,13 @@ class Settings:
 
     def shapes(self, mesh: Mesh) -> Shapes:
         """The static sizes of sampling."""
+        assumed, sampler = self.assumed, self.sampler
         return shapes_for(
-            self.assumed.question_tokens,
-            self.assumed.longest_question,
-            n_shards=partitioning.n_shards(mesh, self.mesh.decoding_rules),
-            batch_size=self.sampler.batch_size,
-            max_new_tokens=self.sampler.max_new_tokens,
-            refill_share=self.sampler.refill_share,
-            prefill_tokens=self.sampler.prefill_tokens,
+            assumed.question_tokens,
+            assumed.longest_question,
+            n_shards=partitioning.n_parts(mesh, self.mesh.decoding_rules, "batch"),
+            batch_size=sampler.batch_size,
+            max_new_tokens=sampler.max_new_tokens,
+            refill_share=sampler.refill_share,
+            prefill_tokens=sampler.prefill_tokens,
         )
