@@ -1,4 +1,5 @@
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,39 @@ def test_files_stay_short(path):
 @each_file
 def test_public_names_have_docstrings(path):
     assert list(undocumented(tree_of(path))) == []
+
+
+def functions(tree):
+    """Yields every function and method with its parameters, `self` and `cls` apart."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            yield node, [arg.arg for arg in args if arg.arg not in ("self", "cls")]
+
+
+@each_file
+def test_public_functions_of_four_parameters_describe_each(path):
+    for node, parameters in functions(tree_of(path)):
+        text = ast.get_docstring(node) or ""
+        if len(parameters) >= 4 and text and not node.name.startswith("_"):
+            described = text.partition("Args:")[2]
+            missing = [name for name in parameters if f"{name}:" not in described]
+            assert not missing, f"{node.name} says nothing of {missing}"
+
+
+def test_the_package_stays_small():
+    """A few stories may be long; what counts is how many, and that `Any` stays rare."""
+    sources = {path: path.read_text(encoding="utf-8") for path in FILES}
+    long_functions = [
+        node.name
+        for path in FILES
+        for node, _ in functions(tree_of(path))
+        if node.end_lineno - node.lineno >= 50
+    ]
+    assert len(long_functions) <= 3, long_functions
+    assert sum(len(source.splitlines()) > 300 for source in sources.values()) <= 6
+    lines = [line for source in sources.values() for line in source.splitlines()]
+    assert sum(bool(re.search(r"\bAny\b", line)) for line in lines) <= 120
 
 
 @each_file

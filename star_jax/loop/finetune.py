@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from star_jax.errors import UserError
 from star_jax.loop.stages import CHECKPOINT, FINETUNE
@@ -12,6 +13,8 @@ from star_jax.run.progress import progress
 from star_jax.run.stage_dir import Lazy, Notes, StageDir, StageResult
 from star_jax.training.packing import check_lengths
 from star_jax.training.trainer import Trainer
+
+OnLosses = Callable[[int, Sequence[float]], None]  # of the first step taken here, and each loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ def finetune_from_base(
     seed: int,
     checkpoint: TrainingCheckpoint | None = None,
     stage: str = "finetune",
-    on_losses: Callable[[int, Sequence[float]], None] = lambda first_step, losses: None,
+    on_losses: OnLosses = lambda first_step, losses: None,
 ) -> Finetuned:
     """M_n = train(M, D_n + D_n^rat) for `n_steps` with a fresh optimizer.
 
@@ -50,7 +53,7 @@ def finetune_from_base(
       seed: of the order of the examples.
       checkpoint: where the state is kept inside training, if anywhere.
       stage: name of the work for the progress bar.
-      on_losses: gets the first step that was taken here, and the loss of each from there on.
+      on_losses: gets the losses of the steps that were taken here.
 
     Raises:
       UserError: there is nothing to train on, or the loss is not finite.
@@ -92,7 +95,7 @@ def train_stage(
     seed: int,
     name: str = CHECKPOINT,
     stage: str = FINETUNE,
-    on_losses: Callable[[int, Sequence[float]], None] = lambda first_step, losses: None,
+    on_losses: OnLosses = lambda first_step, losses: None,
 ) -> tuple[StageResult[Notes], Lazy[Params]]:
     """`finetune_from_base` as a stage on disk: read if it is finished, resumed if it was begun.
 
@@ -126,11 +129,9 @@ def train_stage(
         )
         return trained.params, trained.notes()
 
-    result = directory.weights(
-        name,
-        train,
-        checkpoints.save,
-        lambda path: checkpoints.load(path, trainer.abstract_params()),
-    )
+    def read(path: Path) -> Params:
+        return checkpoints.load(path, trainer.abstract_params())
+
+    result = directory.weights(name, train, checkpoints.save, read)
     inside.clear()
     return result

@@ -12,7 +12,7 @@ from star_jax.run.progress import log
 from star_jax.run.tables import aligned
 from star_jax.tools.precompile.compiler import GIB, Devices, Verdict, tpu_devices
 from star_jax.tools.precompile.fit import TRAINING, Fit, precompile
-from star_jax.tools.precompile.prediction import Stage, assumptions_in_words
+from star_jax.tools.precompile.prediction import StageTime, assumptions_in_words
 from star_jax.tools.precompile.search import found_json, found_text, search
 from star_jax.tools.precompile.settings import Settings
 
@@ -171,7 +171,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def _first_iteration(fit: Fit) -> list[Stage]:
+def _first_iteration(fit: Fit) -> list[StageTime]:
     return fit.prediction.outer_iteration(min(1, fit.settings.iterations))
 
 

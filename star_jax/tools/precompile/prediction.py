@@ -12,7 +12,7 @@ RELEASED_PROMPT = 1536  # tokens that the released code pads each whole prompt t
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class StageTime:
     """One stage of an outer iteration."""
 
     name: str
@@ -40,7 +40,7 @@ class Prediction:
     shapes: Shapes
     each: ProgramSeconds
 
-    def outer_iteration(self, n: int = 1) -> list[Stage]:
+    def outer_iteration(self, n: int = 1) -> list[StageTime]:
         """The stages of outer iteration `n`; for n = 0 only the evaluation of the base model."""
         settings, loop = self.settings, self.settings.loop
         evaluate = self._sample("evaluate", settings.assumed.n_eval)
@@ -63,7 +63,7 @@ class Prediction:
         ours = sum(stage.seconds for stage in stages)
         return ours, sum(stage.released_seconds for stage in stages)
 
-    def _sample(self, name: str, n: int) -> Stage:
+    def _sample(self, name: str, n: int) -> StageTime:
         """Prefix once, prompts in chunks, and decode steps until the fullest slots are done."""
         assumed, sampler, each = self.settings.assumed, self.settings.sampler, self.each
         n_slots = min(sampler.batch_size, n)
@@ -71,14 +71,14 @@ class Prediction:
         steps = max(busy, sampler.max_new_tokens)  # the longest row needs that many
         positions = self.shapes.chunk_tokens * self.shapes.n_shards * assumed.packed_share
         chunks = math.ceil(n * assumed.question_tokens / positions)
-        return Stage(
+        return StageTime(
             name,
             each.prefix + chunks * each.refill + steps * each.decode_step,
             n * each.released_question,
             f"{n:,} questions: {chunks:,} chunks, {steps:,} decode steps of {n_slots} slots",
         )
 
-    def _finetune(self, n: int) -> Stage:
+    def _finetune(self, n: int) -> StageTime:
         assumed, trainer = self.settings.assumed, self.settings.training
         assert self.settings.schedule
         kept = math.ceil(assumed.kept_share * self.settings.n_questions)
@@ -86,7 +86,7 @@ class Prediction:
         per_step = positions / (assumed.question_tokens + assumed.new_tokens)
         steps = self.settings.schedule(n, kept, per_step)
         seconds = steps * self.each.training_step
-        return Stage("finetune", seconds, seconds, f"{steps:,} steps of {kept:,} kept examples")
+        return StageTime("finetune", seconds, seconds, f"{steps:,} steps of {kept:,} kept examples")
 
 
 def released_question(

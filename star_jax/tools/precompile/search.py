@@ -34,7 +34,7 @@ SPLIT_DECODING: Rules = tuple(
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search."""
 
     topology: Topology
@@ -45,7 +45,7 @@ class Found:
     rules_changed: bool = False  # decoding needs SPLIT_DECODING
 
 
-def search(settings: Settings, topology: Topology, devices: Devices = tpu_devices) -> Found:
+def search(settings: Settings, topology: Topology, devices: Devices = tpu_devices) -> SearchResult:
     """Compiles candidates, fastest first; raises as `tpu_devices`, or if the run trains nothing."""
     if settings.trainer is None:
         raise UserError("--search looks for a mesh to train on; --run_mode=few_shot never trains")
@@ -57,10 +57,10 @@ def search(settings: Settings, topology: Topology, devices: Devices = tpu_device
         tried.append(f"{_named(candidate)}: {_words(found)}")
         if found.fits:
             return _with_slots(candidate, mesh, topology, found, tried)
-    return Found(topology, None, tuple(tried))
+    return SearchResult(topology, None, tuple(tried))
 
 
-def found_text(found: Found) -> str:
+def found_text(found: SearchResult) -> str:
     """What was tried and what to bind."""
     head = f"{found.topology.cloud_name} ({found.topology.name}), searched"
     lines = [head, *(f"  {line}" for line in found.tried)]
@@ -83,7 +83,7 @@ def found_text(found: Found) -> str:
     return "\n".join(lines)
 
 
-def found_json(found: Found) -> dict[str, object]:
+def found_json(found: SearchResult) -> dict[str, object]:
     """What was tried ("tried") and found (the other keys), JSON-ready."""
     best = found.settings
     parts = {name: getattr(best, name, None) for name in ("mesh", "trainer", "sampler")}
@@ -137,7 +137,7 @@ def _fastest_first(
 
 def _with_slots(
     candidate: Settings, mesh: Mesh, topology: Topology, training: Verdict, tried: list[str]
-) -> Found:
+) -> SearchResult:
     """The most slots with the run's own rules for decoding, or else with SPLIT_DECODING."""
     split = dataclasses.replace(candidate.mesh, decoding_rules=SPLIT_DECODING)
     for changed, config in ((False, candidate.mesh), (True, split)):
@@ -148,8 +148,8 @@ def _with_slots(
             tried.append(f"decoding: {error.message}")
             continue
         if largest is not None:
-            return Found(topology, largest[0], tuple(tried), training, largest[1], changed)
-    return Found(topology, candidate, tuple(tried), training)
+            return SearchResult(topology, largest[0], tuple(tried), training, largest[1], changed)
+    return SearchResult(topology, candidate, tuple(tried), training)
 
 
 def _most_slots(
