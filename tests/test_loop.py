@@ -13,7 +13,7 @@ from star_jax.loop.evaluate import evaluation_metrics
 from star_jax.loop.examples import examples_of, tokenized, with_few_shot
 from star_jax.loop.filters import AtMost, Distinct, NoHintLeak, RightAnswer, keep, step_counts
 from star_jax.loop.finetune import finetune_from_base
-from star_jax.loop.rationales import Rollout, draw_attempts, failures
+from star_jax.loop.rationales import Rollout, draw_attempts, failures, right_or_wrong
 from star_jax.loop.stages import EVALUATE, GENERATE, RATIONALIZE
 from star_jax.loop.star import Star, draw_questions, outer_iteration
 from star_jax.models.base_weights import Base
@@ -28,12 +28,15 @@ from star_jax.records import (
     to_json,
 )
 from star_jax.rollout.engine import prompt_key
+from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.run import checkpoints, metrics
 from star_jax.run.stage_dir import Lazy, StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.testing.engine import digest
 from star_jax.training.schedules import EpochSteps, GeometricSteps
+from star_jax.training.train_step import OptimizerConfig
+from star_jax.training.trainer import TrainerConfig
 from tests.tiny import (
     fake_engine,
     gold,
@@ -512,6 +515,21 @@ def test_settings_that_mean_nothing_are_refused(settings, words):
         StarConfig(**settings)
 
 
+def test_the_defaults_are_the_papers():
+    assert StarConfig() == StarConfig(
+        iterations=16, rationalize=True, few_shot="always", hinted_share=0.0,
+        few_shot_in_training=False, resample_temperature=0.0, filters=PAPER, reward=right_or_wrong,
+        first_iteration={}, seed=0,
+    )  # fmt: skip
+    assert GeometricSteps() == GeometricSteps(first=40, growth=1.2, cap=None)
+    assert OptimizerConfig() == OptimizerConfig(
+        learning_rate=1e-6, warmup_steps=100, b1=0.9, b2=0.999, epsilon=1e-8, clip_norm=1.0,
+        decay_share=0.0,
+    )  # fmt: skip
+    assert SamplerConfig().temperature == 0.0
+    assert (TrainerConfig().batch_size, TrainerConfig().loss_on_prompt) == (8, False)
+
+
 # Line 7.
 
 
@@ -664,6 +682,43 @@ def test_training_resumes_from_its_checkpoint_to_the_same_weights_and_loss(tmp_p
         resumed = fine_tune()
         assert resumed.loss == whole.loss
         jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+
+
+def noted_losses(small, checkpoint):
+    """The result of 20 steps, and the first step and the losses that were noted."""
+    noted = []
+    trained = finetune_from_base(
+        lambda: small.random_params(0), documents(), small, n_steps=20, seed=0,
+        checkpoint=checkpoint, on_losses=lambda first, losses: noted.append((first, losses)),
+    )  # fmt: skip
+    ((first, losses),) = noted
+    return trained, first, losses
+
+
+def test_the_noted_loss_is_of_the_last_tenth_of_the_steps():
+    trained, first, losses = noted_losses(trainer(), None)
+    assert (first, len(losses)) == (1, 20)
+    assert trained.loss == sum(losses[-2:]) / 2
+
+
+def test_the_noted_losses_begin_where_training_was_resumed(tmp_path):
+    small, checkpoint = trainer(checkpoint_every=7), checkpoints.TrainingCheckpoint(tmp_path / "x")
+    _, first, whole = noted_losses(small, checkpoint)
+    assert (first, len(whole)) == (1, 20)
+    _, first, losses = noted_losses(small, checkpoint)  # from step 14, the last one that was saved
+    assert (first, losses) == (15, whole[14:])
+
+
+def test_a_checkpoint_that_may_have_spoilt_the_loss_is_removed(tmp_path, monkeypatch):
+    def train(*_):
+        raise UserError("the loss is nan")
+
+    small, checkpoint = trainer(checkpoint_every=7), checkpoints.TrainingCheckpoint(tmp_path / "x")
+    checkpoint.save(7, small.init_state(small.random_params(0)))
+    monkeypatch.setattr(type(small), "train", train)
+    with pytest.raises(UserError, match="the loss is nan"):
+        noted_losses(small, checkpoint)
+    assert checkpoint.restore(small.abstract_state()) is None
 
 
 def test_nothing_to_train_on_is_reported_before_the_base_is_read():

@@ -296,6 +296,28 @@ def test_the_same_seed_trains_the_same_and_another_differently():
     assert others.losses != first.losses
 
 
+def test_random_weights_follow_the_seed():
+    first, again, other = (trainer().random_params(seed) for seed in (1, 1, 2))
+    assert_trees_equal(first, again)
+    differ = jax.tree.map(lambda a, b: not np.array_equal(a, b), first, other)
+    assert any(jax.tree.leaves(differ))
+
+
+def test_the_learning_rate_of_a_resumed_training_decays_as_if_it_had_not_stopped(tmp_path):
+    optimizer = dataclasses.replace(OPTIMIZER, decay_share=0.75)
+    mine = dataclasses.replace(trainer(), optimizer=optimizer)
+    checkpoint = TrainingCheckpoint(tmp_path)
+
+    def save_second(step, state):
+        if step == 2:
+            checkpoint.save(step, state)
+
+    state = mine.init_state(base_params())
+    whole = mine.train(state, examples(), 4, seed=0, on_step=save_second)
+    resumed = mine.train(checkpoint.restore(mine.abstract_state()), examples(), 4, seed=0)
+    assert_trees_equal(resumed.state, whole.state)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_resumed_training_is_bit_identical(stop, tmp_path):
     checkpoint = TrainingCheckpoint(tmp_path)

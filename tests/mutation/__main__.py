@@ -1,4 +1,8 @@
-"""Command line: `python -m tests.mutation [-k TEXT] [--jobs N] [--json FILE] [--list|--check]`."""
+"""Applies the edits and prints which of them the tests notice.
+
+A whole run takes an hour or more of a CPU. With --json, an interrupted run is resumed: edits that
+were noticed before are not run again.
+"""
 
 import argparse
 import concurrent.futures
@@ -6,7 +10,7 @@ import dataclasses
 import json
 import queue
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,12 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stale = _stale(chosen)
         print(f"{len(chosen)} edits, {len(stale)} do not apply", *stale, sep="\n")
         return int(bool(stale))
-    cache = args.cache and Path(args.cache)
+    file = Path(args.json) if args.json else None
+    known = _noticed_before(file)
+    left = [edit for edit in chosen if edit not in known]
+    cache = Path(args.cache) if args.cache else None
     with checkouts(args.jobs, cache, args.seconds) as copies:
         if not args.no_first_run and not _passes(copies[0], chosen):
             return 1
-        results = _run(chosen, copies)
-    return _report(results, args.json)
+        for result in _run(left, copies):
+            known[result.edit] = result
+            end = f" ({result.by})" if result.by else ""
+            print(f"{result.verdict:9} {result.seconds:4.0f} s  {result.edit}{end}", flush=True)
+            if file:
+                _write(file, known)
+    return _report([known[edit] for edit in chosen])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-k", default="", help="run edits whose text has one of these words")
     parser.add_argument("--jobs", type=int, default=1, help="copies that are tested in parallel")
     parser.add_argument("--seconds", type=float, default=240.0, help="time limit per edit")
-    parser.add_argument("--json", default="", help="file to write the results to")
+    parser.add_argument("--json", default="", help="file of results, written and resumed")
     parser.add_argument("--cache", default="", help="directory of JAX's compiled programs")
     parser.add_argument("--list", action="store_true", help="only print the edits")
     parser.add_argument("--check", action="store_true", help="only check that all edits apply")
@@ -85,8 +97,26 @@ def _passes(copy: Checkout, edits: Sequence[Edit]) -> bool:
     return outcome.passed
 
 
-def _run(edits: Sequence[Edit], copies: Sequence[Checkout]) -> list[Result]:
-    """All results in the order of the edits; each is printed when it is there."""
+def _noticed_before(file: Path | None) -> dict[Edit, Result]:
+    """Results in a file that need not be repeated: an edit that was noticed still is."""
+    if file is None or not file.exists():
+        return {}
+    stored = {
+        (line["edit"]["file"], line["edit"]["old"], line["edit"]["new"]): line
+        for line in json.loads(file.read_text())
+        if line["verdict"] in (NOTICED, TIMED_OUT)
+    }
+    lines = {edit: stored.get((edit.file, edit.old, edit.new)) for edit in EDITS}
+    return {edit: Result(**{**line, "edit": edit}) for edit, line in lines.items() if line}
+
+
+def _write(file: Path, results: Mapping[Edit, Result]) -> None:
+    lines = [{**result._asdict(), "edit": dataclasses.asdict(e)} for e, result in results.items()]
+    file.write_text(json.dumps(lines, indent=1))
+
+
+def _run(edits: Sequence[Edit], copies: Sequence[Checkout]) -> Iterator[Result]:
+    """Yields the results in the order of the edits."""
     free: queue.SimpleQueue[Checkout] = queue.SimpleQueue()
     for copy in copies:
         free.put(copy)
@@ -100,13 +130,8 @@ def _run(edits: Sequence[Edit], copies: Sequence[Checkout]) -> list[Result]:
         finally:
             free.put(copy)
 
-    results = []
     with concurrent.futures.ThreadPoolExecutor(len(copies)) as pool:
-        for result in pool.map(one, edits):
-            results.append(result)
-            end = f" ({result.by})" if result.by else ""
-            print(f"{result.verdict:9} {result.seconds:4.0f} s  {result.edit}{end}", flush=True)
-    return results
+        yield from pool.map(one, edits)
 
 
 def _result(edit: Edit, outcome: Outcome) -> Result:
@@ -120,12 +145,8 @@ def _result(edit: Edit, outcome: Outcome) -> Result:
     return Result(edit, verdict, by, round(outcome.seconds, 1))
 
 
-def _report(results: Sequence[Result], file: str) -> int:
+def _report(results: Sequence[Result]) -> int:
     """Prints the score and the survivors; a time-out counts as noticed."""
-    if file:
-        Path(file).write_text(
-            json.dumps([{**r._asdict(), "edit": dataclasses.asdict(r.edit)} for r in results])
-        )
     counts = {
         verdict: sum(result.verdict == verdict for result in results)
         for verdict in (NOTICED, TIMED_OUT, SURVIVED, STALE, BROKEN)

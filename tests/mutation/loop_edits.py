@@ -13,7 +13,7 @@ EDITS = [
             "= (RightAnswer(), NoHintLeak())",
             "= (RightAnswer(),)",
             "by default rationales with their hint are kept",
-            "test_loop.py",
+            "test_loop.py::test_the_defaults_are_the_papers",
         ),
         (
             "temperature=self.resample_temperature",
@@ -27,7 +27,12 @@ EDITS = [
             "resampling and rationalization at once",
             "test_ablations.py::test_it_replaces_rationalization",
         ),
-        ("rationalize: bool = True", "rationalize: bool = False", "no rationalization by default"),
+        (
+            "rationalize: bool = True",
+            "rationalize: bool = False",
+            "no rationalization by default",
+            "test_loop.py::test_the_defaults_are_the_papers",
+        ),
     ),
     *edits_of(
         "loop/stages.py",
@@ -50,12 +55,17 @@ EDITS = [
     *edits_of(
         "loop/filters.py",
         "test_loop.py test_attempts.py test_run_modes.py",
-        ("if attempt.correct]", "if attempt.reading.answer]", "any answer is kept", "test_loop.py"),
+        (
+            "if attempt.correct]",
+            "if attempt.reading.answer]",
+            "any answer is kept",
+            "test_loop.py::test_right_answers_are_kept_and_know_their_source",
+        ),
         (
             "(a.hinted and a.reading.hint_leaked)",
             "a.reading.hint_leaked",
             "a leak needs no hint",
-            "test_loop.py",
+            "test_loop.py::test_a_rationale_that_repeats_its_hint_is_dropped_and_counted_only_if_there_was_a_hint",
         ),
         (
             "steps_right is not False",
@@ -63,37 +73,49 @@ EDITS = [
             "what cannot be checked is dropped",
             "test_steps.py::test_the_filter_keeps_what_cannot_be_checked_and_counts_it_apart",
         ),
-        ("for a in reversed(attempts)}", "for a in attempts}", "the last of equal texts stays"),
-        ("<= self.n:", "< self.n:", "at_most keeps one fewer"),
+        (
+            "for a in reversed(attempts)}",
+            "for a in attempts}",
+            "the last of equal texts stays",
+            "test_loop.py::test_distinct_keeps_the_first_of_a_questions_equal_texts_up_to_the_answer",
+        ),
+        (
+            "<= self.n:",
+            "< self.n:",
+            "at_most keeps one fewer",
+            "test_loop.py::test_at_most_keeps_the_first_attempts_of_each_question",
+        ),
         (
             "apply(tuple(kept))",
             "apply(tuple(attempts))",
             "each filter sees all attempts",
-            "test_loop.py",
+            "test_loop.py::test_right_answers_are_kept_and_know_their_source",
         ),
         (
             "len(n) - len(after.get(stage, ()))",
             "len(after.get(stage, ()))",
             "what a filter kept is counted as dropped",
-            "test_loop.py",
+            "test_loop.py::test_right_answers_are_kept_and_know_their_source",
         ),
         (
             "(RightAnswer(), NoHintLeak()))\n",
             "(RightAnswer(),))\n",
             "answers that leak their hint count as right",
-            "test_loop.py",
+            "test_loop.py::test_a_rationale_that_repeats_its_hint_is_dropped_and_counted_only_if_there_was_a_hint",
         ),
         (
             "verdict is not None for",
             "verdict is True for",
             "checkable counts the correct ones",
-            "test_steps.py test_ablations.py",
+            "test_ablations.py::test_wrong_steps_are_marked_counted_and_dropped_by_the_filter "
+            "test_steps.py::test_the_filter_keeps_what_cannot_be_checked_and_counts_it_apart",
         ),
         (
             "verdict is True for",
             "verdict is not False for",
             "unknown steps count as right",
-            "test_steps.py test_ablations.py",
+            "test_steps.py::test_the_filter_keeps_what_cannot_be_checked_and_counts_it_apart "
+            "test_ablations.py::test_without_a_checker_nothing_is_said_of_steps",
         ),
     ),
     *edits_of(
@@ -136,7 +158,7 @@ EDITS = [
             "row_length - len(tokenized(example, vocabulary).tokens)",
             "row_length",
             "few-shot texts leave no room for the example",
-            "test_ablations.py",
+            "test_ablations.py::test_the_oldest_examples_are_dropped_where_a_row_is_too_short",
         ),
         (
             "    if completion is None or not _read_the_same(",
@@ -172,36 +194,60 @@ EDITS = [
     *edits_of(
         "loop/rationales.py",
         "test_loop.py",
-        ('f"{q.id}{hint}"', "q.id", "hinted and plain prompts share their draws"),
+        (
+            'f"{q.id}{hint}"',
+            "q.id",
+            "hinted and plain prompts share their draws",
+            "test_loop.py::test_draws_differ_by_hint_iteration_sample_and_seed",
+        ),
         (
             "prompt_key(rollout.seed, rollout.iteration,",
             "prompt_key(rollout.seed, 0,",
             "draws are the same in every iteration",
+            "test_loop.py::test_draws_differ_by_hint_iteration_sample_and_seed",
         ),
-        ("prompt_key(rollout.seed,", "prompt_key(0,", "draws ignore the seed"),
-        ("stage.first_sample)\n", "0)\n", "later samples repeat the first one's draws"),
+        (
+            "prompt_key(rollout.seed,",
+            "prompt_key(0,",
+            "draws ignore the seed",
+            "test_loop.py::test_draws_differ_by_hint_iteration_sample_and_seed",
+        ),
+        (
+            "stage.first_sample)\n",
+            "0)\n",
+            "later samples repeat the first one's draws",
+            "test_loop.py::test_draws_differ_by_hint_iteration_sample_and_seed",
+        ),
         (
             "engine = engine.at_temperature(stage.temperature)",
             "pass",
             "a stage's temperature is ignored",
-            "test_ablations.py",
+            "test_ablations.py::test_failures_are_resampled_at_the_temperature_without_a_hint",
         ),
         (
             "[attempts[i] for i in range(len(questions))]",
             "list(attempts.values())",
             "attempts are in the order in which they were finished",
+            "test_loop.py::test_generate_samples_every_question_in_order_without_hints",
         ),
         (
             "reward=rollout.reward(question, written.text, reading)",
             "reward=float(reading.correct)",
             "the reward of the rollout is ignored",
+            "test_loop.py::test_a_users_reward_is_noted_with_the_attempt",
         ),
         (
             "dropped=completion is None",
             "dropped=not written.text",
             "empty completions count as dropped",
+            "test_loop.py::test_a_completion_without_an_answer_is_unparsable_and_wrong",
         ),
-        ("if attempt.correct}", "if attempt.reading.answer}", "a wrong answer is no failure"),
+        (
+            "if attempt.correct}",
+            "if attempt.reading.answer}",
+            "a wrong answer is no failure",
+            "test_loop.py::test_rationalize_samples_the_failures_only_with_hints",
+        ),
         (
             "task.read(question, gold).n_steps",
             "reading.n_steps",

@@ -61,13 +61,13 @@ SAMPLER = edits_of(
         "            self.config.top_k,\n",
         "            0,\n",
         "top_k does not reach the sampler",
-        "test_sampling.py test_refill.py",
+        "test_sampling.py::test_the_settings_decide_how_tokens_are_picked",
     ),
     (
         "self.config, temperature=temperature)",
         "self.config)",
         "at_temperature keeps the temperature",
-        "test_sampling.py test_ablations.py test_refill.py",
+        "test_sampling.py::test_the_settings_decide_how_tokens_are_picked",
     ),
     ("self.new_tokens += count", "self.new_tokens += len(ids)", "EOS is not counted", COST),
     ("n * n_slots for n, n_slots", "n for n, n_slots", "slot steps are decode steps", COST),
@@ -142,7 +142,7 @@ PROGRAMS = [
             "slots.n_tokens + 1 >= slots.limit",
             "slots.n_tokens + 1 > slots.limit",
             "one token beyond the limit",
-            "test_refill.py test_sampling.py",
+            "test_refill.py::test_a_prompts_own_limit_cuts_its_completion",
         ),
         (
             "last = (time - 1) % max_new_tokens",
@@ -154,7 +154,7 @@ PROGRAMS = [
             "chunk.limit <= 1",
             "chunk.limit < 1",
             "a limit of one token gives two",
-            "test_sampling.py::test_one_new_token test_refill.py",
+            "test_sampling.py::test_one_new_token",
         ),
         (
             "(jnp.arange(size) < prefix.length)",
@@ -170,8 +170,7 @@ PROGRAMS = [
             "jnp.where(live, log_prob, 0.0)",
             "log_prob",
             "rows that are done go on summing",
-            "test_sampling.py::test_log_probability_is_that_of_the_full_forward_pass "
-            "test_refill.py",
+            "test_sampling.py::test_log_probability_is_that_of_the_full_forward_pass",
         ),
         (
             "(jax.random.wrap_key_data(key_B), step_B)",

@@ -64,7 +64,7 @@ EDITS = edits_of(
         "if count > len(pool) or not pool:",
         "if count >= len(pool) or not pool:",
         "drawing all questions is refused",
-        "test_loop.py test_ablations.py",
+        "test_loop.py::test_all_questions_may_be_drawn",
     ),
     (
         "failed = failures(questions, attempts)",
@@ -88,25 +88,25 @@ EDITS = edits_of(
         "config.seed, n, reward=config.reward",
         "config.seed, n",
         "StarConfig.reward does not reach the loop",
-        "test_loop.py test_run_modes.py",
+        "test_loop.py::test_reward_choices_and_loss_on_prompts_reach_the_loop",
     ),
     (
         "config.seed, n, reward=config.reward",
         "config.seed, 1, reward=config.reward",
         "the same draws in every iteration",
-        "test_loop.py",
+        "test_loop.py::test_algorithm_1_line_by_line",
     ),
     (
         "config.seed, n, reward=config.reward",
         "0, n, reward=config.reward",
         "the draws ignore the seed",
-        "test_loop.py",
+        "test_loop.py::test_algorithm_1_line_by_line",
     ),
     (
         "row_length = star.trainer.config.row_length",
         "row_length = star.trainer.model.context_length",
         "few-shot texts in training fill the context, not the row",
-        "test_loop.py test_ablations.py",
+        "test_loop.py::test_the_weights_come_from_train_jsonl_alone_bit_by_bit",
     ),
     (
         "for n in {1, *star.config.first_iteration.values()}",
@@ -118,7 +118,7 @@ EDITS = edits_of(
         "loss_on_prompt = trainer.config.loss_on_prompt",
         "loss_on_prompt = False",
         "loss_on_prompt does not reach the loop",
-        "test_loop.py",
+        "test_loop.py::test_reward_choices_and_loss_on_prompts_reach_the_loop",
     ),
     (
         "range(1, star.config.iterations + 1)",
@@ -129,12 +129,12 @@ EDITS = edits_of(
         "    previous.drop()\n",
         "",
         "M_{n-1} stays in memory while M_n is trained",
-        "test_loop.py",
+        "test_loop.py::test_the_previous_model_is_dropped_before_the_next_is_trained",
     ),
     (
         "evaluation_metrics(evaluated, chance(star.task, star.questions[VALIDATION]))",
         "evaluation_metrics(evaluated)",
         "no chance level in the metrics of trained models",
-        "test_loop.py test_ablations.py",
+        "test_loop.py::test_reward_choices_and_loss_on_prompts_reach_the_loop",
     ),
 )

@@ -52,6 +52,7 @@ EDITS = [
             "default_rng([task.seed, 2, n_digits])",
             "default_rng([2, n_digits])",
             "few-shot examples ignore the task's seed",
+            "test_arithmetic.py::test_few_shot_examples",
         ),
         (
             "[task.seed, 0 if split == tasks.TRAIN else 1]",
@@ -64,11 +65,17 @@ EDITS = [
             "low, high = a.astype(np.uint64), b.astype(np.uint64)",
             "a + b is trained on and b + a held out",
         ),
-        ("str(len(str(max(a, b))))", "str(len(str(min(a, b))))", "group of the shorter number"),
+        (
+            "str(len(str(max(a, b))))",
+            "str(len(str(min(a, b))))",
+            "group of the shorter number",
+            "test_arithmetic.py::test_a_question_is_in_the_group_of_its_longer_number",
+        ),
         (
             "for i in rng.permutation(len(pairs))]\n    return",
             "for i in range(len(pairs))]\n    return",
             "training problems are in the order of their digits",
+            "test_arithmetic.py::test_digits_are_uniform_and_the_order_is_mixed",
         ),
         (
             "None if gold is None else said == gold",
@@ -80,6 +87,7 @@ EDITS = [
             "task.question_text(question, hinted) + task.gold_completion(question)",
             "task.question_text(question, False) + task.gold_completion(question)",
             "hinted examples have no hints",
+            "test_arithmetic.py::test_few_shot_examples",
         ),
     ),
     *edits_of(

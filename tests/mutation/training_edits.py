@@ -90,8 +90,8 @@ EDITS = [
             "math.floor(loss_share * row_length + 1e-6)",
             "math.ceil(loss_share * row_length + 1e-6)",
             "a column too many is read",
-            "test_packing.py "
-            "test_training.py::test_training_that_predicts_only_where_there_is_loss_is_the_same",
+            "test_packing.py::test_no_row_has_more_loss_than_its_share "
+            "test_packing.py::test_an_example_with_more_loss_than_a_row_may_have_is_refused",
         ),
         ("enumerate(row, start=1)", "enumerate(row)", "the first document is padding"),
         (
@@ -103,13 +103,13 @@ EDITS = [
             "weights[r, span] = example.loss_weights",
             "weights[r, span] = 1",
             "loss on everything",
-            "test_packing.py",
+            "test_training.py::test_a_step_is_adam_on_the_gradient_of_the_mean_loss",
         ),
         (
             "    if longest > row_length:",
             "    if longest >= row_length:",
             "a document as long as a row is refused",
-            "test_packing.py",
+            "test_packing.py::test_a_document_longer_than_a_row_is_refused_with_the_sizes",
         ),
         (
             "yield room(example, loss_share)",
@@ -121,7 +121,7 @@ EDITS = [
             "example.loss_weights[1:])\n    return max",
             "example.loss_weights)\n    return max",
             "a first token's weight takes room",
-            "test_packing.py",
+            "test_packing.py::test_an_example_with_more_loss_than_a_row_may_have_is_refused",
         ),
     ),
     *edits_of(
@@ -131,6 +131,7 @@ EDITS = [
             "waiting.pop(i)[0] for i in reversed(chosen)][::-1]",
             "waiting.pop(i)[0] for i in reversed(chosen)]",
             "documents of a row in reversed order",
+            "test_packing.py::test_every_item_is_in_one_bin_that_holds_it",
         ),
     ),
     *edits_of(
@@ -146,7 +147,7 @@ EDITS = [
             "final_decay(step, n_steps,",
             "final_decay(step - first, n_steps,",
             "a resumed training decays later",
-            "test_training.py test_loop.py",
+            "test_training.py::test_the_learning_rate_of_a_resumed_training_decays_as_if_it_had_not_stopped",
         ),
         (
             "filled / (n_batches * math.prod(size))",
@@ -189,7 +190,7 @@ EDITS = [
             "jax.random.key(seed)",
             "jax.random.key(0)",
             "all bases are the same",
-            "test_training.py test_loop.py test_checkpoints.py",
+            "test_training.py::test_random_weights_follow_the_seed",
         ),
     ),
     *edits_of(
