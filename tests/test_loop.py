@@ -340,6 +340,7 @@ def test_reward_choices_and_loss_on_prompts_reach_the_loop(tmp_path):
     lines = run_star(tmp_path, "run", config, *setting)
     assert [line.chance for line in lines] == [0.25, 0.25]
     folder = tmp_path / "run/iter_001"
+    assert [*StageDir(folder).read_stats()] == ["generate", "rationalize", "evaluate"]
     for name in ("generations", "rationalizations", "eval"):
         for attempt in read_lines(folder / f"{name}.jsonl"):
             assert attempt["reward"] == attempt["reading"]["correct"] - 0.25

@@ -130,6 +130,20 @@ def test_weight_of_the_first_column_counts_nothing():
     assert not where_to_predict(*given, 3)[2].any()
 
 
+@pytest.mark.parametrize("first", [1.0, 9.0])
+def test_weight_of_a_rows_first_token_does_not_change_a_step(first):
+    tokens = np.arange(CONFIG.row_length, dtype=np.int32)
+    weights = np.ones(CONFIG.row_length, np.float32)
+    plain, heavy = (
+        TokenizedExample(tokens, np.concatenate([[weight], weights[1:]])) for weight in (0.0, first)
+    )
+    (loss,), (same,) = (
+        trainer().train(trainer().init_state(base_params()), [example] * 4, 1, seed=0).losses
+        for example in (plain, heavy)
+    )
+    assert loss == same
+
+
 @pytest.mark.parametrize("share", [0.0, 1.5, 0.01])
 def test_a_share_of_loss_that_is_none_is_refused(share):
     config = dataclasses.replace(CONFIG, loss_share=share)

@@ -49,7 +49,7 @@ EDITS = [
             "self.directory.write_stats(stage.name,",
             "self.directory.write_stats(stage.file,",
             "sampling.json has other names of stages",
-            "test_run_dir.py::test_what_sampling_cost_is_noted_by_stage",
+            "test_loop.py::test_reward_choices_and_loss_on_prompts_reach_the_loop",
         ),
     ),
     *edits_of(

@@ -109,12 +109,6 @@ EDITS = edits_of(
         "test_loop.py::test_the_weights_come_from_train_jsonl_alone_bit_by_bit",
     ),
     (
-        "for n in {1, *star.config.first_iteration.values()}",
-        "for n in {1}",
-        "later groups are checked after hours",
-        "test_ablations.py::test_what_cannot_enter_is_refused_before_anything_runs",
-    ),
-    (
         "loss_on_prompt = trainer.config.loss_on_prompt",
         "loss_on_prompt = False",
         "loss_on_prompt does not reach the loop",

@@ -25,12 +25,6 @@ EDITS = [
             "test_steps.py::test_only_what_belongs_to_the_answer_is_checked",
         ),
         (
-            "answer is not None and answer == question.answer",
-            "answer == question.answer",
-            "no answer is right where the question has none",
-            "test_arithmetic.py::test_leading_zeros_are_not_equal_and_none_is_not_right",
-        ),
-        (
             "any(x in said for x in hint) or bool(",
             "bool(",
             "a repeated hint line is no leak",

@@ -24,8 +24,7 @@ EDITS = [
             "jnp.sum(batch.loss_weights[:, 1:])",
             "jnp.sum(batch.loss_weights)",
             "the first column counts in the mean",
-            "test_training.py::test_weight_of_the_first_column_counts_nothing "
-            "test_training.py::test_loss_is_the_weighted_mean_of_next_token_losses",
+            "test_training.py::test_weight_of_a_rows_first_token_does_not_change_a_step",
         ),
         (
             "weights)[0] / total_weight",
