@@ -56,6 +56,7 @@ class Checkout:
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
             "PYTHONPATH": str(path),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # finding them takes longer than most tests
         }
         self._server = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("server.py")],

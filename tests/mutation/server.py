@@ -6,6 +6,7 @@ in the fork, so each run sees the files as they are then. A run is a line of JSO
 code, or null if the run exceeded its time.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -59,6 +60,8 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # so that collecting garbage in a fork does not copy all of this memory
     for line in sys.stdin:
         print(json.dumps(run(**json.loads(line))), flush=True)
 
