@@ -95,6 +95,10 @@ def test_a_problem_is_read_as_it_is_written(a, b):
     assert parse_problem(make_question("", a, b).text) == (a, b)
 
 
+def test_a_question_is_in_the_group_of_its_longer_number():
+    assert [make_question("", *pair).group for pair in ((5, 123), (123, 5), (9, 9))] == list("331")
+
+
 @pytest.mark.parametrize("text", ["", "5", "5+", "+5", "a+b", "1+2+3", "-1+2", "1.5+2", "5 - 2"])
 def test_what_is_no_addition_is_refused(text):
     with pytest.raises(UserError, match="is not an addition"):
@@ -252,6 +256,8 @@ def test_few_shot_examples():
         assert len(problems_of(plain)) == 10
         assert {len(line.split(" + ")[0].split()) for line in problems_of(plain)} == {int(group)}
         assert problems_of(plain) == problems_of(hinted)
+        other = ArithmeticTask(seed=1).few_shot_examples(group, hinted=False)
+        assert problems_of(plain) != problems_of(other)
         assert len(plain) == 10
         assert all("Target:\n" in text and text.endswith("\n\n") for text in plain)
         for text in hinted:

@@ -8,17 +8,23 @@ import gin
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.loop.direct import TrainingLength, gold_pairs
+from star_jax.loop.direct import Direct, TrainingLength, finetune_on_gold, gold_pairs
 from star_jax.loop.evaluate import evaluated_only
-from star_jax.loop.few_shot import check_examples
+from star_jax.loop.few_shot import check_examples, evaluate_few_shot
 from star_jax.loop.rationales import Rollout
 from star_jax.loop.stages import Stages
+from star_jax.models.base_weights import Base
+from star_jax.rollout.engine import prompt_key
+from star_jax.run import checkpoints
+from star_jax.run.run_dir import Recorder
 from star_jax.run.stage_dir import StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.task import VALIDATION
+from star_jax.testing.engine import digest
+from star_jax.tokenizers.vocabularies import encode_example
 from star_jax.training.schedules import EpochSteps
 from star_jax.training.trainer import TrainerConfig
 from tests import tiny
@@ -117,6 +123,17 @@ def test_the_run_mode_leaves_what_stars_first_evaluation_leaves(tmp_path, random
     assert json.loads((star / "row.json").read_text())["row"] == "figure4/x"
 
 
+def test_the_base_answers_behind_the_examples_by_the_draws_of_the_seed(tmp_path):
+    small, engine = tiny.trainer(), tiny.fake_engine(tiny.gold)
+    checkpoints.save(tmp_path / "base", small.random_params(0))
+    base = Base(str(tmp_path / "base"), small.model, small.abstract_params())
+    evaluate_few_shot(base, ADDITIONS, engine, Recorder(str(tmp_path / "run")), seed=5)
+    assert [(c.prompt.examples, c.key) for c in engine.calls] == [
+        (ADDITIONS.few_shot_examples(q.group, hinted=False), prompt_key(5, 0, q.id).tobytes())
+        for q in ADDITIONS.questions(VALIDATION)
+    ]
+
+
 def test_a_run_goes_on_under_another_row_but_not_with_other_questions(
     tmp_path, random_base, capsys
 ):
@@ -149,6 +166,24 @@ def test_finetuning_evaluates_before_and_after_as_star_does(tmp_path, random_bas
         kept = {path.name for path in (run / iteration).iterdir()}
         assert {"eval.jsonl", "eval.done", "metrics.json", "sampling.json"} <= kept
     assert json.loads((run / "row.json").read_text())["row"] == "table1/direct_finetuned"
+
+
+def test_direct_fine_tuning_by_hand(tmp_path):
+    small, engine = tiny.trainer(), tiny.fake_engine(tiny.gold)
+    base = small.random_params(0)
+    checkpoints.save(tmp_path / "base", base)
+    model = Base(str(tmp_path / "base"), small.model, small.abstract_params())
+    direct = Direct(TrainingLength(steps=3, seed=4), ADDITIONS, engine, small, model, n_examples=9)
+    finetune_on_gold(direct, Recorder(str(tmp_path / "run")))
+    pairs = gold_pairs(ADDITIONS, 9, seed=4)
+    examples = [encode_example(engine.vocabulary, *pair) for pair in pairs]
+    trained = small.train(small.init_state(base), examples, 3, seed=4).state.params
+    expected = [
+        (digest(weights), (), prompt_key(4, n, question.id).tobytes())
+        for n, weights in enumerate((base, trained))
+        for question in ADDITIONS.questions(VALIDATION)
+    ]
+    assert [(c.model, c.prompt.examples, c.key) for c in engine.calls] == expected
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from star_jax.errors import UserError
 from star_jax.loop.config import StarConfig
 from star_jax.loop.evaluate import evaluation_metrics
 from star_jax.loop.examples import examples_of, tokenized, with_few_shot
-from star_jax.loop.filters import NoHintLeak, RightAnswer, keep, step_counts
+from star_jax.loop.filters import AtMost, Distinct, NoHintLeak, RightAnswer, keep, step_counts
 from star_jax.loop.finetune import finetune_from_base
-from star_jax.loop.rationales import Rollout, draw_attempts, failures
+from star_jax.loop.rationales import Rollout, draw_attempts, failures, right_or_wrong
 from star_jax.loop.stages import EVALUATE, GENERATE, RATIONALIZE
-from star_jax.loop.star import Star, draw_questions
+from star_jax.loop.star import Star, draw_questions, outer_iteration
+from star_jax.models.base_weights import Base
 from star_jax.records import (
     GENERATED,
     RATIONALIZED,
@@ -26,11 +27,16 @@ from star_jax.records import (
     from_json,
     to_json,
 )
+from star_jax.rollout.engine import prompt_key
+from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.run import checkpoints, metrics
+from star_jax.run.stage_dir import Lazy, StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.testing.engine import digest
 from star_jax.training.schedules import EpochSteps, GeometricSteps
+from star_jax.training.train_step import OptimizerConfig
+from star_jax.training.trainer import TrainerConfig
 from tests.tiny import (
     fake_engine,
     gold,
@@ -150,6 +156,23 @@ def test_a_rationale_that_repeats_its_hint_is_dropped_and_counted_only_if_there_
     assert step_counts(generated + hinted)["rationalize"]["right"] == 1
 
 
+def test_distinct_keeps_the_first_of_a_questions_equal_texts_up_to_the_answer():
+    (first, other, *_), _ = attempts_of(rollout(gold))
+    longer = dataclasses.replace(first, sample=1, completion=first.completion + "\n\nInput:")
+    same_text = dataclasses.replace(first, question_id="another")
+    again = dataclasses.replace(first)
+    left = Distinct()([first, other, longer, same_text, again])
+    assert [id(a) for a in left] == [id(first), id(other), id(same_text)]
+
+
+def test_at_most_keeps_the_first_attempts_of_each_question():
+    (first, other, *_), _ = attempts_of(rollout(gold))
+    samples = [dataclasses.replace(first, sample=i) for i in range(4)]
+    assert AtMost(2)([*samples, other]) == [*samples[:2], other]
+    with pytest.raises(UserError, match=r"at_most.n = 0"):
+        AtMost(0)
+
+
 def test_what_follows_the_answer_is_trimmed_before_training():
     more = "\n\nInput:\n1 + 1\nTarget:"
     (attempt,) = draw_attempts(
@@ -242,16 +265,16 @@ def test_algorithm_1_line_by_line(tmp_path, settings):
     engine = fake_engine(half_right)
     lines = run_star(tmp_path, "run", config, TASK, engine, small, schedule)
 
-    # Which weights answered which prompts, hinted or not, behind which examples.
+    # Which weights answered which prompts, hinted or not, behind which examples, by which draws.
     held_out = TASK.questions(VALIDATION)
-    model, expected = base, [(digest(base), q, False, 0) for q in held_out]
+    model, expected = base, [(digest(base), q, False, 0, 0) for q in held_out]
     for n in (1, 2):
         questions = draw_questions(loop_with(config), n)
         right = [q for q in questions if int(q.text[0]) % 2 == 0]
         failed = [q for q in questions if q not in right]
-        expected += [(digest(model), q, False, n - 1) for q in questions]
+        expected += [(digest(model), q, False, n - 1, n) for q in questions]
         if config.rationalize:
-            expected += [(digest(model), q, True, n - 1) for q in failed]
+            expected += [(digest(model), q, True, n - 1, n) for q in failed]
         hinted = [q for q in failed if int(q.text[0]) % 3 == 0 and config.rationalize]
         kept = [(q, False) for q in right] + [(q, True) for q in hinted]
         draws = np.random.default_rng([3, n, len(kept)]).random(len(kept))
@@ -271,7 +294,7 @@ def test_algorithm_1_line_by_line(tmp_path, settings):
         model = trained_by_hand(small, base, examples, schedule, n, seed=3)
         saved = checkpoints.load(tmp_path / f"run/iter_00{n}/checkpoint", small.abstract_params())
         assert digest(saved) == digest(model), "not M_n = train(M, what was kept)"
-        expected += [(digest(model), q, False, n) for q in held_out]
+        expected += [(digest(model), q, False, n, n) for q in held_out]
         line = lines[n]
         assert line.kept.get("generate", 0) == len(right)
         assert line.kept.get("rationalize", 0) == len(hinted)
@@ -279,18 +302,19 @@ def test_algorithm_1_line_by_line(tmp_path, settings):
         assert line.training["steps"] == schedule(n, 0, 1)
         assert line.n_questions == 12
 
-    calls = [(call.model, call.prompt) for call in engine.calls]
+    calls = [(call.model, call.prompt, call.key) for call in engine.calls]
     assert len(calls) == len(expected)
-    for (weights, prompt), (wanted, q, hinted, m) in zip(calls, expected, strict=True):
+    for (weights, prompt, key), (wanted, q, hinted, m, n) in zip(calls, expected, strict=True):
         assert weights == wanted, f"{prompt} was answered by other weights than M_{m}"
         assert prompt.text == TASK.question_text(q, hinted)
         shows = config.few_shot == "always" or (config.few_shot == "first" and m == 0)
         assert prompt.examples == (TASK.few_shot_examples(q.group, hinted) if shows else ())
+        assert key == prompt_key(3, n, q.id + " hinted" * hinted).tobytes()
 
 
 def test_the_weights_come_from_train_jsonl_alone_bit_by_bit(tmp_path):
     config = StarConfig(**SETTINGS, few_shot="never", few_shot_in_training=True, hinted_share=0.5)
-    small = trainer(row_length=200)
+    small = trainer(row_length=110)  # too short for some of the few-shot texts
     run_star(tmp_path, "run", config, TASK, fake_engine(half_right), small, GeometricSteps(3))
     for n in (1, 2):
         folder = tmp_path / f"run/iter_00{n}"
@@ -301,6 +325,49 @@ def test_the_weights_come_from_train_jsonl_alone_bit_by_bit(tmp_path):
         ours = trained_by_hand(small, base, examples, GeometricSteps(3), n, seed=3)
         saved = checkpoints.load(folder / "checkpoint", small.abstract_params())
         assert digest(ours) == digest(saved)
+
+
+def test_reward_choices_and_loss_on_prompts_reach_the_loop(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class WithChoices(ArithmeticTask):
+        def choices(self, question):
+            return dict.fromkeys("abcd", "")
+
+    config = StarConfig(1, 12, reward=lambda question, said, reading: reading.correct - 0.25)
+    small = trainer(loss_on_prompt=True)
+    task = WithChoices(digits=(1,), n_train=60, n_few_shot=1)
+    setting = (task, fake_engine(half_right), small, GeometricSteps(2))
+    lines = run_star(tmp_path, "run", config, *setting)
+    assert [line.chance for line in lines] == [0.25, 0.25]
+    folder = tmp_path / "run/iter_001"
+    assert [*StageDir(folder).read_stats()] == ["generate", "rationalize", "evaluate"]
+    for name in ("generations", "rationalizations", "eval"):
+        for attempt in read_lines(folder / f"{name}.jsonl"):
+            assert attempt["reward"] == attempt["reading"]["correct"] - 0.25
+    kept = [from_json(KeptExample, line) for line in read_lines(folder / "train.jsonl")]
+    examples = [tokenized(example, VOCABULARY, loss_on_prompt=True) for example in kept]
+    ours = trained_by_hand(small, small.random_params(0), examples, GeometricSteps(2), 1, seed=0)
+    saved = checkpoints.load(folder / "checkpoint", small.abstract_params())
+    assert digest(ours) == digest(saved)
+
+
+def test_the_previous_model_is_dropped_before_the_next_is_trained(tmp_path):
+    loaded, loaded_again = [], []
+
+    @dataclasses.dataclass(frozen=True)
+    class Spy(GeometricSteps):
+        def __call__(self, *numbers):
+            previous()
+            loaded_again.append(len(loaded))
+            return super().__call__(*numbers)
+
+    small = trainer()
+    checkpoints.save(tmp_path / "base", small.random_params(0))
+    base = Base(str(tmp_path / "base"), small.model, small.abstract_params())
+    star = Star(StarConfig(1, 12), TASK, fake_engine(half_right), small, Spy(2), base)
+    previous = Lazy(lambda: loaded.append("M") or "M")
+    outer_iteration(star, 1, previous, StageDir(tmp_path / "iter_001"))
+    assert loaded_again == [2]
 
 
 def test_weights_that_were_not_trained_on_train_jsonl_are_refused(tmp_path):
@@ -421,6 +488,11 @@ def test_questions_are_drawn_anew_and_reproducibly():
     assert draw_questions(loop_with(StarConfig()), 1) == TASK.questions(TRAIN)
 
 
+def test_all_questions_may_be_drawn():
+    drawn = draw_questions(loop_with(StarConfig(questions_per_iteration=60)), 1)
+    assert sorted(q.id for q in drawn) == sorted(q.id for q in TASK.questions(TRAIN))
+
+
 def test_more_questions_than_there_are_is_refused():
     with pytest.raises(UserError, match=r"questions_per_iteration = 61.*only 60"):
         draw_questions(loop_with(StarConfig(questions_per_iteration=61)), 1)
@@ -442,6 +514,21 @@ def test_more_questions_than_there_are_is_refused():
 def test_settings_that_mean_nothing_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
         StarConfig(**settings)
+
+
+def test_the_defaults_are_the_papers():
+    assert StarConfig() == StarConfig(
+        iterations=16, rationalize=True, few_shot="always", hinted_share=0.0,
+        few_shot_in_training=False, resample_temperature=0.0, filters=PAPER, reward=right_or_wrong,
+        first_iteration={}, seed=0,
+    )  # fmt: skip
+    assert GeometricSteps() == GeometricSteps(first=40, growth=1.2, cap=None)
+    assert OptimizerConfig() == OptimizerConfig(
+        learning_rate=1e-6, warmup_steps=100, b1=0.9, b2=0.999, epsilon=1e-8, clip_norm=1.0,
+        decay_share=0.0,
+    )  # fmt: skip
+    assert SamplerConfig().temperature == 0.0
+    assert (TrainerConfig().batch_size, TrainerConfig().loss_on_prompt) == (8, False)
 
 
 # Line 7.
@@ -596,6 +683,43 @@ def test_training_resumes_from_its_checkpoint_to_the_same_weights_and_loss(tmp_p
         resumed = fine_tune()
         assert resumed.loss == whole.loss
         jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+
+
+def noted_losses(small, checkpoint):
+    """The result of 20 steps, and the first step and the losses that were noted."""
+    noted = []
+    trained = finetune_from_base(
+        lambda: small.random_params(0), documents(), small, n_steps=20, seed=0,
+        checkpoint=checkpoint, on_losses=lambda first, losses: noted.append((first, losses)),
+    )  # fmt: skip
+    ((first, losses),) = noted
+    return trained, first, losses
+
+
+def test_the_noted_loss_is_of_the_last_tenth_of_the_steps():
+    trained, first, losses = noted_losses(trainer(), None)
+    assert (first, len(losses)) == (1, 20)
+    assert trained.loss == sum(losses[-2:]) / 2
+
+
+def test_the_noted_losses_begin_where_training_was_resumed(tmp_path):
+    small, checkpoint = trainer(checkpoint_every=7), checkpoints.TrainingCheckpoint(tmp_path / "x")
+    _, first, whole = noted_losses(small, checkpoint)
+    assert (first, len(whole)) == (1, 20)
+    _, first, losses = noted_losses(small, checkpoint)  # from step 14, the last one that was saved
+    assert (first, losses) == (15, whole[14:])
+
+
+def test_a_checkpoint_that_may_have_spoilt_the_loss_is_removed(tmp_path, monkeypatch):
+    def train(*_):
+        raise UserError("the loss is nan")
+
+    small, checkpoint = trainer(checkpoint_every=7), checkpoints.TrainingCheckpoint(tmp_path / "x")
+    checkpoint.save(7, small.init_state(small.random_params(0)))
+    monkeypatch.setattr(type(small), "train", train)
+    with pytest.raises(UserError, match="the loss is nan"):
+        noted_losses(small, checkpoint)
+    assert checkpoint.restore(small.abstract_state()) is None
 
 
 def test_nothing_to_train_on_is_reported_before_the_base_is_read():

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ from star_jax.run import checkpoints, files, run_dir, stage_dir
 from star_jax.run.run_dir import Recorder
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.corpus import ArithmeticCorpus
+from star_jax.testing.engine import digest
 from star_jax.training.schedules import GeometricSteps
 from star_jax.training.train_step import OptimizerConfig
 from tests import tiny
@@ -115,6 +117,22 @@ def test_pretraining_that_dies_goes_on_to_the_same_base(tmp_path, monkeypatch, s
                 pretrain(tmp_path / f"killed_{n}")
         pretrain(tmp_path / f"killed_{n}")
         assert_same_weights(tmp_path / f"killed_{n}", tmp_path / "whole")
+
+
+def test_each_phase_of_pretraining_starts_from_the_one_before_with_its_own_optimizer(
+    tmp_path, small
+):
+    corpus = ArithmeticCorpus(60, facts=0.0, layout=0.0, plain_digits=(1.0,), hinted_digits=(1.0,))
+    settings = [(3, OptimizerConfig(1e-2, 2)), (5, OptimizerConfig(3e-3, 1))]
+    phases = [Phase(corpus, *setting) for setting in settings]
+    train_base(str(tmp_path), phases, arithmetic_vocabulary(), small, seed=2)
+    params = small.random_params(2)
+    for i, (steps, optimizer) in enumerate(settings, start=1):
+        ours = dataclasses.replace(small, optimizer=optimizer)
+        documents = corpus.documents(arithmetic_vocabulary())
+        params = ours.train(ours.init_state(params), documents, steps, 200 + i).state.params
+    saved = checkpoints.load(tmp_path / "checkpoint", small.abstract_params())
+    assert digest(saved) == digest(params)
 
 
 # The real command line, killed with SIGKILL.

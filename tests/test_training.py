@@ -130,6 +130,20 @@ def test_weight_of_the_first_column_counts_nothing():
     assert not where_to_predict(*given, 3)[2].any()
 
 
+@pytest.mark.parametrize("first", [1.0, 9.0])
+def test_weight_of_a_rows_first_token_does_not_change_a_step(first):
+    tokens = np.arange(CONFIG.row_length, dtype=np.int32)
+    weights = np.ones(CONFIG.row_length, np.float32)
+    plain, heavy = (
+        TokenizedExample(tokens, np.concatenate([[weight], weights[1:]])) for weight in (0.0, first)
+    )
+    (loss,), (same,) = (
+        trainer().train(trainer().init_state(base_params()), [example] * 4, 1, seed=0).losses
+        for example in (plain, heavy)
+    )
+    assert loss == same
+
+
 @pytest.mark.parametrize("share", [0.0, 1.5, 0.01])
 def test_a_share_of_loss_that_is_none_is_refused(share):
     config = dataclasses.replace(CONFIG, loss_share=share)
@@ -294,6 +308,28 @@ def test_the_same_seed_trains_the_same_and_another_differently():
     assert_trees_equal(first.state, again.state)
     others = trainer().train(trainer().init_state(base_params()), examples(), 3, seed=1)
     assert others.losses != first.losses
+
+
+def test_random_weights_follow_the_seed():
+    first, again, other = (trainer().random_params(seed) for seed in (1, 1, 2))
+    assert_trees_equal(first, again)
+    differ = jax.tree.map(lambda a, b: not np.array_equal(a, b), first, other)
+    assert any(jax.tree.leaves(differ))
+
+
+def test_the_learning_rate_of_a_resumed_training_decays_as_if_it_had_not_stopped(tmp_path):
+    optimizer = dataclasses.replace(OPTIMIZER, decay_share=0.75)
+    mine = dataclasses.replace(trainer(), optimizer=optimizer)
+    checkpoint = TrainingCheckpoint(tmp_path)
+
+    def save_second(step, state):
+        if step == 2:
+            checkpoint.save(step, state)
+
+    state = mine.init_state(base_params())
+    whole = mine.train(state, examples(), 4, seed=0, on_step=save_second)
+    resumed = mine.train(checkpoint.restore(mine.abstract_state()), examples(), 4, seed=0)
+    assert_trees_equal(resumed.state, whole.state)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])

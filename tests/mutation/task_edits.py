@@ -1,0 +1,214 @@
+"""Edits of star_jax/tasks/: questions, prompts, hints, answers and steps."""
+
+from tests.mutation.edit import edits_of
+
+EDITS = [
+    *edits_of(
+        "tasks/task.py",
+        "test_arithmetic.py test_steps.py",
+        (
+            "self.question_text(question, hinted), examples, hinted)",
+            "self.question_text(question, hinted), examples)",
+            "a hinted prompt is not marked as one",
+            "test_loop.py",
+        ),
+        (
+            "self.few_shot_examples(question.group, hinted) if",
+            "self.few_shot_examples(question.group, False) if",
+            "hinted prompts stand behind plain examples",
+            "test_loop.py::test_hint_never_reaches_kept_example",
+        ),
+        (
+            "said = completion[:end]",
+            "said = completion",
+            "text after the answer is judged",
+            "test_steps.py::test_only_what_belongs_to_the_answer_is_checked",
+        ),
+        (
+            "any(x in said for x in hint) or bool(",
+            "bool(",
+            "a repeated hint line is no leak",
+            "test_jsonl.py::test_a_repeated_hint_is_a_leak_and_the_answer_alone_is_none "
+            "test_commonsense_qa.py",
+        ),
+        (
+            "any(x in said for x in hint) or bool(HINT_IN_WORDS.search(said))",
+            "any(x in said for x in hint)",
+            "speaking of the hint is no leak",
+            "test_commonsense_qa.py::test_rationales_that_repeat_the_hint_are_counted_and_not_kept "
+            "test_jsonl.py",
+        ),
+    ),
+    *edits_of(
+        "tasks/arithmetic.py",
+        "test_arithmetic.py",
+        (
+            "default_rng([task.seed, 2, n_digits])",
+            "default_rng([2, n_digits])",
+            "few-shot examples ignore the task's seed",
+            "test_arithmetic.py::test_few_shot_examples",
+        ),
+        (
+            "[task.seed, 0 if split == tasks.TRAIN else 1]",
+            "[0 if split == tasks.TRAIN else 1]",
+            "problems ignore the seed",
+        ),
+        ("drawn[~held_out(drawn[:, 0], drawn[:, 1])]", "drawn", "held-out problems are trained on"),
+        (
+            "low, high = np.minimum(a, b).astype(np.uint64), np.maximum(a, b).astype(np.uint64)",
+            "low, high = a.astype(np.uint64), b.astype(np.uint64)",
+            "a + b is trained on and b + a held out",
+        ),
+        (
+            "str(len(str(max(a, b))))",
+            "str(len(str(min(a, b))))",
+            "group of the shorter number",
+            "test_arithmetic.py::test_a_question_is_in_the_group_of_its_longer_number",
+        ),
+        (
+            "for i in rng.permutation(len(pairs))]\n    return",
+            "for i in range(len(pairs))]\n    return",
+            "training problems are in the order of their digits",
+            "test_arithmetic.py::test_digits_are_uniform_and_the_order_is_mixed",
+        ),
+        (
+            "None if gold is None else said == gold",
+            "None if gold is None else gold.startswith(said[:9])",
+            "the first line alone decides",
+            "test_steps.py",
+        ),
+        (
+            "task.question_text(question, hinted) + task.gold_completion(question)",
+            "task.question_text(question, False) + task.gold_completion(question)",
+            "hinted examples have no hints",
+            "test_arithmetic.py::test_few_shot_examples",
+        ),
+    ),
+    *edits_of(
+        "tasks/gsm8k.py",
+        "test_gsm8k.py",
+        (
+            "grading.same_number(answer, question.answer)",
+            "answer == question.answer",
+            "numbers are compared as texts",
+        ),
+        ("{f' ({hint})' if hinted else ''}", "{f' ({hint})'}", "every prompt has the hint"),
+        (
+            "any(grading.same_number(text, question.answer) for text in bracketed) or bool(",
+            "bool(",
+            "the answer in parentheses is no leak",
+        ),
+        (
+            "else steps.marks_right(said)",
+            "else bool(steps.marks_right(said))",
+            "a solution without marks is wrong",
+            "test_steps.py test_gsm8k.py",
+        ),
+        (
+            'tasks.VALIDATION: "test"',
+            'tasks.VALIDATION: "train"',
+            "training questions are held out",
+        ),
+    ),
+    *edits_of(
+        "tasks/commonsense_qa.py",
+        "test_commonsense_qa.py",
+        ("        if hinted:\n", "        if question.answer:\n", "every prompt has the hint"),
+        (
+            "bool(HINT_SAID_AGAIN.search(said)) or super()",
+            "super()",
+            "a choice that is marked as correct is no leak",
+        ),
+        ("line[-3:-2]", "line[-2:-1]", "the released code's position is off by one"),
+        (
+            'f"Q: {self.asked(question)}\\nA:"',
+            'f"Q: {question.text}\\nA:"',
+            "scored choices are shown in the prompt",
+            "test_score.py test_commonsense_qa.py",
+        ),
+    ),
+    *edits_of(
+        "tasks/jsonl.py",
+        "test_jsonl.py",
+        (
+            "grading.same_number(answer, question.answer)",
+            "answer == question.answer",
+            "numbers are compared as texts",
+        ),
+        (
+            "self.hint_template if hinted else self.template",
+            "self.hint_template",
+            "every prompt has the hint",
+        ),
+        (
+            "if answer.lower() not in choices and len(named) == 1:",
+            "if len(named) == 1:",
+            "a letter that is another choice's text",
+        ),
+        (
+            "dataclasses.replace(self, direct=False)",
+            "self",
+            "a direct task's rationale ends anywhere",
+        ),
+        (
+            "found.end) if found else (None, len(text))",
+            "found.end) if found else (None, 0)",
+            "what has no answer is trimmed to nothing",
+        ),
+    ),
+    *edits_of(
+        "tasks/jsonl_file.py",
+        "test_jsonl.py",
+        ('f"{seed} {words}"', 'f"{words}"', "the split ignores the seed"),
+        ("if question.id in found:", "if False:", "a second question of an id replaces the first"),
+    ),
+    *edits_of(
+        "tasks/grading.py",
+        "test_grading.py",
+        ("max(stated, key=lambda r: r.end)", "stated[0]", "the first of several statements"),
+        ("if not found or found.text not in choices:", "if not found:", "letters of no choice"),
+        ("        if stated:\n            break\n", "", "a later line replaces the stated answer"),
+        (
+            "if not match or MORE_NUMBERS.match(line, match.end()):",
+            "if not match:",
+            "the first number of a sum is the answer",
+        ),
+        (
+            "answer.partition(mark)[2] if mark",
+            "answer.rpartition(mark)[2] if mark",
+            "the last mark counts",
+        ),
+    ),
+    *edits_of(
+        "tasks/steps.py",
+        "test_steps.py",
+        ('split("\\n")) - 1)', 'split("\\n")))', "the first line is a step, too"),
+        (
+            "2 * abs(exact - number) <= unit",
+            "abs(exact - number) <= unit",
+            "any neighbour of a rounded number",
+        ),
+        (
+            "return written is None or _agrees(written[0], value)",
+            "return True",
+            "the number after a mark is not checked",
+        ),
+    ),
+    *edits_of(
+        "tasks/few_shot.py",
+        "test_exemplars.py",
+        (
+            "task.question_text(question, hinted)\n",
+            "task.question_text(question, False)\n",
+            "hinted examples have no hints",
+        ),
+        (
+            "(task.bare_answer(question) if direct else completion)",
+            "completion",
+            "direct examples have rationales",
+            "test_exemplars.py "
+            "test_baselines.py::test_the_papers_tasks_have_direct_examples_too "
+            "test_baselines.py::test_direct_examples_are_questions_with_bare_answers",
+        ),
+    ),
+]
