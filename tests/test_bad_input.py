@@ -52,7 +52,7 @@ STAR_MISTAKES = [
     ({"TrainerConfig__accumulation_steps": 0}, ["TrainerConfig.batch_size 8", "0 parts"]),
     ({"TrainerConfig__row_length": 257}, ["row_length 257", "256", "context_length"]),
     ({"TrainerConfig__row_length": 20}, ["TrainerConfig.row_length", "longer than a row"]),
-    ({"SamplerConfig__max_new_tokens": 250}, ["context of 256", "max_new_tokens"]),
+    ({"SamplerConfig__max_new_tokens": 250}, ["context length of 256", "max_new_tokens"]),
     ({"SamplerConfig__max_new_tokens": 0}, ["SamplerConfig.max_new_tokens", "0"]),
     ({"SamplerConfig__temperature": -1.0}, ["temperature -1.0"]),
     ({"SamplerConfig__top_p": 0.0}, ["top_p 0.0"]),
@@ -198,7 +198,7 @@ def test_a_mistake_in_pretraining(tmp_path, capsys, bindings, words):
         ("infer", {"infer__questions": "1 + 1"}, ["infer.questions"]),
         ("infer", {"infer__questions": ["1 - 1"]}, ["'1 - 1' is not an addition"]),
         ("infer", {}, ["infer.questions must be set"]),
-        ("infer", {"infer__questions": ["1" * 120 + "+" + "1" * 120]}, ["context of 256"]),
+        ("infer", {"infer__questions": ["1" * 120 + "+" + "1" * 120]}, ["context length of 256"]),
     ],
 )  # fmt: skip
 def test_a_mistake_in_asking(tmp_path, capsys, random_base, run_mode, bindings, words):

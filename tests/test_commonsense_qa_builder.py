@@ -15,6 +15,7 @@ from star_jax.tasks.builders.commonsense_qa import (
     flatten,
     prepare_commonsense_qa,
 )
+from star_launch.fetch import table
 
 ROOT = Path(__file__).parent.parent
 DATA = os.environ.get("STAR_JAX_DATA")
@@ -97,11 +98,8 @@ def test_the_builder_is_not_registered_so_its_import_cannot_clash():
     assert second.CommonsenseQA.name == CommonsenseQA.name == "commonsense_qa"
 
 
-def test_the_checksums_are_those_of_launch_fetch(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "launch"))
-    import fetch_table
-
-    fetched = {a.url: (a.size, a.sha256, Path(a.path).name) for a in fetch_table.COMMONSENSE_QA}
+def test_the_checksums_are_those_of_launch_fetch():
+    fetched = {a.url: (a.size, a.sha256, Path(a.path).name) for a in table.COMMONSENSE_QA}
     infos = CommonsenseQA.url_infos
     assert {u: (int(i.size), i.checksum, i.filename) for u, i in infos.items()} == fetched
     assert set(CommonsenseQA.URLS.values()) == set(fetched)

@@ -340,7 +340,7 @@ def test_a_bucket_that_is_not_there_is_one_line(tmp_path, capsys):
     assert run("pretrain", nowhere, "bus_line.jsonl") == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert "gs://nobodys-bucket/run/base/config.gin cannot be read or written" in said[0]
+    assert "gs://nobodys-bucket/run/base/format.json cannot be read or written" in said[0]
     assert "check the path; `gcloud storage buckets create`" in said[0]
     with pytest.raises(UserError, match=r"gs://nobodys-bucket/run is not a directory; check"):
         load_run(nowhere)
@@ -362,7 +362,7 @@ def test_a_service_that_does_not_answer_is_one_line(monkeypatch, capsys, bucket)
         forget()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert f"{bucket}/base/config.gin cannot be read or written (ClientConnectorError" in said[0]
+    assert f"{bucket}/base/format.json cannot be read or written (ClientConnectorError" in said[0]
     assert "check the network" in said[0]
     assert "STORAGE_EMULATOR_HOST = http://127.0.0.1" in said[0]
 

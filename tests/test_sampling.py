@@ -60,7 +60,7 @@ def one_device():
 
 @functools.cache
 def sampler(batch_size=4, temperature=0.0, max_new_tokens=MAX_NEW, vocabulary=WORDS, model=MODEL):
-    config = SamplerConfig(batch_size, max_new_tokens, temperature)
+    config = SamplerConfig(batch_size, max_new_tokens, temperature=temperature)
     return Sampler(model, vocabulary, config, one_device())
 
 
