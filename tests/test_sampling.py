@@ -419,9 +419,10 @@ def test_impossible_sampling_is_refused_at_the_head(bad):
 def test_the_settings_decide_how_tokens_are_picked():
     config = SamplerConfig(4, MAX_NEW, temperature=0.7, top_k=5, top_p=0.9)
     mine = Sampler(MODEL, WORDS, config, one_device())
-    expected = PickConfig(0.7, 5, 0.9, n_ids=WORDS.vocab_size)
-    assert mine.programs.writer.pick == expected
-    warmer = mine.at_temperature(1.3).programs.writer.pick
+    expected = SamplingParams(temperature=0.7, top_k=5, top_p=0.9)
+    assert mine.programs.writer.sampling == expected
+    assert mine.programs.writer.n_ids == WORDS.vocab_size
+    warmer = mine.at_temperature(1.3).programs.writer.sampling
     assert warmer == dataclasses.replace(expected, temperature=1.3)
 
 
