@@ -384,17 +384,17 @@ def test_a_service_that_does_not_answer_is_one_line(monkeypatch, capsys, bucket)
     ],
 )
 def test_failures_name_the_path_and_the_way_out(failure, way_out):
-    with pytest.raises(UserError) as error, paths.told("gs://bucket/run"):
+    with pytest.raises(UserError) as error, paths.bucket_errors("gs://bucket/run"):
         raise failure
     assert error.value.message.startswith("gs://bucket/run cannot be read or written (")
     assert way_out in error.value.message
     assert "\n" not in error.value.message
-    with pytest.raises(type(failure)), paths.told("runs/here"):
+    with pytest.raises(type(failure)), paths.bucket_errors("runs/here"):
         raise failure
 
 
 def test_a_bug_of_ours_is_not_told_as_a_failure_of_the_bucket():
-    with pytest.raises(KeyError), paths.told("gs://bucket/run"):
+    with pytest.raises(KeyError), paths.bucket_errors("gs://bucket/run"):
         raise KeyError
 
 

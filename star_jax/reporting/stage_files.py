@@ -17,7 +17,7 @@ import orjson
 from star_jax.errors import UserError
 from star_jax.records import Key
 from star_jax.reporting.former_format import Row, stage_row
-from star_jax.run.paths import told
+from star_jax.run.paths import bucket_errors
 
 TOKEN_IDS = re.compile(rb'"token_ids":\s*\[([^\[\]]*)\]')  # no text has bare quotation marks
 
@@ -90,7 +90,7 @@ def lines_of(file: Path) -> Iterator[Line]:
 def readable(path: Path) -> Iterator[None]:
     """Raises a failure to read `path` as a UserError."""
     try:
-        with told(path):
+        with bucket_errors(path):
             yield
     except OSError as error:
         reason = f"{path} cannot be read ({error.strerror}); check its permissions"

@@ -15,7 +15,7 @@ from etils import epath
 from star_jax.errors import UserError, mismatch
 from star_jax.parallel import processes
 from star_jax.records import Params
-from star_jax.run.paths import absolute, is_dir, is_remote, path_of, told
+from star_jax.run.paths import absolute, bucket_errors, is_dir, is_remote, path_of
 
 # Orbax's files. A checkpoint on a disk appears whole, by a rename; in a bucket, where there is
 # none, its marker is written last.
@@ -34,7 +34,7 @@ def save(directory: Path, tree: Params) -> None:
     if is_remote(directory):
         # Orbax would remove the previous one in any order, and maybe its marker last.
         processes.from_lead(lambda: _remove(directory))
-    with told(directory), ocp.StandardCheckpointer() as checkpointer:
+    with bucket_errors(directory), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, tree, force=True)
 
 
@@ -42,7 +42,7 @@ def load(directory: Path, abstract: Params) -> Params:
     """Reads a tree that `save` wrote into the shardings of `abstract`; raises as `check`."""
     directory = check(directory, abstract)
     try:
-        with told(directory), ocp.StandardCheckpointer() as checkpointer:
+        with bucket_errors(directory), ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(directory, abstract)
     except Exception as error:
         # TensorStore's ValueError for bytes that do not decode; Orbax wraps it in an Exception.
@@ -112,14 +112,14 @@ class TrainingCheckpoint:
             _remove(self._directory)
 
     def _newest(self) -> int | None:
-        with told(self._directory):
+        with bucket_errors(self._directory):
             markers = list(self._directory.glob(f"step_*/{_marker(self._directory)}"))
         numbers = [marker.parent.name.removeprefix("step_") for marker in markers]
         return max((int(number) for number in numbers if number.isdigit()), default=None)
 
     def _remove_all_but(self, kept: str) -> None:
         if processes.is_lead():
-            with told(self._directory):
+            with bucket_errors(self._directory):
                 for path in self._directory.glob("*"):
                     if path.name != kept and path.is_dir():
                         _remove(path)
@@ -130,7 +130,7 @@ def _marker(directory: Path) -> str:
 
 
 def _remove(directory: Path) -> None:
-    with told(directory):
+    with bucket_errors(directory):
         (directory / _marker(directory)).unlink(missing_ok=True)
         epath.Path(directory).rmtree(missing_ok=True)
 
@@ -150,7 +150,7 @@ def _stored_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
             f"that pretraining or an iteration wrote, e.g. base/checkpoint or iter_003/checkpoint"
         )
     try:
-        with told(directory), ocp.StandardCheckpointer() as checkpointer:
+        with bucket_errors(directory), ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(directory)
     except (ValueError, FileNotFoundError, KeyError) as error:
         raise UserError(f"checkpoint {directory} cannot be read: {error}") from error

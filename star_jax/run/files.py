@@ -8,7 +8,7 @@ from pathlib import Path
 
 from star_jax.errors import UserError
 from star_jax.parallel import processes
-from star_jax.run.paths import is_remote, read_if_there, told
+from star_jax.run.paths import bucket_errors, is_remote, read_if_there
 
 
 def check_writable(file: Path) -> None:
@@ -19,7 +19,7 @@ def check_writable(file: Path) -> None:
             if file.is_dir():
                 raise UserError(f"{file} is a directory; name a file to write")
             file.parent.mkdir(parents=True, exist_ok=True)
-        with told(file):
+        with bucket_errors(file):
             probe.write_bytes(b"")
             probe.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
@@ -34,7 +34,7 @@ def write_atomically(file: Path, data: bytes) -> None:
     if not processes.is_lead():
         return
     if is_remote(file):
-        with told(file):
+        with bucket_errors(file):
             file.write_bytes(data)
         return
     file.parent.mkdir(parents=True, exist_ok=True)

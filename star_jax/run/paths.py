@@ -70,13 +70,13 @@ def check_local(path: Path, what: str) -> None:
 
 def is_dir(path: Path) -> bool:
     """Whether `path` is a directory; raises UserError if its bucket does not answer."""
-    with told(path):
+    with bucket_errors(path):
         return path.exists() and path.is_dir()  # `exists` reports failures, `is_dir` hides them
 
 
 def read_if_there(path: Path) -> bytes | None:
-    """The file's content, or None if there is no file; raises UserError as `told`."""
-    with told(path):
+    """The file's content, or None if there is no file; raises UserError as `bucket_errors`."""
+    with bucket_errors(path):
         try:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -87,13 +87,13 @@ def open_text(file: str | os.PathLike) -> TextIO:
     """Opens UTF-8 text, with or without a byte order mark; from a bucket it is read at once."""
     if not is_remote(file):
         return open(file, encoding="utf-8-sig")
-    with told(file):
+    with bucket_errors(file):
         return io.TextIOWrapper(io.BytesIO(path_of(file).read_bytes()), encoding="utf-8-sig")
 
 
 def copy_tree(source: Path, target: Path) -> None:
     """Copies a directory of small files, if it exists, to this machine."""
-    with told(source):
+    with bucket_errors(source):
         for child in source.iterdir() if source.exists() else ():  # epath has no rglob in buckets
             if child.is_dir():
                 copy_tree(child, target / child.name)
@@ -103,7 +103,7 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def told(path: str | os.PathLike) -> Iterator[None]:
+def bucket_errors(path: str | os.PathLike) -> Iterator[None]:
     """Turns failures of the bucket that `path` is in into UserError; does nothing on a disk."""
     if not is_remote(path):
         yield
@@ -144,7 +144,7 @@ def _prepare_buckets() -> None:
             f"paths at gs:// need the package gcsfs, and {error.name} is not installed; run "
             f"`uv pip install gcsfs`, or give local paths"
         ) from error
-    # It logs failures with their tracebacks; `told` reports them in one line.
+    # It logs failures with their tracebacks; `bucket_errors` reports them in one line.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
     # No cached listings: TensorStore and other processes write there too. The default login is
     # the account that TensorStore uses as well.

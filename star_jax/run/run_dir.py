@@ -19,7 +19,7 @@ from star_jax.parallel import processes
 from star_jax.records import to_json
 from star_jax.run.files import write_atomically
 from star_jax.run.metrics import IterationMetrics, OnMetrics
-from star_jax.run.paths import path_of, read_if_there, told
+from star_jax.run.paths import bucket_errors, path_of, read_if_there
 from star_jax.run.progress import log
 from star_jax.run.stage_dir import StageDir
 from star_jax.run.tables import group_names, header_cells, live_line, row_cells
@@ -103,7 +103,7 @@ class RunDir:
         return self._any(*names, *(f"iter_*/{name}" for name in names))
 
     def _any(self, *patterns: str) -> bool:
-        with told(self.path):
+        with bucket_errors(self.path):
             found = (any(self.path.glob(pattern)) for pattern in patterns)
             return self.path.is_dir() and any(found)
 

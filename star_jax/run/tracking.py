@@ -20,7 +20,7 @@ from star_jax.parallel import processes
 from star_jax.records import to_json
 from star_jax.run.files import write_atomically
 from star_jax.run.metrics import IterationMetrics, OnMetrics
-from star_jax.run.paths import is_dir, path_of, read_if_there, told
+from star_jax.run.paths import bucket_errors, is_dir, path_of, read_if_there
 from star_jax.run.run_dir import RunDir
 
 NOT_MEASURED = ("iteration", "seed", "rationalize")  # of metrics.json
@@ -90,7 +90,7 @@ def _write_once(folder: Path, n: int, series: Mapping[int, Mapping[str, float]])
     content = hashlib.sha256(json.dumps(series).encode()).hexdigest()[:12]
     prefix = f"events.out.tfevents.{n:010d}."  # TensorBoard reads files in the order of names
     file = folder / f"{prefix}{content}"
-    with told(folder):
+    with bucket_errors(folder):
         existing = list(folder.glob(f"{prefix}*")) if is_dir(folder) else []
         for other in existing:
             if other.name != file.name:

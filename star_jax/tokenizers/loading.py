@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from star_jax.errors import UserError
-from star_jax.run.paths import path_of, told
+from star_jax.run.paths import bucket_errors, path_of
 from star_jax.tokenizers.byte_level import from_vocab_and_merges
 from star_jax.tokenizers.configs import SAVED, Configs, Files
 from star_jax.tokenizers.gguf_files import from_gguf
@@ -25,7 +25,7 @@ def load_vocabulary(path: str | Path) -> PretrainedVocabulary:
     Raises:
       UserError: there is none of these, it is damaged, or it does not say which token is EOS.
     """
-    with told(path):
+    with bucket_errors(path):
         source, files = _find_files(path_of(path))
     kind = HuggingFaceVocabulary if "tokenizer.json" in files else SentencePieceVocabulary
     return kind(str(source), files)

@@ -21,7 +21,7 @@ from star_jax.models.places import Place, places
 from star_jax.parallel.partitioning import TRAINING_RULES, Rules
 from star_jax.records import Params
 from star_jax.run import checkpoints
-from star_jax.run.paths import absolute, is_remote, path_of, told
+from star_jax.run.paths import absolute, bucket_errors, is_remote, path_of
 from star_jax.run.progress import log, progress
 from star_jax.tokenizers.vocabularies import document_start, stop_ids
 
@@ -91,7 +91,7 @@ def _check_bucket(directory: Path, format: str) -> None:
             f"convert.format = {format!r} cannot be written to a bucket ({directory}); give a "
             f"local folder, then copy it: gcloud storage cp -r FOLDER {directory}"
         )
-    with told(directory):
+    with bucket_errors(directory):
         if directory.exists():
             raise UserError(f"{directory} exists already; give another, or remove it first")
 

@@ -47,9 +47,9 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         optax.stateless(lambda grads, _: clip_by_global_norm(grads, config.clip_norm)),
         optax.adam(
             warmup_then_constant(config.learning_rate, config.warmup_steps),
-            config.b1,
-            config.b2,
-            config.epsilon,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.epsilon,
         ),
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from star_jax.errors import UserError
 from star_jax.models.tensors import StoredModel
-from star_jax.run.paths import check_local, path_of, told
+from star_jax.run.paths import bucket_errors, check_local, path_of
 
 ACCEPTED = (
     "model.safetensors (or its index and shards), flax_model.msgpack, the shard_* directories of "
@@ -26,7 +26,7 @@ REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5")
 def is_foreign(path: Path) -> bool:
     """Whether `path` looks like weights of another program, which `open_model` opens or refuses."""
     path = path_of(path)
-    with told(path):
+    with bucket_errors(path):
         return path.exists() and (_format_of(path) is not None or bool(_refused(path)))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from star_jax.errors import UserError
 from star_jax.reporting.stage_files import readable
-from star_jax.run.paths import is_dir, path_of, read_if_there, told
+from star_jax.run.paths import bucket_errors, is_dir, path_of, read_if_there
 from star_jax.tools.comparison.sheets import PREFERENCES, as_written
 
 DELIMITERS = (",", ";", "\t")  # spreadsheets of some countries write the second
@@ -139,7 +139,7 @@ def _rows(name: str, data: bytes) -> Iterator[tuple[int, dict[str, str]]]:
 def _files(path: Path) -> list[Path]:
     if not is_dir(path):
         return [path]
-    with told(path):
+    with bucket_errors(path):
         return sorted(file for file in path.iterdir() if file.suffix.casefold() == ".csv")
 
 

@@ -8,7 +8,7 @@ from star_jax.loop.stages import EVALUATE
 from star_jax.records import Key, Question
 from star_jax.reporting.former_format import Row
 from star_jax.reporting.stage_files import WRITTEN, key_of, lines_of
-from star_jax.run.paths import is_dir, path_of, told
+from star_jax.run.paths import bucket_errors, is_dir, path_of
 from star_jax.tasks.task import ReasoningTask
 from star_jax.tools.comparison.items import normalized
 
@@ -64,14 +64,14 @@ def _attempts_file(where: str) -> Path:
     path, name = path_of(where), f"{EVALUATE.file}.jsonl"
     files, missing = [path], f"{path} does not exist; check the path"
     if is_dir(path):
-        with told(path):
+        with bucket_errors(path):
             iterations = sorted(path.glob("iter_*"), reverse=True)
         files = [folder / name for folder in (path, *iterations)]
         missing = (
             f"{path} has no {name}, and its iterations have none; name an iteration's directory, "
             f"or a file of attempts"
         )
-    with told(path):
+    with bucket_errors(path):
         found = next((file for file in files if file.exists()), None)
     if found is None:
         raise UserError(f"compare.sources: {missing}")
