@@ -11,15 +11,21 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for the fields of all run modes
     import seqio
 
+    from star_jax.loop.config import StarConfig as StarConfig
+    from star_jax.loop.direct import TrainingLength as TrainingLength
+    from star_jax.loop.pretrain import Phase as Phase
     from star_jax.models.config import DecoderConfig
     from star_jax.parallel.partitioning import MeshConfig
     from star_jax.rollout.engine import Engine
     from star_jax.rollout.native.sampler import SamplerConfig
     from star_jax.tasks.task import ReasoningTask
     from star_jax.tools.precompile.settings import Assumptions, Settings
+    from star_jax.training.schedules import StepSchedule as StepSchedule
+    from star_jax.training.train_step import OptimizerConfig as OptimizerConfig
+    from star_jax.training.trainer import TrainerConfig as TrainerConfig
 
     # Called with model, vocabulary, sampler settings, device mesh and its rules while decoding.
     MakeEngine = Callable[..., Engine]
@@ -70,42 +76,40 @@ def default_mesh() -> MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunDirMode(RunMode):
-    """A run mode that fills a run directory from a base model, or resumes it, and reports on it."""
+class PromptingMode(RunMode):
+    """A run mode that prompts a model with the questions of a task."""
 
     many_processes = True
 
-    model_dir: str
-    base_checkpoint: str
     model: DecoderConfig
     vocabulary: seqio.Vocabulary
     task: ReasoningTask
     sampler: SamplerConfig
     mesh: MeshConfig = dataclasses.field(default_factory=default_mesh, kw_only=True)
-    engine: MakeEngine | None = dataclasses.field(
-        default=None, kw_only=True
-    )  # None: the native one
-    row: str = dataclasses.field(default="", kw_only=True)  # of the paper's tables or figures
-
-    @abc.abstractmethod
-    def settings(self, assumed: Assumptions) -> Settings:
-        """What `precompile` needs to know of the run."""
+    engine: MakeEngine | None = dataclasses.field(default=None, kw_only=True)  # None: native
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointMode(RunMode):
+class RunDirMode(PromptingMode):
+    """A run mode that fills a run directory from a base model, or resumes it, and reports on it."""
+
+    model_dir: str
+    base_checkpoint: str
+    row: str = dataclasses.field(default="", kw_only=True)  # of the paper's tables or figures
+
+    def settings(self, assumed: Assumptions) -> Settings:
+        """What `precompile` needs to know of the run."""
+        from star_jax.tools.precompile.settings import Settings
+
+        names = ("trainer", "optimizer", "schedule", "loop")  # of which a baseline has not all
+        trained = (getattr(self, name, None) for name in names)
+        return Settings(self.model, self.sampler, *trained, self.mesh, assumed)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointMode(PromptingMode):
     """A run mode that prompts a checkpoint and writes no run directory."""
 
-    many_processes = True
-
     checkpoint: str
-    model: DecoderConfig
-    vocabulary: seqio.Vocabulary
-    task: ReasoningTask
-    sampler: SamplerConfig
     few_shot: bool = dataclasses.field(default=False, kw_only=True)
     seed: int = dataclasses.field(default=0, kw_only=True)
-    mesh: MeshConfig = dataclasses.field(default_factory=default_mesh, kw_only=True)
-    engine: MakeEngine | None = dataclasses.field(
-        default=None, kw_only=True
-    )  # None: the native one

@@ -53,7 +53,9 @@ class PrecompileMode(RunMode):
         if self.run not in known:
             raise UserError(f"precompile.run = {self.run!r} is none of {', '.join(known)}")
         # Positional: gin does not evaluate the bindings of what is passed by position.
-        run = gin.get_configurable(f"star_jax.{self.run}")("", "", gin.REQUIRED, None, None)
+        run = gin.get_configurable(f"star_jax.{self.run}")(
+            gin.REQUIRED, None, None, gin.REQUIRED, "", ""
+        )
         settings = run.settings(gin.get_configurable("star_jax.Assumptions")())
         given = self.topologies, self.json_file, self.search
         return command.run(settings, *given, command.tpu_devices)
