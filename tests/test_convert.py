@@ -13,11 +13,11 @@ import pytest
 
 from star_jax import main
 from star_jax.errors import UserError
+from star_jax.models.base_weights import check_config, import_params
 from star_jax.models.decoder import placed_params
 from star_jax.models.exporting import export_model
 from star_jax.models.families import decoder_config, family_of
 from star_jax.models.formats import open_model
-from star_jax.models.importing import check_config, import_params
 from star_jax.models.places import places
 from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.tokenizers.vocabularies import WordVocabulary
@@ -201,7 +201,7 @@ from star_jax.models.decoder import placed_params
 from star_jax.models.exporting import export_model
 from star_jax.models.formats import open_model
 from star_jax.models.families import decoder_config
-from star_jax.models.importing import import_params
+from star_jax.models.base_weights import import_params
 from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 
 stored = open_model(Path(sys.argv[1]))

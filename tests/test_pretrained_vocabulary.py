@@ -20,7 +20,7 @@ from star_jax.tokenizers.configs import import_needed
 from star_jax.tokenizers.hugging_face import HuggingFaceVocabulary
 from star_jax.tokenizers.loading import load_vocabulary
 from star_jax.tokenizers.sentence_piece import SentencePieceVocabulary
-from star_jax.tokenizers.vocabularies import encode_example
+from star_jax.tokenizers.vocabularies import encode_example, encode_spans
 from tests.packages import install_beside
 
 gguf = pytest.importorskip("gguf")
@@ -440,7 +440,7 @@ def test_a_gguf_file_may_say_that_there_is_no_bos(tmp_path, fields):
 
 def test_a_document_begins_with_bos_without_loss(made):
     vocabulary = made("llama 3")
-    example = encode_example(vocabulary, "Q: a", " b", loss_on_prompt=True)
+    example = encode_spans(vocabulary, [("Q: a", True), (" b", True)])
     prompt, answer = vocabulary.encode("Q: a"), vocabulary.encode(" b")
     assert example.tokens.tolist() == [N + 2, *prompt, *answer, N]
     assert example.loss_weights.tolist() == [0, *[1] * (len(prompt) + len(answer) + 1)]

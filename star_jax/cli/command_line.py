@@ -65,9 +65,8 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
         for field, flag in owner.flags().items():
             value = getattr(options, f"{name}.{field}", None)
             if value is not None and owner is not mode:
-                raise UserError(
-                    f"{flag.name} belongs to --run_mode={name}, not to {options.run_mode}"
-                )
+                owned = f"{flag['flag']} belongs to --run_mode={name}"
+                raise UserError(f"{owned}, not to {options.run_mode}")
             if value is not None:
                 bindings.append((f"{name.rpartition('.')[2]}.{field}", repr(value)))
     processes = options.processes or ""
@@ -132,9 +131,9 @@ def _parser(modes: Mapping[str, type[RunMode]]) -> argparse.ArgumentParser:
     )  # fmt: skip
     for name, mode in modes.items():
         for field, flag in mode.flags().items():
-            what = f"{name}: {flag.options.get('help', '')}".replace("%", "%%")
-            options = {**flag.options, "help": what}
-            add(flag.name, dest=f"{name}.{field}", default=argparse.SUPPRESS, **options)
+            what = f"{name}: {flag.get('help', '')}".replace("%", "%%")
+            options = {**flag, "help": what, "default": argparse.SUPPRESS}
+            add(options.pop("flag"), dest=f"{name}.{field}", **options)
     add("-h", "--help", action="store_true", help="print this text")
     return parser
 

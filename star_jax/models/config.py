@@ -7,7 +7,6 @@ from jax.typing import DTypeLike
 
 from star_jax.errors import UserError
 
-REMAT_POLICIES = ("none", "dots", "full")
 CHOICES = {
     "block": ("parallel", "sequential"),
     "norm": ("layer", "rms"),
@@ -15,7 +14,7 @@ CHOICES = {
     "rotary_pairs": ("interleaved", "halves"),
     "head": ("biased", "plain", "tied"),
     "attention": ("einsum", "splash"),
-    "remat": REMAT_POLICIES,
+    "remat": ("none", "dots", "full"),
 }
 
 
@@ -77,10 +76,8 @@ class DecoderConfig:
     def __post_init__(self):
         """Raises UserError for unknown parts and impossible sizes."""
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"DecoderConfig.{name} = {getattr(self, name)!r} is none of {choices}"
-                )
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"DecoderConfig.{name} = {value!r} is none of {choices}")
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
             raise UserError(
                 f"DecoderConfig.rotary_dim = {self.rotary_dim} must be even and at most head_dim = "

@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError
@@ -14,12 +15,13 @@ from safetensors.numpy import save_file
 
 from star_jax.errors import UserError
 
+NamedTensors: TypeAlias = Iterable[tuple[str, Callable[[], np.ndarray]]]  # read when needed
 UNFINISHED = ".unfinished"  # ends the name of the directory that an export is written in
 
 
 def export_model(
     directory: Path,
-    tensors: Iterable[tuple[str, Callable[[], np.ndarray]]],
+    tensors: NamedTensors,
     config: Mapping[str, object],
     *,
     dtype: np.dtype,
@@ -46,7 +48,7 @@ def export_model(
     Raises:
       UserError: the directory is in use, or cannot be written.
     """
-    directory = Path(directory).absolute()
+    directory = directory.absolute()
     check_target(directory)
     # A new name: nothing else in the parent may be removed.
     unfinished = directory.parent / f".export-{uuid.uuid4().hex}{UNFINISHED}"
@@ -58,7 +60,7 @@ def export_model(
         if generation_config is not None:
             _write_json(unfinished / "generation_config.json", generation_config)
         for file in files:
-            shutil.copyfile(file, unfinished / Path(file).name)
+            shutil.copyfile(file, unfinished / file.name)
         _write_weights(unfinished, _shards(tensors, np.dtype(dtype), max_shard_bytes, on_progress))
         os.replace(unfinished, directory)
     except (OSError, SafetensorError) as error:
@@ -74,7 +76,7 @@ def check_target(directory: Path) -> None:
 
     Makes the parent directory, so that a wrong path is reported before any work is done.
     """
-    directory = Path(directory).absolute()
+    directory = directory.absolute()
     try:
         empty = directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir())
         if not empty and (directory.exists() or directory.is_symlink()):
@@ -88,49 +90,46 @@ def check_target(directory: Path) -> None:
 
 
 def _shards(
-    tensors: Iterable[tuple[str, Callable[[], np.ndarray]]],
-    dtype: np.dtype,
-    max_bytes: int,
-    on_progress: Callable[[int], None],
+    tensors: NamedTensors, dtype: np.dtype, max_bytes: int, on_progress: Callable[[int], None]
 ) -> Iterator[dict[str, np.ndarray]]:
     """The tensors in groups of at most `max_bytes`; a larger tensor is a group of its own."""
     shard: dict[str, np.ndarray] = {}
-    size = 0
     for name, read in tensors:
         # save_file writes memory in its order, so the rows must be contiguous.
         tensor = np.asarray(read()).astype(dtype, order="C", copy=False)
         on_progress(tensor.nbytes)
-        if shard and size + tensor.nbytes > max_bytes:
+        if shard and _n_bytes(shard) + tensor.nbytes > max_bytes:
             yield shard
             shard.clear()  # not replaced: the caller would keep it while the next is read
-            size = 0
         shard[name] = tensor
-        size += tensor.nbytes
     yield shard
+
+
+def _n_bytes(shard: Mapping[str, np.ndarray]) -> int:
+    return sum(tensor.nbytes for tensor in shard.values())
 
 
 def _write_weights(directory: Path, shards: Iterable[dict[str, np.ndarray]]) -> None:
     """Writes model.safetensors, or several shards and their index."""
-    names: list[list[str]] = []
-    size = 0
-    for shard in shards:
+    owners: dict[str, int] = {}  # the number of each tensor's shard
+    size = number = 0
+    for number, shard in enumerate(shards):
         # The number of shards is not known before the last.
-        path = directory / f"{len(names)}.safetensors"
+        path = directory / f"{number}.safetensors"
         save_file(shard, path, metadata={"format": "pt"})
         # safetensors makes its files private; these are as public as config.json.
         shutil.copymode(directory / "config.json", path)
-        size += sum(tensor.nbytes for tensor in shard.values())
-        names.append(list(shard))
-    if len(names) == 1:
-        (directory / "0.safetensors").rename(directory / "model.safetensors")
-        return
-    weight_map: dict[str, str] = {}
-    for i, names_of_shard in enumerate(names):
-        file = f"model-{i + 1:05}-of-{len(names):05}.safetensors"
+        size += _n_bytes(shard)
+        owners |= dict.fromkeys(shard, number)
+    files = [f"model-{i + 1:05}-of-{number + 1:05}.safetensors" for i in range(number + 1)]
+    if number == 0:
+        files = ["model.safetensors"]
+    for i, file in enumerate(files):
         (directory / f"{i}.safetensors").rename(directory / file)
-        weight_map |= dict.fromkeys(names_of_shard, file)
-    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
-    _write_json(directory / "model.safetensors.index.json", index)
+    if len(files) > 1:
+        weight_map = {name: files[i] for name, i in sorted(owners.items())}
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        _write_json(directory / "model.safetensors.index.json", index)
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

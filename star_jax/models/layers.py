@@ -1,5 +1,6 @@
 """Dense layers and norms with logical axis names, declared as T5X expects them."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -82,9 +83,6 @@ def fan_in_normal(scale: float, n_in: int) -> Callable[..., jax.Array]:
     """An initializer: normal with variance scale / (product of the first `n_in` axes)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-        fan_in = 1
-        for size in shape[:n_in]:
-            fan_in *= size
-        return jax.random.normal(key, shape, dtype) * (scale / fan_in) ** 0.5
+        return jax.random.normal(key, shape, dtype) * (scale / math.prod(shape[:n_in])) ** 0.5
 
     return init

@@ -36,11 +36,7 @@ MODES: dict[str, type[RunMode]] = {
 
 
 def find_mode(name: str) -> type[RunMode]:
-    """The run mode of this name: a built-in one, or a class of the user's as "module.Class".
-
-    Raises:
-      UserError: there is no such mode, module or class, or the class is not a run mode.
-    """
+    """The run mode of this name, "module.Class" for the user's own; UserError if there is none."""
     if name in MODES:
         return MODES[name]
     module_name, _, class_name = name.rpartition(".")

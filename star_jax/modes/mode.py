@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:  # for the fields of all run modes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for the fields of all run modes
     from star_jax.loop.pretrain import Phase as Phase
     from star_jax.models.config import DecoderConfig
     from star_jax.parallel.partitioning import MeshConfig
+    from star_jax.records import Attempt as Attempt
     from star_jax.rollout.engine import Engine
     from star_jax.rollout.native.sampler import SamplerConfig
     from star_jax.tasks.task import ReasoningTask
@@ -31,17 +32,12 @@ if TYPE_CHECKING:  # for the fields of all run modes
     MakeEngine = Callable[..., Engine]
 
 
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """A command-line flag of one run mode."""
+def flag(name: str, **options: Any) -> dict[str, Any]:
+    """Metadata of a dataclass field, {"flag": name} and the options: the flag binds the field.
 
-    name: str  # such as "--topology"
-    options: dict[str, Any]  # keyword arguments of `argparse.ArgumentParser.add_argument`
-
-
-def flag(name: str, **options: Any) -> dict[str, Flag]:
-    """Metadata of a dataclass field, {"flag": Flag}: the flag binds the field, as gin would."""
-    return {"flag": Flag(name, options)}
+    `options` are keyword arguments of `argparse.ArgumentParser.add_argument`.
+    """
+    return {"flag": name, **options}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +54,9 @@ class RunMode(abc.ABC):
     caches_programs: ClassVar[bool] = True  # whether compiled programs are cached on disk
 
     @classmethod
-    def flags(cls) -> dict[str, Flag]:
-        """The mode's own flags by the name of the field that each one binds."""
-        fields = dataclasses.fields(cls)
-        return {field.name: field.metadata["flag"] for field in fields if field.metadata}
+    def flags(cls) -> dict[str, Mapping[str, Any]]:
+        """What `flag` returned for each field that a flag of the mode's own binds, by name."""
+        return {field.name: field.metadata for field in dataclasses.fields(cls) if field.metadata}
 
     @abc.abstractmethod
     def __call__(self) -> int:

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 
-from star_jax.errors import UserError
-from star_jax.tokenizers.configs import Configs, import_needed, one_line
+from star_jax.errors import UserError, one_line
+from star_jax.tokenizers.configs import Configs, import_needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +95,7 @@ def byte_level_json(
 
 
 def from_vocab_and_merges(configs: Configs) -> bytes:
-    """tokenizer.json from vocab.json, merges.txt and added_tokens.json.
-
-    Raises:
-      UserError: they are damaged or of another class than GPT-2's or Qwen2's.
-    """
+    """tokenizer.json from GPT-2's or Qwen2's vocab.json, merges.txt and added_tokens.json."""
     tokenizer_class = configs.read("tokenizer_config.json").get("tokenizer_class")
     name = tokenizer_class.removesuffix("Fast") if tokenizer_class else None
     if name not in CLASS_SCHEMES:

@@ -3,7 +3,7 @@
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -12,16 +12,16 @@ import seqio
 from jax.sharding import Mesh
 
 from star_jax.errors import UserError
-from star_jax.models import base_weights
+from star_jax.models.base_weights import Base
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import placed_params
-from star_jax.models.exporting import check_target, export_model
+from star_jax.models.exporting import NamedTensors, check_target, export_model
 from star_jax.models.families import family_of, hf_config
 from star_jax.models.places import Place, places
 from star_jax.parallel.partitioning import TRAINING_RULES, Rules
 from star_jax.records import Params
 from star_jax.run import checkpoints
-from star_jax.run.paths import absolute, is_remote, path_of, told
+from star_jax.run.paths import absolute, is_remote, told
 from star_jax.run.progress import log, progress
 from star_jax.tokenizers.vocabularies import document_start, stop_ids
 
@@ -62,7 +62,7 @@ def convert_weights(
                 shutil.rmtree(left, ignore_errors=True)
         check_target(directory)
     config = hf_config(model) if format == "huggingface" else {}
-    params = base_weights.load_base(path_of(source), model, placed_params(model, mesh, rules))
+    params = Base(source, model, placed_params(model, mesh, rules)).load()
     if format == "orbax":
         checkpoints.save(directory / "checkpoint", params)
     else:
@@ -71,9 +71,7 @@ def convert_weights(
     return directory
 
 
-def hf_tensors(
-    params: Params, model: DecoderConfig
-) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+def hf_tensors(params: Params, model: DecoderConfig) -> NamedTensors:
     """Each tensor's Hugging Face name, with a function that fetches it from the devices."""
     where = places(model, family_of(model))
     for place, leaf in zip(where, jax.tree.leaves(params), strict=True):

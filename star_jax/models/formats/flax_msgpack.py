@@ -16,8 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, open_files
-from star_jax.models.formats.views import concatenated, shaped, transposed
-from star_jax.models.tensors import StoredModel, Tensor
+from star_jax.models.tensors import StoredModel, Tensor, concatenated, shaped, transposed
 
 Value: TypeAlias = Any  # a map of values by name, a Tensor, or another value of msgpack's
 Lengths: TypeAlias = Mapping[int, int | str]
@@ -41,11 +40,7 @@ DEEPEST = 32  # maps within maps
 
 
 def open_weights(path: Path) -> StoredModel:
-    """Opens a Flax msgpack file, or the directory of one or of an index and its shards.
-
-    Raises:
-      UserError: files are missing or damaged, or do not fit together.
-    """
+    """Opens a Flax msgpack file, or the directory of one or of an index and its shards."""
     stored = open_files(path, "flax_model.msgpack", _tensors)
     tensors = dict(_as_hugging_face(name, tensor) for name, tensor in stored.tensors.items())
     return StoredModel(path, stored.config, tensors)
