@@ -22,6 +22,10 @@ class Tensor:
     dtype: np.dtype
     read: Callable[[Index], np.ndarray]
 
+    def whole(self) -> np.ndarray:
+        """All of it."""
+        return self.read((slice(None),) * len(self.shape))
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredModel:

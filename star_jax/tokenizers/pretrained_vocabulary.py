@@ -5,7 +5,6 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from star_jax.errors import UserError
 from star_jax.tokenizers.configs import SAVED, Configs, Files, json_files
@@ -99,14 +98,14 @@ class PretrainedVocabulary(PythonVocabulary):
     def _spelling(self, id_: int) -> str:
         """The spelling of a token."""
 
-    def save(self, directory: str | Path) -> None:
-        """Writes the tokenizer's files so that `transformers.AutoTokenizer` loads them.
+    def saved_files(self) -> Files:
+        """The tokenizer's files, contents by name, as `transformers.AutoTokenizer` loads them.
 
         The model's config.json, which also has `eos_id`, is not among them.
         """
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
-        named = {role: self._spelling(id_) for role, id_ in ids.items() if id_ is not None}
-        config: dict[str, object] = {**named}
+        tokens = {role: self._spelling(id_) for role, id_ in ids.items() if id_ is not None}
+        config: dict[str, object] = {**tokens}
         if self._transformers_class:
             config["tokenizer_class"] = self._transformers_class
         if "tokenizer.json" not in self._configs.files:  # which itself says what comes first
@@ -114,9 +113,7 @@ class PretrainedVocabulary(PythonVocabulary):
         generation = {"bos_token_id": self.bos_id, "eos_token_id": self.stop_ids}
         made = {"tokenizer_config.json": config, "generation_config.json": generation}
         files = {**json_files(made), **self._configs.files}
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        for name in files.keys() & set(SAVED):
-            Path(directory, name).write_bytes(files[name])
+        return {name: content for name, content in files.items() if name in SAVED}
 
     def _encode(self, s: str) -> list[int]:
         try:

@@ -207,7 +207,7 @@ def _gguf_rope(
         kind = gguf.metadata.get(f"{prefix}.type", "none")
         given = {name: value for name, value in found.items() if value is not None}
         return None if kind == "none" else {"rope_type": kind, **given}
-    stored = divisors.read((slice(None),))
+    stored = divisors.whole()
     head_dim = sizes["head_dim"]
     frequencies = jnp.asarray(sizes["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim))
     for scaling in map(RopeScaling, LLAMA3_FACTORS):
