@@ -57,7 +57,8 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     parser = _parser(modes)
     options, rest = parser.parse_known_args([word for word in argv if not word.startswith(GIN)])
     bindings = [_binding(word) for word in argv if word.startswith(GIN)]
-    _refuse(rest, parser)
+    if rest:
+        raise _unknown(rest[0], parser)
     if options.run_mode is None:
         raise UserError(f"--run_mode is missing; it is one of {', '.join(MODES)}")
     mode = find_mode(options.run_mode)
@@ -75,8 +76,8 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     if processes and not mode.many_processes:
         several = (name for name, other in MODES.items() if other.many_processes)
         raise UserError(
-            f"--run_mode={options.run_mode} runs in one process; leave --processes away, which is "
-            f"for {', '.join(several)}"
+            f"--run_mode={options.run_mode} runs in one process; remove --processes, which is for "
+            f"{', '.join(several)}"
         )
     paths = tuple(path for path in (options.gin_search_paths or "").split(",") if path)
     files = tuple(options.gin_file)
@@ -152,13 +153,10 @@ def _binding(word: str) -> tuple[str, str]:
     return name, value
 
 
-def _refuse(rest: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """Raises UserError for the first of the arguments that argparse does not know."""
-    if not rest:
-        return
-    flag = rest[0].partition("=")[0]
+def _unknown(word: str, parser: argparse.ArgumentParser) -> UserError:
+    flag = word.partition("=")[0]
     if not flag.startswith("-"):
-        raise UserError(f"'{rest[0]}' is not a flag; flags look like --run_mode=star")
+        return UserError(f"'{word}' is not a flag; flags look like --run_mode=star")
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     hint = did_you_mean(flag, known, f"; the flags are {', '.join(known)}")
-    raise UserError(f"unknown flag '{flag}'{hint}")
+    return UserError(f"unknown flag '{flag}'{hint}")
