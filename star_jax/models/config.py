@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_one_of
 
 CHOICES = {
     "block": ("parallel", "sequential"),
@@ -76,8 +76,7 @@ class DecoderConfig:
     def __post_init__(self):
         """Raises UserError for unknown parts and impossible sizes."""
         for name, choices in CHOICES.items():
-            if (value := getattr(self, name)) not in choices:
-                raise UserError(f"DecoderConfig.{name} = {value!r} is none of {choices}")
+            check_one_of(f"DecoderConfig.{name}", getattr(self, name), choices)
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
             raise UserError(
                 f"DecoderConfig.rotary_dim = {self.rotary_dim} must be even and at most head_dim = "

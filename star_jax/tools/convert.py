@@ -10,7 +10,7 @@ import numpy as np
 import seqio
 from jax.sharding import Mesh
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_one_of
 from star_jax.models.base_weights import Base
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import placed_params
@@ -53,8 +53,7 @@ def convert_weights(
     Raises:
       UserError: an unknown format, a target in use, or weights that are not of this model.
     """
-    if format not in FORMATS:
-        raise UserError(f"convert.format = {format!r} is none of {FORMATS}")
+    check_one_of("convert.format", format, FORMATS)
     directory = absolute(target)
     if is_remote(directory):
         _check_bucket(directory, format)
