@@ -25,13 +25,6 @@ class ConvertMode(mode.RunMode):
         from star_jax.parallel.partitioning import make_mesh
         from star_jax.tools.convert import convert_weights
 
-        convert_weights(
-            self.source,
-            self.target,
-            self.format,
-            self.model,
-            self.vocabulary,
-            make_mesh(self.mesh),
-            self.mesh.training_rules,
-        )
+        given = self.source, self.target, self.format, self.model, self.vocabulary
+        convert_weights(*given, make_mesh(self.mesh), self.mesh.training_rules)
         return 0

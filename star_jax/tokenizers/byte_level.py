@@ -70,11 +70,8 @@ def byte_level_json(
     """
     library = import_needed("tokenizers", "a byte-level tokenizer")
     try:
-        model = library.models.BPE(
-            vocab=dict(vocabulary),
-            merges=[tuple(pair) for pair in merges],
-            ignore_merges=scheme.whole_words,
-        )
+        pairs = [tuple(pair) for pair in merges]
+        model = library.models.BPE(dict(vocabulary), pairs, ignore_merges=scheme.whole_words)
     except Exception as error:  # the library raises nothing narrower
         raise UserError(
             f"{source}: the merges do not fit the tokens ({one_line(error)}); fetch them again, "
@@ -113,14 +110,8 @@ def from_vocab_and_merges(configs: Configs) -> bytes:
     except UnicodeDecodeError as error:
         raise configs.damaged("merges.txt", error) from error
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    return byte_level_json(
-        configs.source,
-        SCHEMES[CLASS_SCHEMES[name]],
-        vocabulary,
-        merges,
-        special=special,
-        added=added.keys() - special,
-    )
+    scheme, plain = SCHEMES[CLASS_SCHEMES[name]], added.keys() - special
+    return byte_level_json(configs.source, scheme, vocabulary, merges, special=special, added=plain)
 
 
 def _pre_tokenizer(library: ModuleType, scheme: Scheme) -> object:

@@ -111,12 +111,7 @@ def _export(
     files = json_files({"generation_config.json": special})
     if isinstance(vocabulary, PretrainedVocabulary):  # a vocabulary of words has no files
         files |= vocabulary.saved_files()
+    tensors, dtype = hf_tensors(params, model), np.dtype(model.param_dtype)
+    config = {**config, **special}
     with progress("export", n_bytes, "bytes") as advance:
-        export_model(
-            directory,
-            hf_tensors(params, model),
-            {**config, **special},
-            dtype=np.dtype(model.param_dtype),
-            files=files,
-            on_progress=advance,
-        )
+        export_model(directory, tensors, config, dtype=dtype, files=files, on_progress=advance)
