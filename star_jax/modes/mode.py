@@ -97,8 +97,8 @@ class RunDirMode(PromptingMode):
         from star_jax.tools.precompile.settings import Settings
 
         names = ("trainer", "optimizer", "schedule", "loop")  # of which a baseline has not all
-        trained = (getattr(self, name, None) for name in names)
-        return Settings(self.model, self.sampler, *trained, self.mesh, assumed)
+        trained: dict[str, Any] = {name: getattr(self, name, None) for name in names}
+        return Settings(self.model, self.sampler, mesh=self.mesh, assumed=assumed, **trained)
 
 
 @dataclasses.dataclass(frozen=True)
