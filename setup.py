@@ -69,6 +69,7 @@ setup(
         "precompile": ["libtpu>=0.0.40,<0.1"],
         "models": [
             "gguf>=0.17,<1",
+            "huggingface_hub>=1,<3",  # shards of an export
             "safetensors>=0.8,<1",
             "sentencepiece>=0.2,<0.3",
             "tokenizers>=0.22,<1",

@@ -34,6 +34,11 @@ def some(names: Iterable[str], most: int = 4, separator: str = ", ") -> str:
     return separator.join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def one_line(message: object) -> str:
+    """A library's message, which may have several lines, on one line."""
+    return " ".join(str(message).split())
+
+
 def check_types(record: object) -> None:
     """Raises UserError for a text, whole number or switch of a frozen record that is none."""
     words = {str: "a text in quotes", int: "a whole number", bool: "True or False"}

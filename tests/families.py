@@ -13,9 +13,9 @@ sys.modules.setdefault("triton", None)
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+from star_jax.models.base_weights import import_params  # noqa: E402
 from star_jax.models.decoder import abstract_params  # noqa: E402
 from star_jax.models.families import decoder_config  # noqa: E402
-from star_jax.models.importing import import_params  # noqa: E402
 from star_jax.models.tensors import StoredModel, Tensor  # noqa: E402
 
 torch.set_num_threads(1)

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from star_jax.errors import UserError
 from star_jax.models.exporting import check_target, export_model
 from star_jax.models.formats import open_model
+from star_jax.models.tensors import Tensor
 from tests.writers import BF16, gptj_tensors, random_tensors
 
 CONFIG = {"model_type": "gptj", "n_embd": 16}
@@ -22,8 +23,13 @@ F32 = np.dtype(np.float32)
 each_dtype = pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 
 
+def stored(shape, read):
+    """A tensor whose whole value `read()` gives."""
+    return Tensor(shape, F32, lambda index: read()[index])
+
+
 def export(directory, tensors, dtype=F32, config=CONFIG, **options):
-    given = ((name, lambda tensor=tensor: tensor) for name, tensor in tensors.items())
+    given = {name: stored(value.shape, lambda v=value: v) for name, value in tensors.items()}
     export_model(directory, given, config, dtype=dtype, **options)
     return directory
 
@@ -97,14 +103,12 @@ def test_the_files_are_those_that_hugging_face_writes(tmp_path, tensors):
 
 
 def test_configuration_and_files_go_with_the_weights(tmp_path, tensors):
-    (tmp_path / "tokenizer.json").write_text("{}")
     directory = export(
         tmp_path / "a/b/out",
         tensors,
         BF16,
         {**CONFIG, "dtype": "float32"},
-        generation_config={"eos_token_id": 7},
-        files=[tmp_path / "tokenizer.json"],
+        files={"generation_config.json": b'{"eos_token_id": 7}', "tokenizer.json": b"{}"},
     )
     config = json.loads((directory / "config.json").read_text())
     assert config == {**CONFIG, "torch_dtype": "bfloat16"}
@@ -136,14 +140,15 @@ def test_one_shard_is_in_memory_at_most(tmp_path):
 
     export_model(
         tmp_path / "out",
-        ((f"t{i}", lambda i=i: read(i)) for i in range(20)),
+        {f"t{i}": stored(shape, lambda i=i: read(i)) for i in range(20)},
         CONFIG,
         dtype=F32,
         max_shard_bytes=max_shard_bytes,
     )
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == 4
-    # Whenever a tensor is asked for, those of the shard that it goes to are there, and no others.
-    assert max(most) == max_shard_bytes == 5 * math.prod(shape) * 4
+    # Whenever a tensor is read, the earlier ones of its shard are in memory, and no others.
+    tensor_bytes = math.prod(shape) * 4
+    assert max(most) == 4 * tensor_bytes == max_shard_bytes - tensor_bytes
 
 
 @pytest.mark.parametrize("is_file", [False, True])
@@ -182,7 +187,8 @@ def test_an_export_that_stops_half_way_leaves_nothing(tmp_path, stop):
     def failing():
         raise stop
 
-    given = [("a", lambda: np.ones(9)), ("b", lambda: np.ones(9)), ("c", failing)]
+    reads = {"a": lambda: np.ones(9), "b": lambda: np.ones(9), "c": failing}
+    given = {name: stored((9,), read) for name, read in reads.items()}
     with pytest.raises(stop):
         export_model(tmp_path / "out", given, CONFIG, dtype=F32, max_shard_bytes=9)
     assert names(tmp_path) == []
@@ -202,9 +208,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path, tensors):
+def test_a_file_that_cannot_be_written_is_named(tmp_path, tensors):
     with pytest.raises(UserError, match=r"nowhere\.json"):
-        export(tmp_path / "out", tensors, files=[tmp_path / "nowhere.json"])
+        export(tmp_path / "out", tensors, files={"no_folder/nowhere.json": b"{}"})
     assert names(tmp_path) == []
 
 

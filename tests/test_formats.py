@@ -20,8 +20,7 @@ from safetensors.numpy import save_file
 
 from star_jax.errors import UserError
 from star_jax.models.formats import is_foreign, open_model
-from star_jax.models.formats.views import concatenated
-from star_jax.models.tensors import Tensor
+from star_jax.models.tensors import Tensor, concatenated
 from tests.writers import (
     BF16,
     gptj_tensors,

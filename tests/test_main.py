@@ -316,7 +316,7 @@ def test_help_names_every_run_mode_and_fits_a_terminal(capsys):
     text = capsys.readouterr().out
     for name, mode in MODES.items():
         assert f"{name} " in text and mode.help and mode.help in text
-        assert all(f"{own.name} " in text for own in mode.flags().values())
+        assert all(f"{own['flag']} " in text for own in mode.flags().values())
     assert max(map(len, text.splitlines())) <= 100
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.models.base_weights import load_base
+from star_jax.models.base_weights import Base
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import placed_params
 from star_jax.models.families import FAMILIES, decoder_config, family_of, hf_config, register
@@ -168,7 +168,7 @@ def test_a_family_with_the_parts_of_another_is_read_by_its_own_names(tmp_path):
     write_safetensors(tmp_path, tensors)
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "house"}))
     model = decoder_config({**CONFIG, "model_type": "house"}, "config.json")
-    params = load_base(tmp_path, model, placed_params(model, mesh(), TRAINING_RULES))
+    params = Base(str(tmp_path), model, placed_params(model, mesh(), TRAINING_RULES)).load()
     np.testing.assert_array_equal(params["head"]["kernel"].T, tensors["say.weight"])
     assert family_of(model) is TOWER
 

@@ -328,7 +328,9 @@ def test_weights_of_others_are_to_be_copied_first(bucket, name):
     (bucket / "model" / name).write_bytes(b"weights")
     trainer = tiny.trainer()
     for read in (
-        lambda: base_weights.load_base(bucket / "model", trainer.model, trainer.abstract_params()),
+        lambda: base_weights.Base(
+            bucket / "model", trainer.model, trainer.abstract_params()
+        ).load(),
         lambda: open_model(bucket / "model" / name),
     ):
         with pytest.raises(UserError, match=rf"copy it.*gcloud storage cp -r {bucket}/model"):

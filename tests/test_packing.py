@@ -210,7 +210,7 @@ def test_loss_weights_cover_rationale_answer_and_eos_only():
     assert vocabulary.decode(example.tokens[:3].tolist()) == "q q q"
     assert example.tokens[-1] == vocabulary.eos_id
     assert example.loss_weights.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
-    on_prompt = encode_example(vocabulary, "q q q", "r r\na", loss_on_prompt=True)
+    on_prompt = encode_spans(vocabulary, [("q q q", True), ("r r\na", True)])
     assert on_prompt.loss_weights.tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
     np.testing.assert_array_equal(on_prompt.tokens, example.tokens)
 

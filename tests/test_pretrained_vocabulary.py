@@ -20,7 +20,7 @@ from star_jax.tokenizers.configs import import_needed
 from star_jax.tokenizers.hugging_face import HuggingFaceVocabulary
 from star_jax.tokenizers.loading import load_vocabulary
 from star_jax.tokenizers.sentence_piece import SentencePieceVocabulary
-from star_jax.tokenizers.vocabularies import encode_example
+from star_jax.tokenizers.vocabularies import encode_example, encode_spans
 from tests.packages import install_beside
 
 gguf = pytest.importorskip("gguf")
@@ -440,7 +440,7 @@ def test_a_gguf_file_may_say_that_there_is_no_bos(tmp_path, fields):
 
 def test_a_document_begins_with_bos_without_loss(made):
     vocabulary = made("llama 3")
-    example = encode_example(vocabulary, "Q: a", " b", loss_on_prompt=True)
+    example = encode_spans(vocabulary, [("Q: a", True), (" b", True)])
     prompt, answer = vocabulary.encode("Q: a"), vocabulary.encode(" b")
     assert example.tokens.tolist() == [N + 2, *prompt, *answer, N]
     assert example.loss_weights.tolist() == [0, *[1] * (len(prompt) + len(answer) + 1)]
@@ -451,7 +451,7 @@ def test_a_document_begins_with_bos_without_loss(made):
 @pytest.mark.parametrize(("fields", "space"), [({}, True), ({"add_space_prefix": False}, False)])
 def test_others_still_read_of_the_space_that_a_gguf_file_asks_for(tmp_path, fields, space):
     path = write_gguf(tmp_path / "m.gguf", gguf_sentence_piece(**fields))
-    load_vocabulary(path).save(tmp_path)
+    write(tmp_path, load_vocabulary(path).saved_files())
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     assert model.decode(model.encode("Q:") + model.encode("A:")) == ("Q: A:" if space else "Q:A:")
 
@@ -559,7 +559,7 @@ def test_a_seqio_task_is_tokenized_with_it(made):
 @each_kind
 def test_equal_by_content_and_the_same_after_copying_and_saving(made, kind, tmp_path):
     vocabulary = made(kind)
-    vocabulary.save(tmp_path / "saved")
+    write(tmp_path / "saved", vocabulary.saved_files())
     text = f"It's 12{EOS}</s> <think>\n"
     for other in (copy.deepcopy(vocabulary), load_vocabulary(tmp_path / "saved")):
         assert other == vocabulary
@@ -580,7 +580,7 @@ def test_vocabularies_with_other_roles_or_tokens_differ(made, tmp_path):
 def test_what_only_the_models_configuration_told_is_saved_too(tmp_path):
     files = {"tokenizer.json": byte_level(), "config.json": {"eos_token_id": [N, N + 1]}}
     vocabulary = load_vocabulary(write(tmp_path / "from", files))
-    vocabulary.save(tmp_path / "to")
+    write(tmp_path / "to", vocabulary.saved_files())
     assert not (tmp_path / "to" / "config.json").exists()
     assert roles(load_vocabulary(tmp_path / "to")) == (N, (N, N + 1), None, ())
 
@@ -592,7 +592,7 @@ def test_transformers_loads_what_is_saved_and_gives_the_same_ids(made, kind, tmp
     sys.modules.setdefault("triton", None)  # its LLVM and TensorFlow's abort when they meet
     transformers = pytest.importorskip("transformers")
     vocabulary = made(kind)
-    vocabulary.save(tmp_path)
+    write(tmp_path, vocabulary.saved_files())
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert theirs.eos_token_id == vocabulary.eos_id
     start = list(vocabulary.document_start_ids)
@@ -725,7 +725,7 @@ def test_smollm2_from_its_package(tmp_path):
     ids = vocabulary.encode(text)
     assert vocabulary.decode(ids) == text
     assert [vocabulary.decode([i]) for i in ids[:7]] == ["In", " ", "1", "9", "6", "9", ","]
-    vocabulary.save(tmp_path / "saved")
+    write(tmp_path / "saved", vocabulary.saved_files())
     assert load_vocabulary(tmp_path / "saved") == vocabulary
     with pytest.raises(UserError, match=r"U\+0004"):
         vocabulary.encode("\x04")

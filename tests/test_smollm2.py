@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from star_jax.models.base_weights import import_params
 from star_jax.models.decoder import placed_params
 from star_jax.models.families import decoder_config
 from star_jax.models.formats import open_model
-from star_jax.models.importing import import_params
 from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
 from star_jax.records import Prompt
 from star_jax.rollout.engine import prompt_key

@@ -104,7 +104,7 @@ def test_loss_weights_cover_rationale_answer_and_eos_only():
 
 
 def test_loss_on_prompt_leaves_out_only_the_first_token():
-    example = encode_example(VOCABULARY, "1 + 2\n", "3", loss_on_prompt=True)
+    example = encode_spans(VOCABULARY, [("1 + 2\n", True), ("3", True)])
     assert example.loss_weights.tolist() == [0, 1, 1, 1, 1, 1]
 
 
@@ -131,7 +131,7 @@ def test_any_vocabulary_has_a_document_start_and_stop_ids():
 
 def test_what_a_model_wants_in_front_comes_first_and_has_no_loss():
     beginning = BeginningVocabulary("abcd")
-    example = encode_example(beginning, "a", "c", loss_on_prompt=True)
+    example = encode_spans(beginning, [("a", True), ("c", True)])
     assert example.tokens.tolist() == [4, 3, 3, 5, 1]
     assert example.loss_weights.tolist() == [0, 0, 1, 1, 1]  # the prompt's first has, too
     plain = encode_example(beginning, "a", "c")

@@ -57,7 +57,8 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     parser = _parser(modes)
     options, rest = parser.parse_known_args([word for word in argv if not word.startswith(GIN)])
     bindings = [_binding(word) for word in argv if word.startswith(GIN)]
-    _refuse(rest, parser)
+    if rest:
+        raise _unknown(rest[0], parser)
     if options.run_mode is None:
         raise UserError(f"--run_mode is missing; it is one of {', '.join(MODES)}")
     mode = find_mode(options.run_mode)
@@ -65,9 +66,8 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
         for field, flag in owner.flags().items():
             value = getattr(options, f"{name}.{field}", None)
             if value is not None and owner is not mode:
-                raise UserError(
-                    f"{flag.name} belongs to --run_mode={name}, not to {options.run_mode}"
-                )
+                owned = f"{flag['flag']} belongs to --run_mode={name}"
+                raise UserError(f"{owned}, not to {options.run_mode}")
             if value is not None:
                 bindings.append((f"{name.rpartition('.')[2]}.{field}", repr(value)))
     processes = options.processes or ""
@@ -76,8 +76,8 @@ def parse_command_line(argv: Sequence[str]) -> CommandLine:
     if processes and not mode.many_processes:
         several = (name for name, other in MODES.items() if other.many_processes)
         raise UserError(
-            f"--run_mode={options.run_mode} runs in one process; leave --processes away, which is "
-            f"for {', '.join(several)}"
+            f"--run_mode={options.run_mode} runs in one process; remove --processes, which is for "
+            f"{', '.join(several)}"
         )
     paths = tuple(path for path in (options.gin_search_paths or "").split(",") if path)
     files = tuple(options.gin_file)
@@ -132,9 +132,9 @@ def _parser(modes: Mapping[str, type[RunMode]]) -> argparse.ArgumentParser:
     )  # fmt: skip
     for name, mode in modes.items():
         for field, flag in mode.flags().items():
-            what = f"{name}: {flag.options.get('help', '')}".replace("%", "%%")
-            options = {**flag.options, "help": what}
-            add(flag.name, dest=f"{name}.{field}", default=argparse.SUPPRESS, **options)
+            what = f"{name}: {flag.get('help', '')}".replace("%", "%%")
+            options = {**flag, "help": what, "default": argparse.SUPPRESS}
+            add(options.pop("flag"), dest=f"{name}.{field}", **options)
     add("-h", "--help", action="store_true", help="print this text")
     return parser
 
@@ -153,13 +153,10 @@ def _binding(word: str) -> tuple[str, str]:
     return name, value
 
 
-def _refuse(rest: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """Raises UserError for the first of the arguments that argparse does not know."""
-    if not rest:
-        return
-    flag = rest[0].partition("=")[0]
+def _unknown(word: str, parser: argparse.ArgumentParser) -> UserError:
+    flag = word.partition("=")[0]
     if not flag.startswith("-"):
-        raise UserError(f"'{rest[0]}' is not a flag; flags look like --run_mode=star")
+        return UserError(f"'{word}' is not a flag; flags look like --run_mode=star")
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     hint = did_you_mean(flag, known, f"; the flags are {', '.join(known)}")
-    raise UserError(f"unknown flag '{flag}'{hint}")
+    return UserError(f"unknown flag '{flag}'{hint}")

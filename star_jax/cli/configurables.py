@@ -43,26 +43,10 @@ def pretrained_model(path: str, **numerics: Any) -> DecoderConfig:
 
 
 RECORDS = (
-    DecoderConfig,
-    RopeScaling,
-    MeshConfig,
-    SamplerConfig,
-    StarConfig,
-    TrainerConfig,
-    OptimizerConfig,
-    TrainingLength,
-    Phase,
-    GeometricSteps,
-    LinearSteps,
-    EpochSteps,
-    ArithmeticTask,
-    CommonsenseQATask,
-    GSM8KTask,
-    JsonlTask,
-    ArithmeticCorpus,
-    JsonlCorpus,
-    ToyCorpus,
-    Assumptions,
+    *(DecoderConfig, RopeScaling, MeshConfig, SamplerConfig, TrainerConfig, OptimizerConfig),
+    *(StarConfig, TrainingLength, Phase, GeometricSteps, LinearSteps, EpochSteps, Assumptions),
+    *(ArithmeticTask, CommonsenseQATask, GSM8KTask, JsonlTask),
+    *(ArithmeticCorpus, JsonlCorpus, ToyCorpus),
 )
 FUNCTIONS = {
     "arithmetic_vocabulary": arithmetic_vocabulary,

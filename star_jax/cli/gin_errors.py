@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import gin
 
-from star_jax.cli.gin_sources import Binding, Reference, Sources, must_be_set, one_line
-from star_jax.errors import UserError, did_you_mean
+from star_jax.cli.gin_sources import Binding, Reference, Sources, must_be_set
+from star_jax.errors import UserError, did_you_mean, one_line
 
 
 def load(sources: Sources) -> None:
@@ -36,7 +36,7 @@ def load(sources: Sources) -> None:
             gin.finalize()
     except (ValueError, KeyError, NameError, AttributeError, SyntaxError, OSError) as error:
         # Only gin finds mistakes with ambiguous names, dynamic registration and scoped macros.
-        raise UserError(f"gin: {one_line(str(error))}") from error
+        raise UserError(f"gin: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def _parameter_key(binding: Binding) -> tuple[str, str, str]:
             hint = did_you_mean(binding.arg_name, parameters, f"; it has {', '.join(parameters)}")
         else:
             hint = did_you_mean(binding.selector, known)
-        raise UserError(f"{binding.where}: {one_line(str(error)).rstrip('.')}{hint}") from error
+        raise UserError(f"{binding.where}: {one_line(error).rstrip('.')}{hint}") from error
 
 
 def _check_reference(reference: Reference, where: str, macros: set[str]) -> None:

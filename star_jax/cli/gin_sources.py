@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gin import config_parser
 
-from star_jax.errors import UserError, did_you_mean
+from star_jax.errors import UserError, did_you_mean, one_line
 
 PACKAGE = Path(__file__).parent.parent
 _REQUIRED = ("gin.REQUIRED", "REQUIRED")  # both are valid in gin
@@ -64,15 +64,87 @@ class Binding:
                 waiting.extend(value)
 
 
-@dataclasses.dataclass(frozen=True)
+class _Delegate(config_parser.ParserDelegate):
+    """Keeps references as names, since nothing is registered yet."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        return Reference(scoped_configurable_name.rpartition("/")[2], is_macro=False)
+
+    def macro(self, macro_name: str) -> Reference:
+        return Reference(macro_name, is_macro=True)
+
+
+@dataclasses.dataclass
 class Sources:
     """The whole configuration as read: what gin will load, and each binding with its place."""
 
-    files: tuple[Path, ...]
-    flags: tuple[str, ...]  # each one "NAME = VALUE", ready for gin
     search_paths: tuple[Path, ...]
-    bindings: tuple[Binding, ...]  # in the order in which they take effect
-    imports: tuple[tuple[str, str], ...]  # (module, place) of the files' import statements
+    files: list[Path] = dataclasses.field(default_factory=list)
+    flags: list[str] = dataclasses.field(default_factory=list)  # "NAME = VALUE", ready for gin
+    bindings: list[Binding] = dataclasses.field(default_factory=list)  # in the order of effect
+    imports: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # (module, place)
+
+    def find(self, name: str, where: str) -> Path:
+        """Returns the first file called `name` in the search paths."""
+        for root in self.search_paths:
+            if (root / name).is_file():
+                return root / name
+        hint = did_you_mean(name, self._files_near(name))
+        places = ", ".join(str(root) for root in self.search_paths)
+        raise UserError(f"{where}: no gin file '{name}' in {places}{hint}")
+
+    def _files_near(self, name: str) -> set[str]:
+        # Not rglob: the current folder may be a home directory with very many files.
+        patterns = ("*.gin", "*/*.gin", f"{Path(name).parent}/*.gin")
+        if Path(name).is_absolute():
+            return {str(path) for path in Path(name).parent.glob("*.gin")}
+        return {
+            path.relative_to(root).as_posix()
+            for root in self.search_paths
+            for pattern in patterns
+            if ".." not in pattern
+            for path in root.glob(pattern)
+        }
+
+    def read_file(self, path: Path, including: tuple[Path, ...] = ()) -> None:
+        """Adds the bindings of `path` and its includes; `including` is the chain of includes."""
+        if path in including:
+            raise UserError(f"{including[-1]}: the include of '{path}' includes itself")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the gin file {path}: {error}") from error
+        by_user = not including and self.search_paths[-1] not in path.parents
+        for statement in _parse(text, str(path)):
+            where = f"{path}:{statement.location.line_num}"
+            if isinstance(statement, config_parser.IncludeStatement):
+                self.read_file(self.find(statement.filename, where), (*including, path))
+            elif isinstance(statement, config_parser.ImportStatement):
+                self.imports.append((statement.module, where))
+            elif isinstance(statement, config_parser.BindingStatement):
+                self._add(statement, where, by_user)
+
+    def read_flag(self, name: str, value: str) -> None:
+        """Adds `--gin.name=value`."""
+        flag = f"--gin.{name}"
+        # `--gin.MODEL_DIR=runs/mine` has no quotes, or the shell removed them. The value of a macro
+        # is then read as a text, if it does not begin like a gin value.
+        bare = "." not in name and value.strip()[0] not in "'\"[({@%"
+        try:
+            statements = _parse(f"{name} = {value}", flag)
+        except UserError:
+            if not bare:
+                raise
+            value = repr(value)
+            statements = _parse(f"{name} = {value}", flag)
+        if len(statements) != 1 or not isinstance(statements[0], config_parser.BindingStatement):
+            raise UserError(f"{flag}={value!r} is not one binding; give each its own --gin.NAME")
+        self._add(statements[0], flag, by_user=True)
+        self.flags.append(f"{name} = {value}")
+
+    def _add(self, statement: config_parser.BindingStatement, where: str, by_user: bool) -> None:
+        scope, selector, arg_name, value, _ = statement
+        self.bindings.append(Binding(where, by_user, scope, selector, arg_name, value))
 
 
 def search_paths(extra: Sequence[str] = ()) -> tuple[Path, ...]:
@@ -99,102 +171,18 @@ def read_sources(
       UserError: a missing file, a value that gin cannot read, a macro that must be set and is not,
         or a macro that is set and never used.
     """
-    reader = _Reader(search_paths(extra_paths))
-    files = tuple(reader.find(name, "--gin_file") for name in gin_files)
-    for path in files:
-        reader.read_file(path, including=())
-    statements = tuple(reader.read_flag(name, value) for name, value in flags)
-    last = {binding.macro: binding for binding in reader.bindings}
-    statements += tuple(
-        reader.read_flag(name, repr(name))
-        for name in not_needed
-        if name in last and last[name].is_required
-    )
-    _check_macros(reader.bindings)
-    return Sources(
-        files, statements, reader.search_paths, tuple(reader.bindings), tuple(reader.imports)
-    )
-
-
-class _Delegate(config_parser.ParserDelegate):
-    """Keeps references as names, since nothing is registered yet."""
-
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
-        return Reference(scoped_configurable_name.rpartition("/")[2], is_macro=False)
-
-    def macro(self, macro_name: str) -> Reference:
-        return Reference(macro_name, is_macro=True)
-
-
-class _Reader:
-    """Collects the bindings and imports of files and flags, in the order gin applies them."""
-
-    def __init__(self, paths: tuple[Path, ...]):
-        self.search_paths = paths
-        self.bindings: list[Binding] = []
-        self.imports: list[tuple[str, str]] = []
-
-    def find(self, name: str, where: str) -> Path:
-        """Returns the first file called `name` in the search paths."""
-        for root in self.search_paths:
-            if (root / name).is_file():
-                return root / name
-        hint = did_you_mean(name, self._files_near(name))
-        places = ", ".join(str(root) for root in self.search_paths)
-        raise UserError(f"{where}: no gin file '{name}' in {places}{hint}")
-
-    def _files_near(self, name: str) -> set[str]:
-        # Not rglob: the current folder may be a home directory with very many files.
-        patterns = ("*.gin", "*/*.gin", f"{Path(name).parent}/*.gin")
-        if Path(name).is_absolute():
-            return {str(path) for path in Path(name).parent.glob("*.gin")}
-        return {
-            path.relative_to(root).as_posix()
-            for root in self.search_paths
-            for pattern in patterns
-            if ".." not in pattern
-            for path in root.glob(pattern)
-        }
-
-    def read_file(self, path: Path, including: tuple[Path, ...]) -> None:
-        """Adds the bindings of `path` and its includes; `including` is the chain of includes."""
-        if path in including:
-            raise UserError(f"{including[-1]}: the include of '{path}' includes itself")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the gin file {path}: {error}") from error
-        by_user = not including and self.search_paths[-1] not in path.parents
-        for statement in _parse(text, str(path)):
-            where = f"{path}:{statement.location.line_num}"
-            if isinstance(statement, config_parser.IncludeStatement):
-                self.read_file(self.find(statement.filename, where), (*including, path))
-            elif isinstance(statement, config_parser.ImportStatement):
-                self.imports.append((statement.module, where))
-            elif isinstance(statement, config_parser.BindingStatement):
-                self._add(statement, where, by_user)
-
-    def read_flag(self, name: str, value: str) -> str:
-        """Adds `--gin.name=value` and returns it as a gin statement."""
-        flag = f"--gin.{name}"
-        # `--gin.MODEL_DIR=runs/mine` has no quotes, or the shell removed them. The value of a macro
-        # is then read as a text, if it does not begin like a gin value.
-        bare = "." not in name and value.strip()[0] not in "'\"[({@%"
-        try:
-            statements = _parse(f"{name} = {value}", flag)
-        except UserError:
-            if not bare:
-                raise
-            value = repr(value)
-            statements = _parse(f"{name} = {value}", flag)
-        if len(statements) != 1 or not isinstance(statements[0], config_parser.BindingStatement):
-            raise UserError(f"{flag}={value!r} is not one binding; give each its own --gin.NAME")
-        self._add(statements[0], flag, by_user=True)
-        return f"{name} = {value}"
-
-    def _add(self, statement: config_parser.BindingStatement, where: str, by_user: bool) -> None:
-        scope, selector, arg_name, value, _ = statement
-        self.bindings.append(Binding(where, by_user, scope, selector, arg_name, value))
+    sources = Sources(search_paths(extra_paths))
+    for path in [sources.find(name, "--gin_file") for name in gin_files]:
+        sources.read_file(path)
+        sources.files.append(path)
+    for name, value in flags:
+        sources.read_flag(name, value)
+    last = {binding.macro: binding for binding in sources.bindings}
+    for name in not_needed:
+        if name in last and last[name].is_required:
+            sources.read_flag(name, repr(name))
+    _check_macros(sources.bindings)
+    return sources
 
 
 def _parse(text: str, source: str) -> list[config_parser.BindingStatement]:
@@ -227,8 +215,3 @@ def _check_macros(bindings: Sequence[Binding]) -> None:
 def must_be_set(name: str, where: str) -> str:
     """The message for a macro or parameter that `where` requires from the user."""
     return f"{name} must be set ({where} requires it): add --gin.{name}=VALUE, a text as \"'...'\""
-
-
-def one_line(message: str) -> str:
-    """One of gin's messages, which may have several lines, on one line."""
-    return " ".join(message.split())

@@ -5,9 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, check_one_of
 
-REMAT_POLICIES = ("none", "dots", "full")
 CHOICES = {
     "block": ("parallel", "sequential"),
     "norm": ("layer", "rms"),
@@ -15,7 +14,7 @@ CHOICES = {
     "rotary_pairs": ("interleaved", "halves"),
     "head": ("biased", "plain", "tied"),
     "attention": ("einsum", "splash"),
-    "remat": REMAT_POLICIES,
+    "remat": ("none", "dots", "full"),
 }
 
 
@@ -77,10 +76,7 @@ class DecoderConfig:
     def __post_init__(self):
         """Raises UserError for unknown parts and impossible sizes."""
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"DecoderConfig.{name} = {getattr(self, name)!r} is none of {choices}"
-                )
+            check_one_of(f"DecoderConfig.{name}", getattr(self, name), choices)
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
             raise UserError(
                 f"DecoderConfig.rotary_dim = {self.rotary_dim} must be even and at most head_dim = "

@@ -146,13 +146,9 @@ class Decoder(nn.Module):
           return_key_values: return keys and values, not None; needs scan_layers=False.
         """
         c = self.config
-        embedding = param_with_axes(
-            "embedding",
-            nn.initializers.normal(c.embedding_init),
-            (c.vocab_size, c.d_model),
-            c.param_dtype,
-            axes=("vocab", "embed"),
-        )
+        init, shape = nn.initializers.normal(c.embedding_init), (c.vocab_size, c.d_model)
+        axes = ("vocab", "embed")
+        embedding = param_with_axes("embedding", init, shape, c.param_dtype, axes=axes)
         x_BLD = keep_rows(jnp.take(embedding.astype(c.dtype), tokens_BL, axis=0))
         angles = rotary_angles(positions_BL, c)
         key_values = None

@@ -1,52 +1,53 @@
 """Weights as a Hugging Face directory, which transformers and vLLM load."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from star_jax.errors import UserError
+from star_jax.models.tensors import Tensor
 
 UNFINISHED = ".unfinished"  # ends the name of the directory that an export is written in
 
 
 def export_model(
     directory: Path,
-    tensors: Iterable[tuple[str, Callable[[], np.ndarray]]],
+    tensors: Mapping[str, Tensor],
     config: Mapping[str, object],
     *,
     dtype: np.dtype,
-    generation_config: Mapping[str, object] | None = None,
-    files: Iterable[Path] = (),
+    files: Mapping[str, bytes] | None = None,
     max_shard_bytes: int = 5 * 2**30,
     on_progress: Callable[[int], None] = lambda n_bytes: None,
 ) -> None:
     """Writes safetensors, config.json and further files; all of them or none.
 
     A hidden directory with the same parent, `.export-*.unfinished`, is filled and then renamed.
-    Memory holds at most one shard, and the tensor that no longer fitted in it.
+    Memory holds at most one shard.
 
     Args:
       directory: to write; it must not exist yet, or be empty.
-      tensors: Hugging Face's names, each with a function that gives the tensor when it is needed.
+      tensors: by Hugging Face's names; each is read when it is needed.
       config: for config.json; the dtype is added.
       dtype: of the written numbers.
-      generation_config: for generation_config.json.
-      files: to be copied into the directory, e.g. the tokenizer's.
+      files: further files by name, e.g. the tokenizer's and generation_config.json.
       max_shard_bytes: a further file is begun where this one would become larger.
       on_progress: called with the bytes of each tensor after it was fetched.
 
     Raises:
       UserError: the directory is in use, or cannot be written.
     """
-    directory = Path(directory).absolute()
+    directory, dtype = directory.absolute(), np.dtype(dtype)
     check_target(directory)
     # A new name: nothing else in the parent may be removed.
     unfinished = directory.parent / f".export-{uuid.uuid4().hex}{UNFINISHED}"
@@ -54,12 +55,10 @@ def export_model(
         unfinished.mkdir()
         # torch_dtype is the name that all versions of transformers read.
         rest = {name: value for name, value in config.items() if name != "dtype"}
-        _write_json(unfinished / "config.json", {**rest, "torch_dtype": np.dtype(dtype).name})
-        if generation_config is not None:
-            _write_json(unfinished / "generation_config.json", generation_config)
-        for file in files:
-            shutil.copyfile(file, unfinished / Path(file).name)
-        _write_weights(unfinished, _shards(tensors, np.dtype(dtype), max_shard_bytes, on_progress))
+        _write_json(unfinished / "config.json", {**rest, "torch_dtype": dtype.name})
+        for name, content in (files or {}).items():
+            (unfinished / name).write_bytes(content)
+        _write_weights(unfinished, tensors, dtype, max_shard_bytes, on_progress)
         os.replace(unfinished, directory)
     except (OSError, SafetensorError) as error:
         raise UserError(
@@ -74,7 +73,7 @@ def check_target(directory: Path) -> None:
 
     Makes the parent directory, so that a wrong path is reported before any work is done.
     """
-    directory = Path(directory).absolute()
+    directory = directory.absolute()
     try:
         empty = directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir())
         if not empty and (directory.exists() or directory.is_symlink()):
@@ -87,50 +86,35 @@ def check_target(directory: Path) -> None:
         raise UserError(f"cannot write to {str(directory)[:200]!r}: {error}") from error
 
 
-def _shards(
-    tensors: Iterable[tuple[str, Callable[[], np.ndarray]]],
+def _write_weights(
+    directory: Path,
+    tensors: Mapping[str, Tensor],
     dtype: np.dtype,
-    max_bytes: int,
+    max_shard_bytes: int,
     on_progress: Callable[[int], None],
-) -> Iterator[dict[str, np.ndarray]]:
-    """The tensors in groups of at most `max_bytes`; a larger tensor is a group of its own."""
-    shard: dict[str, np.ndarray] = {}
-    size = 0
-    for name, read in tensors:
-        # save_file writes memory in its order, so the rows must be contiguous.
-        tensor = np.asarray(read()).astype(dtype, order="C", copy=False)
-        on_progress(tensor.nbytes)
-        if shard and size + tensor.nbytes > max_bytes:
-            yield shard
-            shard.clear()  # not replaced: the caller would keep it while the next is read
-            size = 0
-        shard[name] = tensor
-        size += tensor.nbytes
-    yield shard
-
-
-def _write_weights(directory: Path, shards: Iterable[dict[str, np.ndarray]]) -> None:
+) -> None:
     """Writes model.safetensors, or several shards and their index."""
-    names: list[list[str]] = []
-    size = 0
-    for shard in shards:
-        # The number of shards is not known before the last.
-        path = directory / f"{len(names)}.safetensors"
-        save_file(shard, path, metadata={"format": "pt"})
+
+    def read(name: str) -> np.ndarray:
+        # save_file writes memory in its order, so the rows must be contiguous.
+        tensor = np.asarray(tensors[name].whole()).astype(dtype, order="C", copy=False)
+        on_progress(tensor.nbytes)
+        return tensor
+
+    shards = split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda tensor: math.prod(tensor.shape) * dtype.itemsize,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_bytes,
+    )
+    for file, names in shards.filename_to_tensors.items():
+        save_file({name: read(name) for name in names}, directory / file, metadata={"format": "pt"})
         # safetensors makes its files private; these are as public as config.json.
-        shutil.copymode(directory / "config.json", path)
-        size += sum(tensor.nbytes for tensor in shard.values())
-        names.append(list(shard))
-    if len(names) == 1:
-        (directory / "0.safetensors").rename(directory / "model.safetensors")
-        return
-    weight_map: dict[str, str] = {}
-    for i, names_of_shard in enumerate(names):
-        file = f"model-{i + 1:05}-of-{len(names):05}.safetensors"
-        (directory / f"{i}.safetensors").rename(directory / file)
-        weight_map |= dict.fromkeys(names_of_shard, file)
-    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
-    _write_json(directory / "model.safetensors.index.json", index)
+        shutil.copymode(directory / "config.json", directory / file)
+    if shards.is_sharded:
+        weight_map = dict(sorted(shards.tensor_to_filename.items()))
+        index = {"metadata": shards.metadata, "weight_map": weight_map}
+        _write_json(directory / "model.safetensors.index.json", index)
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

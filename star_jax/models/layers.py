@@ -1,5 +1,6 @@
 """Dense layers and norms with logical axis names, declared as T5X expects them."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -26,15 +27,10 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., inputs] -> [..., features]."""
-        inputs = x.shape[-self.n_in :]
-        kernel = param_with_axes(
-            "kernel",
-            fan_in_normal(self.config.init_scale, self.n_in),
-            inputs + self.features,
-            self.config.param_dtype,
-            axes=self.axes,
-        )
-        if self.config.dtype == jnp.bfloat16 and kernel.dtype == jnp.float32:
+        c, shape = self.config, x.shape[-self.n_in :] + self.features
+        init = fan_in_normal(c.init_scale, self.n_in)
+        kernel = param_with_axes("kernel", init, shape, c.param_dtype, axes=self.axes)
+        if c.dtype == jnp.bfloat16 and kernel.dtype == jnp.float32:
             # For TPUs: otherwise the compiler casts the weights of all layers before the scan over
             # them, and copies those of queries and keys into another order: one more copy of each.
             # Rounding first, to the result of the cast, changes no value.
@@ -42,18 +38,11 @@ class Dense(nn.Module):
             if len(self.features) > 1:  # queries, keys and values
                 kernel = with_layout_constraint(kernel, Layout(tuple(range(kernel.ndim))))
         contract = (tuple(range(x.ndim - self.n_in, x.ndim)), tuple(range(self.n_in)))
-        y = jax.lax.dot_general(
-            x.astype(self.config.dtype), kernel.astype(self.config.dtype), (contract, ((), ()))
-        )
+        y = jax.lax.dot_general(x.astype(c.dtype), kernel.astype(c.dtype), (contract, ((), ())))
         if self.use_bias:
-            bias = param_with_axes(
-                "bias",
-                nn.initializers.zeros,
-                self.features,
-                self.config.param_dtype,
-                axes=self.axes[self.n_in :],
-            )
-            y = y + bias.astype(self.config.dtype)
+            init, axes = nn.initializers.zeros, self.axes[self.n_in :]
+            bias = param_with_axes("bias", init, self.features, c.param_dtype, axes=axes)
+            y = y + bias.astype(c.dtype)
         return y
 
 
@@ -82,9 +71,6 @@ def fan_in_normal(scale: float, n_in: int) -> Callable[..., jax.Array]:
     """An initializer: normal with variance scale / (product of the first `n_in` axes)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-        fan_in = 1
-        for size in shape[:n_in]:
-            fan_in *= size
-        return jax.random.normal(key, shape, dtype) * (scale / fan_in) ** 0.5
+        return jax.random.normal(key, shape, dtype) * (scale / math.prod(shape[:n_in])) ** 0.5
 
     return init

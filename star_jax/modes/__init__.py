@@ -36,11 +36,7 @@ MODES: dict[str, type[RunMode]] = {
 
 
 def find_mode(name: str) -> type[RunMode]:
-    """The run mode of this name: a built-in one, or a class of the user's as "module.Class".
-
-    Raises:
-      UserError: there is no such mode, module or class, or the class is not a run mode.
-    """
+    """The run mode of this name, "module.Class" for the user's own; UserError if there is none."""
     if name in MODES:
         return MODES[name]
     module_name, _, class_name = name.rpartition(".")
@@ -60,18 +56,11 @@ def find_mode(name: str) -> type[RunMode]:
         hint = did_you_mean(class_name, vars(module))
         raise UserError(f"--run_mode={name}: {module.__file__} has no '{class_name}'{hint}")
     mode = getattr(module, class_name)
-    if not _is_mode(mode):
+    is_mode = inspect.isclass(mode) and issubclass(mode, RunMode) and not inspect.isabstract(mode)
+    # A dataclass itself; Python has it frozen, as RunMode is.
+    if not is_mode or "__dataclass_fields__" not in vars(mode):
         raise UserError(
             f"--run_mode={name} is not a run mode; define a frozen dataclass that derives from "
             f"star_jax.modes.mode.RunMode and has __call__"
         )
     return mode
-
-
-def _is_mode(thing: object) -> bool:
-    return (
-        inspect.isclass(thing)
-        and issubclass(thing, RunMode)
-        and not inspect.isabstract(thing)
-        and "__dataclass_fields__" in vars(thing)  # its own; Python has it frozen, as RunMode is
-    )

@@ -7,46 +7,39 @@ import gin
 
 from star_jax.loop.rationales import Rollout
 from star_jax.models.base_weights import Base
-from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import placed_params
-from star_jax.modes.mode import CheckpointMode, RunDirMode
+from star_jax.modes.finetune import FinetuneMode
+from star_jax.modes.mode import CheckpointMode, PromptingMode, RunDirMode
+from star_jax.modes.pretrain import PretrainMode
+from star_jax.modes.star import StarMode
 from star_jax.parallel import partitioning, processes
-from star_jax.parallel.partitioning import MeshConfig
 from star_jax.reporting.report import report
 from star_jax.rollout.engine import Engine, Loaded
 from star_jax.rollout.native import sampler
 from star_jax.run.run_dir import Recorder
 from star_jax.training.train_step import OptimizerConfig
-from star_jax.training.trainer import Trainer, TrainerConfig
+from star_jax.training.trainer import Trainer
 
 config_text = gin.operative_config_str  # what a run directory keeps as config.gin
 
 
-def engine(mode: RunDirMode | CheckpointMode) -> Engine:
+def engine(mode: PromptingMode) -> Engine:
     """The engine that is bound, or else the native one."""
     make = mode.engine or sampler.Sampler
     mesh, rules = partitioning.make_mesh(mode.mesh), mode.mesh.decoding_rules
     return make(mode.model, mode.vocabulary, mode.sampler, mesh, rules)
 
 
-def trainer(
-    model: DecoderConfig, optimizer: OptimizerConfig, config: TrainerConfig, mesh: MeshConfig
-) -> Trainer:
-    """The trainer of these settings.
-
-    Args:
-      model: the decoder to train.
-      optimizer: Adam's settings.
-      config: batches and rows.
-      mesh: the devices and how arrays are split over them.
-    """
-    return Trainer(model, optimizer, config, partitioning.make_mesh(mesh), mesh.training_rules)
+def trainer(mode: StarMode | FinetuneMode | PretrainMode, optimizer: OptimizerConfig) -> Trainer:
+    """The trainer of the mode's model, with the optimizer's settings."""
+    mesh, rules = partitioning.make_mesh(mode.mesh), mode.mesh.training_rules
+    return Trainer(mode.model, optimizer, mode.trainer, mesh, rules)
 
 
-def base(path: str, model: DecoderConfig, mesh: MeshConfig) -> Base:
+def base(mode: PromptingMode, path: str) -> Base:
     """The weights at `path`, not read yet, in the layout of training."""
-    placed = placed_params(model, partitioning.make_mesh(mesh), mesh.training_rules)
-    return Base(path, model, placed)
+    mesh, rules = partitioning.make_mesh(mode.mesh), mode.mesh.training_rules
+    return Base(path, mode.model, placed_params(mode.model, mesh, rules))
 
 
 def recorder(mode: RunDirMode) -> Recorder:
@@ -69,4 +62,4 @@ def rollout(mode: CheckpointMode) -> Rollout:
 
 def weights(mode: CheckpointMode, rollout: Rollout) -> Loaded:
     """The checkpoint's weights, read in the layout of training and laid out for sampling."""
-    return rollout.engine.load(base(mode.checkpoint, mode.model, mode.mesh).load())
+    return rollout.engine.load(base(mode, mode.checkpoint).load())

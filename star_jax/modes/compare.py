@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from star_jax.errors import UserError
-from star_jax.modes.mode import RunMode
-
-if TYPE_CHECKING:
-    from star_jax.tasks.task import ReasoningTask
+from star_jax.modes import mode
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareMode(RunMode):
+class CompareMode(mode.RunMode):
     """Writes raters/ for the raters, and key.json for you alone."""
 
     help = "pairs of rationales for a blind comparison by people, and the key"
 
     sources: Mapping[str, str]  # name -> directory of a run or an iteration, attempts, or "gold"
-    task: ReasoningTask
+    task: mode.ReasoningTask
     output_dir: str
     n: int = 50  # pairs of rationales for each two sources
     seed: int = 0  # of the draw, the order and the sides

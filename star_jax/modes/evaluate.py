@@ -5,16 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from star_jax.modes.mode import CheckpointMode
-
-if TYPE_CHECKING:
-    from star_jax.records import Attempt
+from star_jax.modes import mode
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateMode(CheckpointMode):
+class EvaluateMode(mode.CheckpointMode):
     """Prints a checkpoint's accuracy on a split."""
 
     help = "accuracy of a checkpoint on a task"
@@ -55,15 +51,15 @@ class EvaluateMode(CheckpointMode):
             write_atomically(path_of(self.output_file), text.encode())
         return 0
 
-    def _print(self, attempts: Sequence[Attempt], chance: float | None) -> None:
-        from star_jax.loop.evaluate import GENERATED, GRADINGS, evaluation_metrics
+    def _print(self, attempts: Sequence[mode.Attempt], chance: float | None) -> None:
+        from star_jax.loop import evaluate
         from star_jax.reporting.tables import wilson_interval
 
-        result = evaluation_metrics(attempts)
-        print(f"grading: {GRADINGS[self.grading]}")
+        result = evaluate.evaluation_metrics(attempts)
+        print(f"grading: {evaluate.GRADINGS[self.grading]}")
         # Each line names the grading, so that a copied line cannot be misread.
         how = f"seed {self.seed}"
-        if self.grading != GENERATED:
+        if self.grading != evaluate.GENERATED:
             how = f"{self.grading} per choice, by {self.normalize}"
         for name, accuracy in {**result["accuracy_by_group"], "all": result["accuracy"]}.items():
             n = result["n_eval_by_group"].get(name, result["n_eval"])

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-from star_jax.modes.mode import RunDirMode
-
-if TYPE_CHECKING:
-    from star_jax.tools.precompile.settings import Assumptions, Settings
+from star_jax.modes import mode
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShotMode(RunDirMode):
+class FewShotMode(mode.RunDirMode):
     """Evaluates the base, prompted with few-shot examples."""
 
     help = "accuracy of the base with few-shot examples (a baseline)"
@@ -25,12 +21,6 @@ class FewShotMode(RunDirMode):
         from star_jax.modes import build
 
         recorder, engine = build.recorder(self), build.engine(self)
-        base = build.base(self.base_checkpoint, self.model, self.mesh)
+        base = build.base(self, self.base_checkpoint)
         evaluate_few_shot(base, self.task, engine, recorder, self.seed)
         return build.reported(self)
-
-    def settings(self, assumed: Assumptions) -> Settings:
-        """Nothing is trained."""
-        from star_jax.tools.precompile.settings import Settings
-
-        return Settings(self.model, self.sampler, None, None, None, None, self.mesh, assumed)

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
-from star_jax.modes.mode import RunDirMode
-
-if TYPE_CHECKING:
-    from star_jax.loop.direct import TrainingLength
-    from star_jax.tools.precompile.settings import Assumptions, Settings
-    from star_jax.training.train_step import OptimizerConfig
-    from star_jax.training.trainer import TrainerConfig
+from star_jax.modes import mode
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneMode(RunDirMode):
+class FinetuneMode(mode.RunDirMode):
     """Fine-tunes the base on answers alone or on the data set's own solutions, and evaluates it."""
 
     help = "fine-tune the base on worked solutions or on answers alone"
 
-    trainer: TrainerConfig
-    optimizer: OptimizerConfig
-    length: TrainingLength
+    trainer: mode.TrainerConfig
+    optimizer: mode.OptimizerConfig
+    length: mode.TrainingLength
     n_examples: int = 0  # 0 for all
 
     def __call__(self) -> int:
@@ -31,17 +24,14 @@ class FinetuneMode(RunDirMode):
         from star_jax.modes import build
 
         recorder, engine = build.recorder(self), build.engine(self)
-        trainer = build.trainer(self.model, self.optimizer, self.trainer, self.mesh)
-        base = build.base(self.base_checkpoint, self.model, self.mesh)
+        trainer = build.trainer(self, self.optimizer)
+        base = build.base(self, self.base_checkpoint)
         direct = Direct(self.length, self.task, engine, trainer, base, self.n_examples)
         finetune_on_gold(direct, recorder)
         return build.reported(self)
 
-    def settings(self, assumed: Assumptions) -> Settings:
+    def settings(self, assumed: mode.Assumptions) -> mode.Settings:
         """It trains for its own length, on every example."""
-        from star_jax.tools.precompile.settings import Settings
-
         n_examples = self.n_examples or assumed.n_questions
         assumed = dataclasses.replace(assumed, n_questions=n_examples, kept_share=1.0)
-        trained = self.trainer, self.optimizer, self.length, None
-        return Settings(self.model, self.sampler, *trained, self.mesh, assumed)
+        return dataclasses.replace(super().settings(assumed), schedule=self.length)

@@ -8,34 +8,36 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for the fields of all run modes
     import seqio
 
+    from star_jax.loop.config import StarConfig as StarConfig
+    from star_jax.loop.direct import TrainingLength as TrainingLength
+    from star_jax.loop.pretrain import Phase as Phase
     from star_jax.models.config import DecoderConfig
     from star_jax.parallel.partitioning import MeshConfig
+    from star_jax.records import Attempt as Attempt
     from star_jax.rollout.engine import Engine
     from star_jax.rollout.native.sampler import SamplerConfig
     from star_jax.tasks.task import ReasoningTask
     from star_jax.tools.precompile.settings import Assumptions, Settings
+    from star_jax.training.schedules import StepSchedule as StepSchedule
+    from star_jax.training.train_step import OptimizerConfig as OptimizerConfig
+    from star_jax.training.trainer import TrainerConfig as TrainerConfig
 
     # Called with model, vocabulary, sampler settings, device mesh and its rules while decoding.
     MakeEngine = Callable[..., Engine]
 
 
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """A command-line flag of one run mode."""
+def flag(name: str, **options: Any) -> dict[str, Any]:
+    """Metadata of a dataclass field, {"flag": name} and the options: the flag binds the field.
 
-    name: str  # such as "--topology"
-    options: dict[str, Any]  # keyword arguments of `argparse.ArgumentParser.add_argument`
-
-
-def flag(name: str, **options: Any) -> dict[str, Flag]:
-    """Metadata of a dataclass field, {"flag": Flag}: the flag binds the field, as gin would."""
-    return {"flag": Flag(name, options)}
+    `options` are keyword arguments of `argparse.ArgumentParser.add_argument`.
+    """
+    return {"flag": name, **options}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +54,9 @@ class RunMode(abc.ABC):
     caches_programs: ClassVar[bool] = True  # whether compiled programs are cached on disk
 
     @classmethod
-    def flags(cls) -> dict[str, Flag]:
-        """The mode's own flags by the name of the field that each one binds."""
-        fields = dataclasses.fields(cls)
-        return {field.name: field.metadata["flag"] for field in fields if field.metadata}
+    def flags(cls) -> dict[str, Mapping[str, Any]]:
+        """What `flag` returned for each field that a flag of the mode's own binds, by name."""
+        return {field.name: field.metadata for field in dataclasses.fields(cls) if field.metadata}
 
     @abc.abstractmethod
     def __call__(self) -> int:
@@ -70,42 +71,40 @@ def default_mesh() -> MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunDirMode(RunMode):
-    """A run mode that fills a run directory from a base model, or resumes it, and reports on it."""
+class PromptingMode(RunMode):
+    """A run mode that prompts a model with the questions of a task."""
 
     many_processes = True
 
-    model_dir: str
-    base_checkpoint: str
     model: DecoderConfig
     vocabulary: seqio.Vocabulary
     task: ReasoningTask
     sampler: SamplerConfig
     mesh: MeshConfig = dataclasses.field(default_factory=default_mesh, kw_only=True)
-    engine: MakeEngine | None = dataclasses.field(
-        default=None, kw_only=True
-    )  # None: the native one
-    row: str = dataclasses.field(default="", kw_only=True)  # of the paper's tables or figures
-
-    @abc.abstractmethod
-    def settings(self, assumed: Assumptions) -> Settings:
-        """What `precompile` needs to know of the run."""
+    engine: MakeEngine | None = dataclasses.field(default=None, kw_only=True)  # None: native
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointMode(RunMode):
+class RunDirMode(PromptingMode):
+    """A run mode that fills a run directory from a base model, or resumes it, and reports on it."""
+
+    model_dir: str
+    base_checkpoint: str
+    row: str = dataclasses.field(default="", kw_only=True)  # of the paper's tables or figures
+
+    def settings(self, assumed: Assumptions) -> Settings:
+        """What `precompile` needs to know of the run."""
+        from star_jax.tools.precompile.settings import Settings
+
+        names = ("trainer", "optimizer", "schedule", "loop")  # of which a baseline has not all
+        trained: dict[str, Any] = {name: getattr(self, name, None) for name in names}
+        return Settings(self.model, self.sampler, mesh=self.mesh, assumed=assumed, **trained)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointMode(PromptingMode):
     """A run mode that prompts a checkpoint and writes no run directory."""
 
-    many_processes = True
-
     checkpoint: str
-    model: DecoderConfig
-    vocabulary: seqio.Vocabulary
-    task: ReasoningTask
-    sampler: SamplerConfig
     few_shot: bool = dataclasses.field(default=False, kw_only=True)
     seed: int = dataclasses.field(default=0, kw_only=True)
-    mesh: MeshConfig = dataclasses.field(default_factory=default_mesh, kw_only=True)
-    engine: MakeEngine | None = dataclasses.field(
-        default=None, kw_only=True
-    )  # None: the native one

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from star_jax.errors import UserError
+from star_jax.errors import check_one_of
 from star_jax.modes.mode import RunDirMode, RunMode, flag
 from star_jax.parallel.topologies import ALL, find_topologies
 
@@ -50,10 +50,11 @@ class PrecompileMode(RunMode):
         from star_jax.tools.precompile import command
 
         known = [name for name, mode in MODES.items() if issubclass(mode, RunDirMode)]
-        if self.run not in known:
-            raise UserError(f"precompile.run = {self.run!r} is none of {', '.join(known)}")
+        check_one_of("precompile.run", self.run, known)
         # Positional: gin does not evaluate the bindings of what is passed by position.
-        run = gin.get_configurable(f"star_jax.{self.run}")("", "", gin.REQUIRED, None, None)
+        run = gin.get_configurable(f"star_jax.{self.run}")(
+            gin.REQUIRED, None, None, gin.REQUIRED, "", ""
+        )
         settings = run.settings(gin.get_configurable("star_jax.Assumptions")())
         given = self.topologies, self.json_file, self.search
         return command.run(settings, *given, command.tpu_devices)

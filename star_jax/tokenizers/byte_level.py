@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 
-from star_jax.errors import UserError
-from star_jax.tokenizers.configs import Configs, import_needed, one_line
+from star_jax.errors import UserError, one_line
+from star_jax.tokenizers.configs import Configs, import_needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +70,8 @@ def byte_level_json(
     """
     library = import_needed("tokenizers", "a byte-level tokenizer")
     try:
-        model = library.models.BPE(
-            vocab=dict(vocabulary),
-            merges=[tuple(pair) for pair in merges],
-            ignore_merges=scheme.whole_words,
-        )
+        pairs = [tuple(pair) for pair in merges]
+        model = library.models.BPE(dict(vocabulary), pairs, ignore_merges=scheme.whole_words)
     except Exception as error:  # the library raises nothing narrower
         raise UserError(
             f"{source}: the merges do not fit the tokens ({one_line(error)}); fetch them again, "
@@ -95,11 +92,7 @@ def byte_level_json(
 
 
 def from_vocab_and_merges(configs: Configs) -> bytes:
-    """tokenizer.json from vocab.json, merges.txt and added_tokens.json.
-
-    Raises:
-      UserError: they are damaged or of another class than GPT-2's or Qwen2's.
-    """
+    """tokenizer.json from GPT-2's or Qwen2's vocab.json, merges.txt and added_tokens.json."""
     tokenizer_class = configs.read("tokenizer_config.json").get("tokenizer_class")
     name = tokenizer_class.removesuffix("Fast") if tokenizer_class else None
     if name not in CLASS_SCHEMES:
@@ -117,14 +110,8 @@ def from_vocab_and_merges(configs: Configs) -> bytes:
     except UnicodeDecodeError as error:
         raise configs.damaged("merges.txt", error) from error
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    return byte_level_json(
-        configs.source,
-        SCHEMES[CLASS_SCHEMES[name]],
-        vocabulary,
-        merges,
-        special=special,
-        added=added.keys() - special,
-    )
+    scheme, plain = SCHEMES[CLASS_SCHEMES[name]], added.keys() - special
+    return byte_level_json(configs.source, scheme, vocabulary, merges, special=special, added=plain)
 
 
 def _pre_tokenizer(library: ModuleType, scheme: Scheme) -> object:

@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 from sentencepiece import sentencepiece_model_pb2
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, one_line
 from star_jax.run.paths import check_local
 from star_jax.tokenizers.byte_level import SCHEMES, byte_level_json
-from star_jax.tokenizers.configs import Files, Json, import_needed, json_files, one_line
+from star_jax.tokenizers.configs import Files, Json, import_needed, json_files
 
 Metadata: TypeAlias = dict[str, Json]  # by the names in the file, without tokenizer.ggml
 # GGUF's kinds of tokens, which are SentencePiece's.
@@ -22,11 +22,7 @@ ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # ours
 
 
 def from_gguf(path: Path) -> Files:
-    """Makes tokenizer.json or tokenizer.model, tokenizer_config.json and generation_config.json.
-
-    Raises:
-      UserError: it is not a GGUF file, is in a bucket, or has no tokenizer or an unknown one.
-    """
+    """Makes tokenizer.json or tokenizer.model, tokenizer_config.json and generation_config.json."""
     check_local(path, "a GGUF file")
     values = _metadata(path)
     makers = {"gpt2": _byte_level, "llama": _sentence_piece}

@@ -64,9 +64,7 @@ def _lossless(spec: Spec) -> dict[str, object]:
     """tokenizer.json without what adds a space, strips, truncates, pads or draws at random."""
     added = [{**token, "lstrip": False, "rstrip": False} for token in spec["added_tokens"]]
     parts = {key: _plain(spec.get(key)) for key in ("normalizer", "pre_tokenizer", "decoder")}
-    model = dict(spec["model"])
-    if "dropout" in model:
-        model["dropout"] = None
+    model = {key: None if key == "dropout" else value for key, value in spec["model"].items()}
     nothing = {"truncation": None, "padding": None}
     return {**spec, **parts, **nothing, "added_tokens": added, "model": model}
 

@@ -18,12 +18,12 @@ SHARD = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 def load_vocabulary(path: str | Path) -> PretrainedVocabulary:
     """The tokenizer at `path`, with BOS and EOS by the files in the same directory.
 
-    Args:
-      path: a directory with tokenizer.json, tokenizer.model, vocab.json and merges.txt, or one
-        GGUF file (the first of these that exists is used), or one of these files itself.
+    `path` is a directory with tokenizer.json, tokenizer.model, vocab.json and merges.txt, or one
+    GGUF file (the first of these that exists is used), or one of these files itself.
 
     Raises:
-      UserError: there is none of these, it is damaged, or it does not say which token is EOS.
+      UserError: there is none of these, it is damaged or of an unknown kind, or it does not say
+        which token is EOS.
     """
     with bucket_errors(path):
         source, files = _find_files(path_of(path))
@@ -38,8 +38,8 @@ def _find_files(path: Path) -> tuple[Path, Files]:
     if path.suffix == ".gguf":
         return path, from_gguf(path)
     directory = path if path.is_dir() else path.parent
-    names = [name for name in (*SAVED, "config.json") if (directory / name).is_file()]
-    files = {name: (directory / name).read_bytes() for name in names}
+    paths = [directory / name for name in (*SAVED, "config.json")]
+    files = {file.name: file.read_bytes() for file in paths if file.is_file()}
     if path.name == "tokenizer.model":
         files.pop("tokenizer.json", None)
     if "tokenizer.json" in files or "tokenizer.model" in files:

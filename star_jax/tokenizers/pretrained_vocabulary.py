@@ -5,10 +5,9 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from star_jax.errors import UserError
-from star_jax.tokenizers.configs import SAVED, Configs, Files, json_files, read_roles
+from star_jax.tokenizers.configs import SAVED, Configs, Files, json_files
 from star_jax.tokenizers.vocabularies import PythonVocabulary
 
 
@@ -34,16 +33,50 @@ class PretrainedVocabulary(PythonVocabulary):
         """Reads `files`, contents by name, that came from `source`; UserError if they are bad."""
         super().__init__()
         self._configs = Configs(source, files)
-        start, eos = self._load()
-        self._roles = read_roles(self._configs, self._id_of, self._base_vocab_size, start, eos)
-        self.eos_id, self.stop_ids = self._roles.eos_id, self._roles.stop_ids
-        self.bos_id, self.document_start_ids = self._roles.bos_id, self._roles.document_start_ids
-        self._special |= self._roles.all_ids
+        self._read_roles(*self._load())
+        roles = {self.bos_id, *self.stop_ids, *self.document_start_ids}
+        self._special |= {id_ for id_ in roles if id_ is not None}
         unknown = set() if self.unk_id is None else {self.unk_id}
         spellings = map(self._spelling, sorted(self._special | unknown))
         # Matches between the first and the second character of a special token's spelling.
         places = [f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in spellings if s[1:]]
         self._inside_special = re.compile("|".join(places) or "(?!)")  # or nowhere
+
+    def _read_roles(self, model_start: tuple[int, ...], model_eos: tuple[int, ...]) -> None:
+        """Which ids begin and end texts, by the model's own configuration.
+
+        `model_start` is what the tokenizer itself puts in front of a text, `model_eos` its EOS.
+        """
+        configs, n_ids = self._configs, self._base_vocab_size
+
+        def by_token(key: str) -> tuple[int, ...]:
+            id_ = self._id_of(configs.token(key) or "")
+            return () if id_ is None else (id_,)
+
+        configured = configs.ids("config.json", "eos_token_id", n_ids)
+        generation = configs.ids("generation_config.json", "eos_token_id", n_ids)
+        # EOS: 1. config.json  2. tokenizer_config.json  3. generation_config.json  4. the tokenizer
+        eos = configured or by_token("eos_token") or generation or model_eos
+        if not eos:
+            raise UserError(
+                f"{configs.source} names no known token as EOS; give eos_token in "
+                f"tokenizer_config.json or eos_token_id in config.json"
+            )
+        # Where sampling stops: at EOS, and  1. by generation_config.json  2. by config.json
+        self.eos_id = eos[0]
+        self.stop_ids = tuple(dict.fromkeys([eos[0], *(generation or configured)]))
+        # BOS: 1. tokenizer_config.json  2. config.json  3. the tokenizer
+        bos = by_token("bos_token") or configs.ids("config.json", "bos_token_id", n_ids)
+        bos = bos or model_start
+        self.bos_id = bos[0] if bos else None
+        # Whether documents begin with it: 1. tokenizer_config.json  2. the tokenizer
+        adds_bos = configs.read("tokenizer_config.json").get("add_bos_token")
+        if adds_bos and not bos:
+            raise UserError(
+                f"{configs.source}: tokenizer_config.json has add_bos_token = true, but no "
+                f"bos_token that the tokenizer has; give one, or set add_bos_token to false"
+            )
+        self.document_start_ids = model_start if adds_bos is None else bos[:1] if adds_bos else ()
 
     @abc.abstractmethod
     def _load(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -65,15 +98,14 @@ class PretrainedVocabulary(PythonVocabulary):
     def _spelling(self, id_: int) -> str:
         """The spelling of a token."""
 
-    def save(self, directory: str | Path) -> None:
-        """Writes the tokenizer's files so that `transformers.AutoTokenizer` loads them.
+    def saved_files(self) -> Files:
+        """The tokenizer's files, contents by name, as `transformers.AutoTokenizer` loads them.
 
         The model's config.json, which also has `eos_id`, is not among them.
         """
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
-        config: dict[str, object] = {
-            role: self._spelling(id_) for role, id_ in ids.items() if id_ is not None
-        }
+        tokens = {role: self._spelling(id_) for role, id_ in ids.items() if id_ is not None}
+        config: dict[str, object] = {**tokens}
         if self._transformers_class:
             config["tokenizer_class"] = self._transformers_class
         if "tokenizer.json" not in self._configs.files:  # which itself says what comes first
@@ -81,9 +113,7 @@ class PretrainedVocabulary(PythonVocabulary):
         generation = {"bos_token_id": self.bos_id, "eos_token_id": self.stop_ids}
         made = {"tokenizer_config.json": config, "generation_config.json": generation}
         files = {**json_files(made), **self._configs.files}
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        for name in files.keys() & set(SAVED):
-            Path(directory, name).write_bytes(files[name])
+        return {name: content for name, content in files.items() if name in SAVED}
 
     def _encode(self, s: str) -> list[int]:
         try:
@@ -101,27 +131,17 @@ class PretrainedVocabulary(PythonVocabulary):
     def _decode(self, ids: Iterable[int]) -> str:
         ids = [int(id_) for id_ in ids]
         end = next((i for i, id_ in enumerate(ids) if id_ in self.stop_ids), len(ids))
-        return self._to_text(
-            [
-                id_
-                for id_ in ids[:end]
-                if 0 <= id_ < self._base_vocab_size and id_ not in self._special
-            ]
-        )
+        known = range(self._base_vocab_size)
+        return self._to_text([i for i in ids[:end] if i in known and i not in self._special])
 
     @functools.cached_property
     def _identity(self) -> tuple[object, ...]:
         """All that ids and texts depend on."""
-        files = self._configs.files
+        files, special = self._configs.files, frozenset(self._special)
         model = files["tokenizer.json" if "tokenizer.json" in files else "tokenizer.model"]
-        special = frozenset(self._special)
-        return (
-            type(self),
-            hashlib.sha256(model).digest(),
-            self._base_vocab_size,
-            special,
-            self._roles,
-        )
+        digest = hashlib.sha256(model).digest()
+        roles = self.eos_id, self.stop_ids, self.bos_id, self.document_start_ids
+        return type(self), digest, self._base_vocab_size, special, roles
 
     def __eq__(self, other: object) -> bool:
         """Equal when they encode, begin and end texts alike, whatever their source."""

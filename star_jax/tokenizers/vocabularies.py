@@ -119,18 +119,10 @@ def encode_spans(
     return TokenizedExample(np.array(tokens, np.int32), np.array(weights, np.float32))
 
 
-def encode_example(
-    vocabulary: seqio.Vocabulary, prompt: str, completion: str, loss_on_prompt: bool = False
-) -> TokenizedExample:
-    """A prompt and its completion as one document, here for a model that needs BOS.
+def encode_example(vocabulary: seqio.Vocabulary, prompt: str, completion: str) -> TokenizedExample:
+    """A prompt, without loss, and its completion as one document.
 
-    tokens        [b p p p r r a e]
-    loss_weights  [0 0 0 0 1 1 1 1]     with loss_on_prompt: [0 1 1 1 1 1 1 1]
-
-    Args:
-      vocabulary: encodes them.
-      prompt: the text before the completion.
-      completion: the text to be learnt.
-      loss_on_prompt: whether the prompt has loss too.
+    tokens        [b p p p r r a e]     for a model that needs BOS
+    loss_weights  [0 0 0 0 1 1 1 1]
     """
-    return encode_spans(vocabulary, [(prompt, loss_on_prompt), (completion, True)])
+    return encode_spans(vocabulary, [(prompt, False), (completion, True)])

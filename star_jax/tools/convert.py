@@ -2,8 +2,7 @@
 
 import functools
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -11,18 +10,21 @@ import numpy as np
 import seqio
 from jax.sharding import Mesh
 
-from star_jax.errors import UserError
-from star_jax.models import base_weights
+from star_jax.errors import UserError, check_one_of
+from star_jax.models.base_weights import Base
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import placed_params
 from star_jax.models.exporting import check_target, export_model
 from star_jax.models.families import family_of, hf_config
 from star_jax.models.places import Place, places
+from star_jax.models.tensors import Index, Tensor
 from star_jax.parallel.partitioning import TRAINING_RULES, Rules
 from star_jax.records import Params
 from star_jax.run import checkpoints
-from star_jax.run.paths import absolute, bucket_errors, is_remote, path_of
+from star_jax.run.paths import absolute, bucket_errors, is_remote
 from star_jax.run.progress import log, progress
+from star_jax.tokenizers.configs import json_files
+from star_jax.tokenizers.pretrained_vocabulary import PretrainedVocabulary
 from star_jax.tokenizers.vocabularies import document_start, stop_ids
 
 FORMATS = ("huggingface", "orbax")
@@ -51,8 +53,7 @@ def convert_weights(
     Raises:
       UserError: an unknown format, a target in use, or weights that are not of this model.
     """
-    if format not in FORMATS:
-        raise UserError(f"convert.format = {format!r} is none of {FORMATS}")
+    check_one_of("convert.format", format, FORMATS)
     directory = absolute(target)
     if is_remote(directory):
         _check_bucket(directory, format)
@@ -62,7 +63,7 @@ def convert_weights(
                 shutil.rmtree(left, ignore_errors=True)
         check_target(directory)
     config = hf_config(model) if format == "huggingface" else {}
-    params = base_weights.load_base(path_of(source), model, placed_params(model, mesh, rules))
+    params = Base(source, model, placed_params(model, mesh, rules)).load()
     if format == "orbax":
         checkpoints.save(directory / "checkpoint", params)
     else:
@@ -71,18 +72,19 @@ def convert_weights(
     return directory
 
 
-def hf_tensors(
-    params: Params, model: DecoderConfig
-) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """Each tensor's Hugging Face name, with a function that fetches it from the devices."""
+def hf_tensors(params: Params, model: DecoderConfig) -> dict[str, Tensor]:
+    """The tensors by their Hugging Face names; reading one fetches it from the devices."""
+    tensors = {}
     where = places(model, family_of(model))
     for place, leaf in zip(where, jax.tree.leaves(params), strict=True):
         for row, name in enumerate(place.names):
-            yield name, functools.partial(_fetch, place, leaf, row)
+            read = functools.partial(_fetch, place, leaf, row)
+            tensors[name] = Tensor(place.hf_shape, leaf.dtype, read)
+    return tensors
 
 
-def _fetch(place: Place, leaf: jax.Array, row: int) -> np.ndarray:
-    return place.tensor(np.asarray(leaf[row] if place.stacked else leaf))
+def _fetch(place: Place, leaf: jax.Array, row: int, index: Index) -> np.ndarray:
+    return place.tensor(np.asarray(leaf[row] if place.stacked else leaf))[index]
 
 
 def _check_bucket(directory: Path, format: str) -> None:
@@ -106,18 +108,10 @@ def _export(
     n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     roles = {"bos_token_id": document_start(vocabulary), "eos_token_id": stop_ids(vocabulary)}
     special = {name: ids[0] if len(ids) == 1 else list(ids) for name, ids in roles.items() if ids}
-    with (
-        tempfile.TemporaryDirectory() as tokenizer,
-        progress("export", n_bytes, "bytes") as advance,
-    ):
-        if hasattr(vocabulary, "save"):  # a vocabulary of words has no files
-            vocabulary.save(tokenizer)
-        export_model(
-            directory,
-            hf_tensors(params, model),
-            {**config, **special},
-            dtype=np.dtype(model.param_dtype),
-            generation_config=special,
-            files=sorted(Path(tokenizer).iterdir()),
-            on_progress=advance,
-        )
+    files = json_files({"generation_config.json": special})
+    if isinstance(vocabulary, PretrainedVocabulary):  # a vocabulary of words has no files
+        files |= vocabulary.saved_files()
+    tensors, dtype = hf_tensors(params, model), np.dtype(model.param_dtype)
+    config = {**config, **special}
+    with progress("export", n_bytes, "bytes") as advance:
+        export_model(directory, tensors, config, dtype=dtype, files=files, on_progress=advance)

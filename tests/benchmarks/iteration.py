@@ -214,7 +214,7 @@ def outer_iteration(folder: Path, config: Any, task: ParityTask, sizes: Sizes) -
     questions = task.asked["train"]
 
     def load_base() -> Any:
-        return base_weights.load_base(folder / "hf", config, trainer.abstract_params())
+        return base_weights.Base(str(folder / "hf"), config, trainer.abstract_params()).load()
 
     def generate() -> tuple[Any, list[Attempt]]:
         model = sampler.load(load_base())

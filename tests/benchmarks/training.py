@@ -182,7 +182,8 @@ class Peer:
     def __init__(self, params: Any, config: DecoderConfig):
         words = dict(hf_config(config))
         self._weights = {
-            name: torch.from_numpy(np.array(read())) for name, read in hf_tensors(params, config)
+            name: torch.from_numpy(np.array(tensor.whole()))
+            for name, tensor in hf_tensors(params, config).items()
         }
         model_type = words.pop("model_type")
         self._model = transformers.AutoModelForCausalLM.from_config(

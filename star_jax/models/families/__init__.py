@@ -32,11 +32,7 @@ ARCHITECTURE = (
 
 
 def register(family: Family) -> None:
-    """Adds a family, so that its checkpoints can be read and written.
-
-    Raises:
-      UserError: another family has its model_type.
-    """
+    """Adds a family, for reading and writing; UserError if another one has its model_type."""
     if FAMILIES.setdefault(family.model_type, family) is not family:
         raise UserError(f"the family {family.model_type!r} is registered already; rename one")
 
@@ -44,10 +40,8 @@ def register(family: Family) -> None:
 def decoder_config(config: Mapping[str, object], where: str, **numerics: Any) -> DecoderConfig:
     """The decoder that a config.json describes; its `model_type` is the family.
 
-    Args:
-      config: the file's contents.
-      where: the file's name, for messages.
-      **numerics: fields of DecoderConfig that the user chooses: dtype, remat, ...
+    `where` names the file in messages; `numerics` are the fields of DecoderConfig that the user
+    chooses: dtype, remat, ...
 
     Raises:
       UserError: an unknown family, a missing field, or a part that this decoder does not have.
@@ -63,28 +57,17 @@ def decoder_config(config: Mapping[str, object], where: str, **numerics: Any) ->
 
 
 def hf_config(config: DecoderConfig) -> dict[str, object]:
-    """The config.json that transformers reads as this decoder.
-
-    Raises:
-      UserError: no family has these parts together.
-    """
+    """The config.json that transformers reads as this decoder; UserError as `family_of`."""
     write = family_of(config).write_config
     assert write is not None
     return write(config)
 
 
 def family_of(config: DecoderConfig, stored: Mapping[str, object] | None = None) -> Family:
-    """The family of a decoder.
+    """The family of a decoder; UserError if there is none.
 
-    1. The family that a checkpoint's own config.json names, if that describes this decoder.
+    1. The family that `stored`, a checkpoint's config.json, names, if that describes this decoder.
     2. The first family whose config.json can describe it.
-
-    Args:
-      config: of the decoder.
-      stored: the checkpoint's config.json, if it has one.
-
-    Raises:
-      UserError: there is no such family.
     """
     if stored is not None and not differences(config, decoder_config(stored, "config.json")):
         return FAMILIES[str(stored["model_type"])]

@@ -58,13 +58,8 @@ def write_config(config: DecoderConfig) -> dict[str, object]:
     }
 
 
-GPTJ = Family(
-    "gptj",
-    NAMES,
-    read_config,
-    write_config,
-    constants=r"\.attn\.(bias|masked_bias|embed_positions)$",
-)
+CONSTANTS = r"\.attn\.(bias|masked_bias|embed_positions)$"
+GPTJ = Family("gptj", NAMES, read_config, write_config, constants=CONSTANTS)
 
 # mesh-transformer-jax: how the cores divide a parameter. Its kernels are [inputs, outputs].
 OUTPUTS = "outputs"  # each core has some outputs

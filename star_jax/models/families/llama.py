@@ -4,6 +4,7 @@ Source: the published config.json files, transformers' defaults, and llama.cpp's
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -111,7 +112,10 @@ def modern_gguf_config(gguf: GgufFile) -> dict[str, Any]:
     model_type = architecture
     if architecture == "llama" and "sliding_window" in sizes:
         model_type = "mistral"  # its files say "llama" too, but only Mistral has a window
-    special = {"bos": "bos", "eos": "eos", "pad": "padding"}
+    special = {
+        f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{stored}_token_id")
+        for name, stored in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
     return {
         "architectures": [transformers_class(model_type)],
         "model_type": model_type,
@@ -121,10 +125,7 @@ def modern_gguf_config(gguf: GgufFile) -> dict[str, Any]:
         "rope_scaling": _gguf_rope(gguf, architecture, sizes),
         "attention_bias": any(name.endswith("attn_q.bias") for name in gguf.tensors),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
-        **{
-            f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{stored}_token_id")
-            for name, stored in special.items()
-        },
+        **special,
     }
 
 
@@ -207,7 +208,7 @@ def _gguf_rope(
         kind = gguf.metadata.get(f"{prefix}.type", "none")
         given = {name: value for name, value in found.items() if value is not None}
         return None if kind == "none" else {"rope_type": kind, **given}
-    stored = divisors.read((slice(None),))
+    stored = divisors.whole()
     head_dim = sizes["head_dim"]
     frequencies = jnp.asarray(sizes["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim))
     for scaling in map(RopeScaling, LLAMA3_FACTORS):
@@ -224,14 +225,9 @@ def relative(
     model_type: str, read_config: Callable[[ConfigJson], DecoderConfig], interleaves: bool = False
 ) -> Family:
     """A family with Llama's names and fields; `interleaves` as in `Gguf`."""
-    return Family(
-        model_type,
-        NAMES,
-        read_config,
-        lambda config: write_modern(model_type, config),
-        Gguf(model_type, GGUF_NAMES, modern_gguf_config, interleaves),
-        CONSTANTS,
-    )
+    write_config = functools.partial(write_modern, model_type)
+    gguf = Gguf(model_type, GGUF_NAMES, modern_gguf_config, interleaves)
+    return Family(model_type, NAMES, read_config, write_config, gguf, CONSTANTS)
 
 
 LLAMA = relative("llama", _read_llama, interleaves=True)

@@ -34,7 +34,8 @@ def open_model(path: Path) -> StoredModel:
     """Opens the weights in `path`, a directory or a file, without reading any.
 
     Raises:
-      UserError: it is missing, in a bucket, of no known format, a pickle, incomplete or damaged.
+      UserError: it is missing, in a bucket, of no known format, a pickle, quantized in a way that
+        is not read, incomplete or damaged.
     """
     path = path_of(path)
     check_local(path, "a model that is not an Orbax checkpoint")

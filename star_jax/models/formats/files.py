@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from star_jax.errors import UserError, some
-from star_jax.models.formats.views import in_blocks, shaped
-from star_jax.models.tensors import Index, StoredModel, Tensor
+from star_jax.models.tensors import Index, StoredModel, Tensor, in_blocks, shaped
 
 BLOCK_BYTES = 2**25  # in memory at once besides the values, while part of a tensor is read
 
@@ -30,8 +29,8 @@ def file_tensor(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]
         return np.fromfile(path, dtype, max(0, stop - start), offset=first)
 
     size = math.prod(shape)
-    whole = shaped(Tensor((size,), dtype, read), shape)
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    whole = shaped(Tensor((size,), dtype, read), shape)
     return in_blocks(whole, BLOCK_BYTES // max(1, row_bytes))
 
 
@@ -80,14 +79,11 @@ def check_contents(path: Path) -> None:
     if not head:
         raise UserError(f"{path} is empty; fetch it again")
     if head.startswith(b"version https://git-lfs"):
-        raise UserError(
-            f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its "
-            f"repository"
-        )
+        way_out = "run `git lfs pull` in its repository"
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself; {way_out}")
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise UserError(
-            f"{path} is a web page, not the file itself; download it by its raw address"
-        )
+        way_out = "download it by its raw address"
+        raise UserError(f"{path} is a web page, not the file itself; {way_out}")
 
 
 def damaged(path: Path, kind: str, why: object) -> UserError:

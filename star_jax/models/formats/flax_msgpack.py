@@ -16,8 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, open_files
-from star_jax.models.formats.views import concatenated, shaped, transposed
-from star_jax.models.tensors import StoredModel, Tensor
+from star_jax.models.tensors import StoredModel, Tensor, concatenated, shaped, transposed
 
 Value: TypeAlias = Any  # a map of values by name, a Tensor, or another value of msgpack's
 Lengths: TypeAlias = Mapping[int, int | str]
@@ -41,11 +40,7 @@ DEEPEST = 32  # maps within maps
 
 
 def open_weights(path: Path) -> StoredModel:
-    """Opens a Flax msgpack file, or the directory of one or of an index and its shards.
-
-    Raises:
-      UserError: files are missing or damaged, or do not fit together.
-    """
+    """Opens a Flax msgpack file, or the directory of one or of an index and its shards."""
     stored = open_files(path, "flax_model.msgpack", _tensors)
     tensors = dict(_as_hugging_face(name, tensor) for name, tensor in stored.tensors.items())
     return StoredModel(path, stored.config, tensors)
@@ -89,7 +84,7 @@ class _Scanner:
         if 0x80 <= tag <= 0x8F or tag in (0xDE, 0xDF):
             return self._map(depth)
         if tag in EXTENSIONS:
-            return self._extension()
+            return self._array()
         return self._unpacked("unpack")
 
     def _map(self, depth: int) -> Value:
@@ -103,30 +98,26 @@ class _Scanner:
             tree[name] = self.value(depth + 1)
         return _unchunked(tree) if CHUNKED in tree else tree
 
-    def _extension(self) -> Tensor:
+    def _array(self) -> Tensor:
+        """An array: an extension around its shape, dtype and bytes."""
         length = self._length(EXTENSIONS)
-        (kind,) = self._window()[:1]
-        start = self._position + 1
-        self._check_fits(start + length)
-        self._position = start
+        kind, end = self._window()[0], self._position + 1 + length
+        self._check_fits(end)
         if kind not in ARRAY_TYPES:
             raise ValueError(f"extension type {kind}, no array")
+        self._position += 1
         if self._unpacked("read_array_header") != 3:
             raise ValueError("an array without shape, dtype and bytes")
-        shape, dtype = tuple(self._unpacked("unpack")), self._unpacked("unpack")
-        tensor = self._array(shape, np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
-        if self._position != start + length:
-            raise ValueError(f"an array of {shape} {dtype} does not have {length} bytes")
-        return tensor
-
-    def _array(self, shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+        shape, name = tuple(self._unpacked("unpack")), self._unpacked("unpack")
+        dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
         n_bytes = self._length(BYTES)
         n_values = math.prod(shape) if min(shape, default=0) >= 0 else -1
         if dtype.hasobject or n_values * dtype.itemsize != n_bytes:
             raise ValueError(f"{n_bytes} bytes for an array of {shape} {dtype}")
         tensor = file_tensor(self._path, self._position, dtype, shape)
         self._position += n_bytes
-        self._check_fits(self._position)
+        if self._position != end:
+            raise ValueError(f"an array of {shape} {name} does not have {length} bytes")
         return tensor
 
     def _length(self, formats: Lengths) -> int:

@@ -16,8 +16,7 @@ from star_jax.errors import UserError, some
 from star_jax.models.families import FAMILIES, Family
 from star_jax.models.families.family import Gguf, GgufFile
 from star_jax.models.formats.files import check_contents, damaged, file_tensor
-from star_jax.models.formats.views import bounds, in_blocks
-from star_jax.models.tensors import Index, StoredModel, Tensor
+from star_jax.models.tensors import Index, StoredModel, Tensor, bounds, in_blocks
 
 UNQUANTIZED = {
     GGMLQuantizationType.F32: np.dtype(np.float32),
@@ -29,12 +28,14 @@ INTERLEAVED = ("attention/query", "attention/key")
 
 
 def open_weights(path: Path) -> StoredModel:
-    """Opens a .gguf file, or the directory of one; its metadata replace config.json.
-
-    Raises:
-      UserError: damaged, split over files, of an architecture or number type that is not read.
-    """
-    file = _read(path if path.is_file() else _only_file(path))
+    """Opens a .gguf file, or the directory of one; its metadata replace config.json."""
+    files = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    if len(files) > 1:
+        raise UserError(
+            f"{path} holds {len(files)} .gguf files ({some(file.name for file in files)}); "
+            f"give one of them"
+        )
+    file = _read(files[0])
     known = {f.gguf.architecture: (f, f.gguf) for f in FAMILIES.values() if f.gguf}
     architecture = file.metadata.get("general.architecture")
     if architecture not in known:
@@ -53,32 +54,17 @@ def open_weights(path: Path) -> StoredModel:
     return StoredModel(path, config, tensors)
 
 
-def _only_file(directory: Path) -> Path:
-    files = sorted(directory.glob("*.gguf"))
-    if len(files) > 1:
-        raise UserError(
-            f"{directory} holds {len(files)} .gguf files ({some(file.name for file in files)}); "
-            f"give one of them"
-        )
-    return files[0]
-
-
 def _read(path: Path) -> GgufFile:
     """The metadata without long lists, and the tensors."""
     check_contents(path)
     try:
         reader = gguf.GGUFReader(path)
-        metadata = {
-            name: field.contents() for name, field in reader.fields.items() if len(field.data) < 999
-        }
-        stored = [
-            (tensor.name, tensor.tensor_type, tensor.shape.tolist()[::-1], int(tensor.data_offset))
-            for tensor in reader.tensors
-        ]
-        is_swapped = reader.byte_order != "I"
+        fields = reader.fields.items()
+        metadata = {name: field.contents() for name, field in fields if len(field.data) < 999}
+        tensors = {tensor.name: _tensor(path, tensor) for tensor in reader.tensors}
     except (ValueError, LookupError, TypeError, OverflowError, OSError) as error:
         raise damaged(path, "GGUF", error) from error
-    if is_swapped:
+    if reader.byte_order != "I":
         raise UserError(
             f"{path} is big-endian; convert it with the gguf package's gguf-convert-endian"
         )
@@ -87,35 +73,29 @@ def _read(path: Path) -> GgufFile:
             f"{path} is one part of a split model; join them with llama.cpp's "
             f"`llama-gguf-split --merge`"
         )
-    return GgufFile(
-        path,
-        metadata,
-        {
-            name: _tensor(path, name, kind, tuple(shape), offset)
-            for name, kind, shape, offset in stored
-        },
-    )
+    return GgufFile(path, metadata, tensors)
 
 
-def _tensor(
-    path: Path, name: str, kind: GGMLQuantizationType, shape: tuple[int, ...], offset: int
-) -> Tensor:
+def _tensor(path: Path, stored: gguf.ReaderTensor) -> Tensor:
+    kind, offset = stored.tensor_type, int(stored.data_offset)
+    shape = tuple(stored.shape.tolist()[::-1])
     if kind in UNQUANTIZED:
         return file_tensor(path, offset, UNQUANTIZED[kind], shape)
     try:
         gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except RuntimeError as error:  # "not yet implemented"
         raise UserError(
-            f"{path} holds {kind.name} numbers ({name}), which the gguf package does not read; "
-            f"give the same model in another quantization, e.g. Q8_0"
+            f"{path} holds {kind.name} numbers ({stored.name}), which the gguf package does not "
+            f"read; give the same model in another quantization, e.g. Q8_0"
         ) from error
     if len(shape) != 2:
         raise damaged(path, "GGUF", f"{kind.name} numbers in the shape {shape}")
-    byte_shape = gguf.quant_shape_to_byte_shape(shape, kind)
-    stored = file_tensor(path, offset, np.dtype(np.uint8), byte_shape)
+    rows = file_tensor(
+        path, offset, np.dtype(np.uint8), gguf.quant_shape_to_byte_shape(shape, kind)
+    )
 
     def read(index: Index) -> np.ndarray:
-        return gguf.dequantize(stored.read((index[0], slice(None))), kind)[:, index[1]]
+        return gguf.dequantize(rows.read((index[0], slice(None))), kind)[:, index[1]]
 
     return in_blocks(Tensor(shape, np.dtype(np.float32), read), DEQUANTIZED_ROWS)
 
@@ -123,8 +103,7 @@ def _tensor(
 def _hugging_face_names(file: GgufFile, family: Family, layout: Gguf) -> dict[str, tuple[str, str]]:
     """blk.0.attn_q.weight: (attention/query, model.layers.0.self_attn.q_proj.weight) ..."""
     modules = {theirs: ours for ours, theirs in layout.names.items()}
-    names = {}
-    unknown = []
+    names, unknown = {}, []
     for name in file.tensors:
         stem, _, leaf = name.rpartition(".")
         pattern, n_layers = re.subn(r"(?<=\.)\d+(?=\.)", "{}", stem, count=1)

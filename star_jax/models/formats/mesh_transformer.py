@@ -8,7 +8,7 @@ shapes identify the parameters (`families.gptj`). bfloat16 is stored as two raw 
 import math
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -17,8 +17,7 @@ import numpy as np
 from star_jax.errors import UserError, some
 from star_jax.models.families import gptj
 from star_jax.models.formats.files import check_contents, damaged, file_tensor, read_config
-from star_jax.models.formats.views import concatenated, transposed
-from star_jax.models.tensors import Index, StoredModel, Tensor
+from star_jax.models.tensors import Index, StoredModel, Tensor, concatenated, transposed
 
 PIECES = 16  # files per shard
 # What zipfile and numpy raise for other or damaged files.
@@ -31,13 +30,18 @@ def open_weights(path: Path) -> StoredModel:
 
     The configuration is that of a config.json in the directory of the shards or in its parent;
     without one it is None, except for the sizes of GPT-J 6B.
-
-    Raises:
-      UserError: shards or files are missing or damaged, or hold something other than a slim GPT-J.
     """
     directory = _directory_of_shards(path)
-    shards = [_leaves(shard) for shard in _shards(directory)]
-    n_layers = _n_layers(directory, [len(leaves) for leaves in shards])
+    shards = _shards(directory)
+    n_layers = _n_layers(directory, {len(leaves) for leaves in shards})
+    (d_model, *_), (vocab, *_) = ((*leaf.shape, 0) for leaf in shards[0][:2])
+    width, rest = divmod(d_model, len(shards))
+    if rest:
+        raise UserError(
+            f"{directory} has {len(shards)} shards, which d_model {d_model} is not divisible by; "
+            f"fetch all shards"
+        )
+    sizes = {"D": d_model, "A": width, "F": 4 * width, "V": vocab}
     # Haiku's names are sorted as text: layer 10 comes before layer 2.
     layers = [
         (f"transformer.h.{i}.{name}", divided, dims)
@@ -45,7 +49,6 @@ def open_weights(path: Path) -> StoredModel:
         for name, divided, dims in gptj.MESH_LAYER
     ]
     rules = [*gptj.MESH_EMBEDDING, *layers, *gptj.MESH_HEAD]
-    sizes = _sizes(directory, shards)
     tensors = {}
     # Without `strict`: after the parameters there may be the step, which a model does not need.
     for (name, divided, dims), parts in zip(rules, zip(*shards, strict=True), strict=False):
@@ -53,9 +56,10 @@ def open_weights(path: Path) -> StoredModel:
         tensors[name] = _joined(name, divided, parts)
     # An embedding with a bias is the same as one with the bias added to every row.
     weight, bias = tensors[f"{EMBEDDING}.weight"], tensors.pop(f"{EMBEDDING}.bias")
-    tensors[f"{EMBEDDING}.weight"] = _plus(weight, bias)
+    rows = Tensor(weight.shape, bias.dtype, lambda index: bias.read(index[1:]))
+    tensors[f"{EMBEDDING}.weight"] = _summed([weight, rows])
     config = read_config(directory) or read_config(directory.parent)
-    known = gptj.mesh_config(len(shards) * sizes["V"], sizes["D"], n_layers)
+    known = gptj.mesh_config(len(shards) * vocab, d_model, n_layers)
     return StoredModel(path, config or known, tensors)
 
 
@@ -70,31 +74,31 @@ def _directory_of_shards(path: Path) -> Path:
     return found[0]
 
 
-def _shards(directory: Path) -> list[Path]:
+def _shards(directory: Path) -> list[list[Tensor]]:
+    """The arrays of each shard."""
     there = {child.name for child in directory.glob("shard_*")}
     shards = [f"shard_{i}" for i in range(len(there))]
     if missing := [shard for shard in shards if shard not in there]:
         raise UserError(f"{directory} lacks {some(missing)}; fetch all shards")
-    return [directory / shard for shard in shards]
+    return [_leaves(directory / shard) for shard in shards]
 
 
 def _leaves(shard: Path) -> list[Tensor]:
+    """The arrays of its npz files, which are zips of npy files, in their order."""
     files = [shard / f"{i}.npz" for i in range(PIECES)]
     if missing := [file.name for file in files if not file.is_file()]:
         raise UserError(
             f"{shard} lacks {some(missing)}; a shard of mesh-transformer-jax has {PIECES} files"
         )
-    return [leaf for file in files for leaf in _members(file)]
-
-
-def _members(path: Path) -> list[Tensor]:
-    """The arrays of an npz file, which is a zip of npy files, in their order."""
-    check_contents(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [_member(path, archive, member) for member in archive.infolist()]
-    except DAMAGE as error:
-        raise damaged(path, "npz", error) from error
+    leaves: list[Tensor] = []
+    for file in files:
+        check_contents(file)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                leaves += [_member(file, archive, member) for member in archive.infolist()]
+        except DAMAGE as error:
+            raise damaged(file, "npz", error) from error
+    return leaves
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
@@ -121,28 +125,16 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Te
     return file_tensor(path, offset, dtype, shape)
 
 
-def _n_layers(directory: Path, n_leaves: Sequence[int]) -> int:
+def _n_layers(directory: Path, n_leaves: set[int]) -> int:
     n_others = len(gptj.MESH_EMBEDDING) + len(gptj.MESH_HEAD)
-    n_layers, rest = divmod(n_leaves[0] - n_others, len(gptj.MESH_LAYER))
-    if len(set(n_leaves)) > 1 or n_layers < 1 or rest > 1:
+    n_layers, rest = divmod(min(n_leaves) - n_others, len(gptj.MESH_LAYER))
+    if len(n_leaves) > 1 or n_layers < 1 or rest > 1:
         raise UserError(
-            f"{directory} has {some(sorted({str(n) for n in n_leaves}))} arrays in a shard; a slim "
+            f"{directory} has {some(sorted(map(str, n_leaves)))} arrays in a shard; a slim "
             f"GPT-J of N layers has 10 N + 7 in each: fetch all files, and remove an optimizer "
             f"state with mesh-transformer-jax's slim_model.py"
         )
     return n_layers
-
-
-def _sizes(directory: Path, shards: Sequence[Sequence[Tensor]]) -> Mapping[str, int]:
-    """What the letters of the shapes mean, by the embedding and the number of cores."""
-    (d_model, *_), (vocab, *_) = ((*leaf.shape, 0) for leaf in shards[0][:2])
-    if d_model % len(shards):
-        raise UserError(
-            f"{directory} has {len(shards)} shards, which d_model {d_model} is not divisible by; "
-            f"fetch all shards"
-        )
-    width = d_model // len(shards)
-    return {"D": d_model, "A": width, "F": 4 * width, "V": vocab}
 
 
 def _check_parts(
@@ -174,10 +166,3 @@ def _summed(parts: Sequence[Tensor]) -> Tensor:
         return np.asarray(sum(part.read(index).astype(np.float32) for part in parts))
 
     return Tensor(parts[0].shape, np.dtype(np.float32), read)
-
-
-def _plus(weight: Tensor, bias: Tensor) -> Tensor:
-    def read(index: Index) -> np.ndarray:
-        return weight.read(index).astype(np.float32) + bias.read(index[1:])
-
-    return Tensor(weight.shape, bias.dtype, read)

@@ -19,11 +19,7 @@ DTYPES = {
 
 
 def open_weights(path: Path) -> StoredModel:
-    """Opens a safetensors file, or the directory of one or of an index and its shards.
-
-    Raises:
-      UserError: files are missing, damaged or quantized, or do not fit together.
-    """
+    """Opens a safetensors file, or the directory of one or of an index and its shards."""
     return open_files(path, "model.safetensors", _tensors)
 
 
@@ -43,12 +39,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             f"{path} holds {header[unknown[0]]['dtype']} numbers ({some(unknown)}), a quantized "
             f"model; give the same model in BF16, F16 or F32"
         )
-    return {
-        name: file_tensor(
-            path,
-            start + info["data_offsets"][0],
-            np.dtype(DTYPES[info["dtype"]]),
-            tuple(info["shape"]),
-        )
-        for name, info in header.items()
-    }
+    tensors = {}
+    for name, info in header.items():
+        offset, dtype = start + info["data_offsets"][0], np.dtype(DTYPES[info["dtype"]])
+        tensors[name] = file_tensor(path, offset, dtype, tuple(info["shape"]))
+    return tensors
