@@ -242,15 +242,15 @@ def test_questions_come_from_the_published_files(files):
         ),
     ],
 )
-def test_a_malformed_row_is_told_by_file_and_line(tmp_path, line, message):
+def test_a_malformed_row_is_reported_by_file_and_line(tmp_path, line, message):
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps(ROW) + "\n" + line + "\n")
-    with pytest.raises(UserError, match=f"^{file}, {message}") as told:
+    with pytest.raises(UserError, match=f"^{file}, {message}") as raised:
         CommonsenseQATask(train_file=str(file)).questions(TRAIN)
-    assert "\n" not in told.value.message
+    assert "\n" not in raised.value.message
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path):
+def test_files_that_cannot_be_read_are_reported(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the data file .*nowhere.jsonl"):
         CommonsenseQATask(train_file=str(tmp_path / "nowhere.jsonl")).questions(TRAIN)
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}\n')
@@ -261,7 +261,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
         CommonsenseQATask(train_file=empty).questions(TRAIN)
 
 
-def test_a_missing_split_is_told_with_the_bindings_that_give_it(tmp_path):
+def test_a_missing_split_is_reported_with_the_bindings_that_give_it(tmp_path):
     file = write(tmp_path / "x.jsonl", [row(f"id_{i}") for i in range(5)])
     with pytest.raises(UserError, match=r"CommonsenseQATask.validation_file is empty.*held_out"):
         CommonsenseQATask(train_file=file).questions(VALIDATION)
@@ -320,11 +320,11 @@ def test_registering_a_task_reads_no_data(monkeypatch):
         assert set(seqio.get_mixture_or_task(name).splits) == {TRAIN, VALIDATION}
 
 
-def test_missing_tfds_data_are_told_with_the_ways_out(tmp_path):
-    with pytest.raises(UserError) as told:
+def test_missing_tfds_data_are_reported_with_the_ways_out(tmp_path):
+    with pytest.raises(UserError) as raised:
         CommonsenseQATask(data_dir=str(tmp_path)).questions(TRAIN)
     for part in ("'commonsense_qa'", str(tmp_path), "launch/fetch.py", "CommonsenseQATask.train_"):
-        assert part in told.value.message
+        assert part in raised.value.message
 
 
 # As seqio tasks.

@@ -45,7 +45,7 @@ CHOICE_OUTPUTS = [
     ("Therefore, the answer is shirt pocket (a).", "a"),
     ("Therefore, the correct answer to this question is (d).", "d"),
     ("Therefore, the answer is calligrapher's hand (b).", "b"),
-    # The letter stands before the reason.
+    # The letter comes before the reason.
     ("The answer is (c) because an inkwell holds ink.", "c"),
     ("The answer is inkwell (c), since it holds ink, and ink is", "c"),
     ("The answer is (c). An inkwell holds ink, while a shirt pocket does not", "c"),

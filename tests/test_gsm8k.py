@@ -72,7 +72,7 @@ def test_the_released_codes_hint_is_the_whole_solution():
         GSM8KTask(hint="all")
 
 
-def test_users_may_ask_anything_but_nothing():
+def test_any_text_but_an_empty_one_is_a_question():
     assert TASK.make_question("q", " What is\n1+1? ").text == "What is 1+1?"
     with pytest.raises(UserError, match="an empty text is no problem"):
         TASK.make_question("q", " \n")
@@ -180,7 +180,7 @@ def test_without_a_test_file_the_last_lines_may_be_held_out(tmp_path):
         ({"question": "How many?", "answer": "#### many"}, "line 2: its solution has no number"),
     ],
 )
-def test_a_malformed_row_is_told_by_file_and_line(tmp_path, row, message):
+def test_a_malformed_row_is_reported_by_file_and_line(tmp_path, row, message):
     file = write(tmp_path / "train.jsonl", [ROW, row])
     with pytest.raises(UserError, match=f"^{file}, {message}"):
         GSM8KTask(train_file=file).questions(TRAIN)
@@ -209,11 +209,11 @@ def test_questions_come_through_tfds_and_its_test_split_is_for_validation(tmp_pa
     assert (question.id, question.text) == ("validation_00001", "How many is 0?")
 
 
-def test_missing_tfds_data_are_told_with_the_ways_out(tmp_path):
-    with pytest.raises(UserError) as told:
+def test_missing_tfds_data_are_reported_with_the_ways_out(tmp_path):
+    with pytest.raises(UserError) as raised:
         GSM8KTask(data_dir=str(tmp_path)).questions(TRAIN)
     for part in ("'gsm8k'", str(tmp_path), "launch/fetch.py", "GSM8KTask.train_file"):
-        assert part in told.value.message
+        assert part in raised.value.message
 
 
 # As seqio tasks.
@@ -257,7 +257,7 @@ def test_seqio_compares_numbers(files):
 @pytest.mark.parametrize(
     ("field", "value"), [("held_out", 0.5), ("held_out", "a"), ("train_file", 5), ("direct", "yes")]
 )
-def test_settings_of_the_wrong_type_are_told(field, value):
+def test_settings_of_the_wrong_type_are_reported(field, value):
     with pytest.raises(UserError, match=rf"GSM8KTask\.{field} = '{value}' is not"):
         GSM8KTask(**{field: value})
 

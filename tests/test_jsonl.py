@@ -184,8 +184,8 @@ def test_choices_can_be_weighed_by_their_text():
     assert task.choices(question) == {"a": " ink", "b": " (x) sand"}
     assert task.open_text(question) == "Q: Which?\nA:"
     plain = JsonlTask("own.jsonl")
-    asked = make(plain, {"question": "Why?", "answer": "so"})
-    assert (plain.choices(asked), plain.open_text(asked)) == ({}, "Q: Why?\nA:")
+    other = make(plain, {"question": "Why?", "answer": "so"})
+    assert (plain.choices(other), plain.open_text(other)) == ({}, "Q: Why?\nA:")
 
 
 @pytest.mark.parametrize("answer", ["b", "B", "rain", "Rain"])
@@ -200,8 +200,8 @@ def test_choices_are_letters_or_their_texts(answer, choices):
     assert task.read(question, " Clouds. Therefore, the answer is rain (b).").answer == "b"
     assert task.read(question, " It is hot.").answer is None
     assert task.bare_answer(question) == " (b)."
-    asked = task.make_question("q", "Which? (a) sand (b) rain (c) the hot wind")
-    assert asked.text == question.text
+    typed = task.make_question("q", "Which? (a) sand (b) rain (c) the hot wind")
+    assert typed.text == question.text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -277,7 +277,7 @@ def test_a_malformed_line_stops_the_run_with_its_number_and_reason(
         JsonlTask(path, held_out=3, **settings).questions(TRAIN)
     assert reason in error.value.message
     assert "\n" not in error.value.message
-    # ... and is only told where so many are tolerated.
+    # ... and is only reported where so many are tolerated.
     tolerant = JsonlTask(path, held_out=3, tolerated_share=0.1, **settings)
     assert len(all_questions(tolerant)) == 9
 
@@ -293,19 +293,19 @@ def test_a_malformed_line_stops_the_run_with_its_number_and_reason(
         ({"choices": "xy", "answer": "a"}, "at least two choices"),
     ],
 )
-def test_malformed_choices_are_told(tmp_path, row, reason):
+def test_malformed_choices_are_reported(tmp_path, row, reason):
     path = write(tmp_path, [{"question": "Which?", **row}])
     with pytest.raises(UserError) as error:
         JsonlTask(path, answer_kind="choice", choices_field="choices").questions(TRAIN)
     assert reason in error.value.message
 
 
-def test_tolerated_lines_are_told_one_by_one(tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(jsonl_file, "log", told.append)
+def test_tolerated_lines_are_reported_one_by_one(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(jsonl_file, "log", logged.append)
     path = write(tmp_path, ["{", *rows_of(30), *["{"] * 29])
     assert len(all_questions(JsonlTask(path, tolerated_share=0.5))) == 30
-    (text,) = told
+    (text,) = logged
     assert text.startswith(f"{path}: 30 of 60 lines are dropped:\n  line 1: not JSON")
     assert text.count("\n  line ") == 20
     assert text.endswith("  and 10 more")

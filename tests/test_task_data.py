@@ -122,7 +122,7 @@ def test_the_gold_answer_is_parsed_from_every_gold_solution():
         leaks += GSM.leaks_hint(question, gold)
         bare = direct.gold_completion(question)
         assert direct.is_correct(question, direct.read(question, bare).answer)
-    assert leaks == 2  # numbers that stand in parentheses for other reasons, as "(2) two kids"
+    assert leaks == 2  # numbers that are in parentheses for other reasons, as "(2) two kids"
 
 
 def test_seqio_gives_every_question():

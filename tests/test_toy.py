@@ -143,7 +143,7 @@ def test_corpus_training_and_validation_questions_are_disjoint(name):
     assert task.stem(drawn) not in read  # parts other than the corpus' can be drawn, too
 
 
-def test_things_are_parted_wholly():
+def test_things_are_split_completely():
     parts = [set(things.pairs(part)) for part in PARTS]
     assert [len(part) for part in parts] == [things.SIZES[part] for part in PARTS]
     assert len(set.union(*parts)) == sum(things.SIZES.values()) == 160 * len(things.RELATIONS)

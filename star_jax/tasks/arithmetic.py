@@ -184,13 +184,13 @@ def scratchpad(a: int, b: int, add: Callable[[int, int, int], tuple[int, int]] =
 
 
 def step_line(left: list[str], right: list[str], result: list[str], carry: int) -> str:
-    """The digits still to add, the result so far and the carry: "2 + 5 , 6 C: 1".
+    """One line of a scratchpad: "2 + 5 , 6 C: 1".
 
     Args:
-      left: digits of the first number.
-      right: digits of the second.
-      result: digits so far.
-      carry: into the next digit.
+      left: the first number's digits that are still to be added.
+      right: the second number's.
+      result: the digits of the result so far.
+      carry: 0 or 1.
     """
     operands = [*left, "+", *right] if left else []
     return " ".join([*operands, ",", *result, "C:", str(carry)])
