@@ -43,17 +43,17 @@ EDITS = [
         "tasks/arithmetic.py",
         "test_arithmetic.py",
         (
-            "default_rng([task.seed, 2, n_digits])",
-            "default_rng([2, n_digits])",
+            "default_rng([self.seed, 2, int(group)])",
+            "default_rng([2, int(group)])",
             "few-shot examples ignore the task's seed",
             "test_arithmetic.py::test_few_shot_examples",
         ),
         (
-            "[task.seed, 0 if split == tasks.TRAIN else 1]",
-            "[0 if split == tasks.TRAIN else 1]",
+            "[self.seed, 0 if split == TRAIN else 1]",
+            "[0 if split == TRAIN else 1]",
             "problems ignore the seed",
         ),
-        ("drawn[~held_out(drawn[:, 0], drawn[:, 1])]", "drawn", "held-out problems are trained on"),
+        ("drawn[~held_out(*drawn.T)]", "drawn", "held-out problems are trained on"),
         (
             "low, high = np.minimum(a, b).astype(np.uint64), np.maximum(a, b).astype(np.uint64)",
             "low, high = a.astype(np.uint64), b.astype(np.uint64)",
@@ -66,8 +66,8 @@ EDITS = [
             "test_arithmetic.py::test_a_question_is_in_the_group_of_its_longer_number",
         ),
         (
-            "for i in rng.permutation(len(pairs))]\n    return",
-            "for i in range(len(pairs))]\n    return",
+            "for i in rng.permutation(len(pairs))]\n\n",
+            "for i in range(len(pairs))]\n\n",
             "training problems are in the order of their digits",
             "test_arithmetic.py::test_digits_are_uniform_and_the_order_is_mixed",
         ),
@@ -78,8 +78,8 @@ EDITS = [
             "test_steps.py",
         ),
         (
-            "task.question_text(question, hinted) + task.gold_completion(question)",
-            "task.question_text(question, False) + task.gold_completion(question)",
+            "{self.question_text(q, hinted)}{self.gold_completion(q)}",
+            "{self.question_text(q, False)}{self.gold_completion(q)}",
             "hinted examples have no hints",
             "test_arithmetic.py::test_few_shot_examples",
         ),
@@ -88,9 +88,9 @@ EDITS = [
         "tasks/gsm8k.py",
         "test_gsm8k.py",
         (
-            "grading.same_number(answer, question.answer)",
-            "answer == question.answer",
-            "numbers are compared as texts",
+            'answer_kind, answer_mark = "number"',
+            'answer_kind, answer_mark = "text"',
+            "numbers are read and compared as texts",
         ),
         ("{f' ({hint})' if hinted else ''}", "{f' ({hint})'}", "every prompt has the hint"),
         (
@@ -99,14 +99,8 @@ EDITS = [
             "the answer in parentheses is no leak",
         ),
         (
-            "else steps.marks_right(said)",
-            "else bool(steps.marks_right(said))",
-            "a solution without marks is wrong",
-            "test_steps.py test_gsm8k.py",
-        ),
-        (
-            'tasks.VALIDATION: "test"',
-            'tasks.VALIDATION: "train"',
+            'TFDS_VALIDATION: ClassVar[str] = "test"',
+            'TFDS_VALIDATION: ClassVar[str] = "train"',
             "training questions are held out",
         ),
     ),
@@ -121,7 +115,7 @@ EDITS = [
         ),
         ("line[-3:-2]", "line[-2:-1]", "the released code's position is off by one"),
         (
-            'f"Q: {self.asked(question)}\\nA:"',
+            'f"Q: {self.stem(question)}\\nA:"',
             'f"Q: {question.text}\\nA:"',
             "scored choices are shown in the prompt",
             "test_score.py test_commonsense_qa.py",
@@ -130,11 +124,6 @@ EDITS = [
     *edits_of(
         "tasks/jsonl.py",
         "test_jsonl.py",
-        (
-            "grading.same_number(answer, question.answer)",
-            "answer == question.answer",
-            "numbers are compared as texts",
-        ),
         (
             "self.hint_template if hinted else self.template",
             "self.hint_template",
@@ -150,16 +139,15 @@ EDITS = [
             "self",
             "a direct task's rationale ends anywhere",
         ),
-        (
-            "found.end) if found else (None, len(text))",
-            "found.end) if found else (None, 0)",
-            "what has no answer is trimmed to nothing",
-        ),
     ),
     *edits_of(
         "tasks/jsonl_file.py",
         "test_jsonl.py",
-        ('f"{seed} {words}"', 'f"{words}"', "the split ignores the seed"),
+        ('f"{seed} {text}"', 'f"{text}"', "the split ignores the seed"),
+    ),
+    *edits_of(
+        "tasks/rows.py",
+        "test_jsonl.py",
         ("if question.id in found:", "if False:", "a second question of an id replaces the first"),
     ),
     *edits_of(
@@ -174,8 +162,8 @@ EDITS = [
             "the first number of a sum is the answer",
         ),
         (
-            "answer.partition(mark)[2] if mark",
-            "answer.rpartition(mark)[2] if mark",
+            "text.partition(mark)[2] if mark",
+            "text.rpartition(mark)[2] if mark",
             "the last mark counts",
         ),
     ),
@@ -195,20 +183,38 @@ EDITS = [
         ),
     ),
     *edits_of(
-        "tasks/few_shot.py",
+        "tasks/text_task.py",
         "test_exemplars.py",
         (
-            "task.question_text(question, hinted)\n",
-            "task.question_text(question, False)\n",
+            "self.question_text(question, hinted)\n",
+            "self.question_text(question, False)\n",
             "hinted examples have no hints",
         ),
         (
-            "(task.bare_answer(question) if direct else completion)",
+            "(self.bare_answer(question) if self.direct else completion)",
             "completion",
             "direct examples have rationales",
             "test_exemplars.py "
             "test_baselines.py::test_the_papers_tasks_have_direct_examples_too "
             "test_baselines.py::test_direct_examples_are_questions_with_bare_answers",
+        ),
+        (
+            'grading.same_number if self.answer_kind == "number" else grading.same_text',
+            "grading.same_text",
+            "numbers are compared as texts",
+            "test_gsm8k.py test_jsonl.py",
+        ),
+        (
+            "return steps.marks_right(said) if",
+            "return bool(steps.marks_right(said)) if",
+            "a solution without marks is wrong",
+            "test_steps.py test_gsm8k.py",
+        ),
+        (
+            "found.end) if found else (None, len(text))",
+            "found.end) if found else (None, 0)",
+            "what has no answer is trimmed to nothing",
+            "test_jsonl.py",
         ),
     ),
 ]
