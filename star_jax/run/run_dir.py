@@ -84,8 +84,8 @@ class RunDir:
                 f"they are; give another MODEL_DIR"
             )
         try:
-            write_atomically(file, config.encode())
             write_atomically(self.path / "format.json", json.dumps({"format": FORMAT}).encode())
+            write_atomically(file, config.encode())
         except OSError as error:
             raise UserError(
                 f"MODEL_DIR {self.path} is no directory that can be written to ({error.strerror}); "
