@@ -108,7 +108,7 @@ EDITS = [
         ),
     ),
     *edits_of(
-        "models/importing.py",
+        "models/base_weights.py",
         "test_convert.py::test_another_models_weights_are_refused_with_what_differs",
         (
             "if config.context_length > theirs.context_length:",
