@@ -417,12 +417,11 @@ def test_impossible_sampling_is_refused_at_the_head(bad):
 
 
 def test_the_settings_decide_how_tokens_are_picked():
-    config = SamplerConfig(4, MAX_NEW, temperature=0.7, top_k=5, top_p=0.9)
-    mine = Sampler(MODEL, WORDS, config, one_device())
-    expected = PickConfig(0.7, 5, 0.9, n_ids=WORDS.vocab_size)
-    assert mine.programs.writer.pick == expected
-    warmer = mine.at_temperature(1.3).programs.writer.pick
-    assert warmer == dataclasses.replace(expected, temperature=1.3)
+    picking = {"temperature": 0.7, "top_k": 5, "top_p": 0.9}
+    mine = Sampler(MODEL, WORDS, SamplerConfig(batch_size=4, **picking), one_device())
+    writer, warmer = mine.programs.writer, mine.at_temperature(1.3).programs.writer
+    assert (writer.sampling, writer.n_ids) == (SamplingParams(**picking), WORDS.vocab_size)
+    assert warmer == writer._replace(sampling=SamplingParams(1.3, top_k=5, top_p=0.9))
 
 
 def test_ids_that_the_vocabulary_does_not_know_are_never_picked():

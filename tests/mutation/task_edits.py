@@ -43,17 +43,17 @@ EDITS = [
         "tasks/arithmetic.py",
         "test_arithmetic.py",
         (
-            "default_rng([task.seed, 2, n_digits])",
-            "default_rng([2, n_digits])",
+            "default_rng([self.seed, 2, int(group)])",
+            "default_rng([2, int(group)])",
             "few-shot examples ignore the task's seed",
             "test_arithmetic.py::test_few_shot_examples",
         ),
         (
-            "[task.seed, 0 if split == tasks.TRAIN else 1]",
-            "[0 if split == tasks.TRAIN else 1]",
+            "[self.seed, 0 if split == TRAIN else 1]",
+            "[0 if split == TRAIN else 1]",
             "problems ignore the seed",
         ),
-        ("drawn[~held_out(drawn[:, 0], drawn[:, 1])]", "drawn", "held-out problems are trained on"),
+        ("drawn[~held_out(*drawn.T)]", "drawn", "held-out problems are trained on"),
         (
             "low, high = np.minimum(a, b).astype(np.uint64), np.maximum(a, b).astype(np.uint64)",
             "low, high = a.astype(np.uint64), b.astype(np.uint64)",
@@ -66,8 +66,8 @@ EDITS = [
             "test_arithmetic.py::test_a_question_is_in_the_group_of_its_longer_number",
         ),
         (
-            "for i in rng.permutation(len(pairs))]\n    return",
-            "for i in range(len(pairs))]\n    return",
+            "for i in rng.permutation(len(pairs))]",
+            "for i in range(len(pairs))]",
             "training problems are in the order of their digits",
             "test_arithmetic.py::test_digits_are_uniform_and_the_order_is_mixed",
         ),
@@ -78,8 +78,8 @@ EDITS = [
             "test_steps.py",
         ),
         (
-            "task.question_text(question, hinted) + task.gold_completion(question)",
-            "task.question_text(question, False) + task.gold_completion(question)",
+            "{self.question_text(q, hinted)}{self",
+            "{self.question_text(q, False)}{self",
             "hinted examples have no hints",
             "test_arithmetic.py::test_few_shot_examples",
         ),
@@ -87,11 +87,6 @@ EDITS = [
     *edits_of(
         "tasks/gsm8k.py",
         "test_gsm8k.py",
-        (
-            "grading.same_number(answer, question.answer)",
-            "answer == question.answer",
-            "numbers are compared as texts",
-        ),
         ("{f' ({hint})' if hinted else ''}", "{f' ({hint})'}", "every prompt has the hint"),
         (
             "any(grading.same_number(text, question.answer) for text in bracketed) or bool(",
@@ -99,14 +94,8 @@ EDITS = [
             "the answer in parentheses is no leak",
         ),
         (
-            "else steps.marks_right(said)",
-            "else bool(steps.marks_right(said))",
-            "a solution without marks is wrong",
-            "test_steps.py test_gsm8k.py",
-        ),
-        (
-            'tasks.VALIDATION: "test"',
-            'tasks.VALIDATION: "train"',
+            'TFDS_VALIDATION: ClassVar[str] = "test"',
+            'TFDS_VALIDATION: ClassVar[str] = "train"',
             "training questions are held out",
         ),
     ),
@@ -121,7 +110,7 @@ EDITS = [
         ),
         ("line[-3:-2]", "line[-2:-1]", "the released code's position is off by one"),
         (
-            'f"Q: {self.asked(question)}\\nA:"',
+            'f"Q: {self.stem(question)}\\nA:"',
             'f"Q: {question.text}\\nA:"',
             "scored choices are shown in the prompt",
             "test_score.py test_commonsense_qa.py",
@@ -130,11 +119,6 @@ EDITS = [
     *edits_of(
         "tasks/jsonl.py",
         "test_jsonl.py",
-        (
-            "grading.same_number(answer, question.answer)",
-            "answer == question.answer",
-            "numbers are compared as texts",
-        ),
         (
             "self.hint_template if hinted else self.template",
             "self.hint_template",
@@ -150,17 +134,11 @@ EDITS = [
             "self",
             "a direct task's rationale ends anywhere",
         ),
-        (
-            "found.end) if found else (None, len(text))",
-            "found.end) if found else (None, 0)",
-            "what has no answer is trimmed to nothing",
-        ),
     ),
     *edits_of(
         "tasks/jsonl_file.py",
         "test_jsonl.py",
-        ('f"{seed} {words}"', 'f"{words}"', "the split ignores the seed"),
-        ("if question.id in found:", "if False:", "a second question of an id replaces the first"),
+        ('f"{seed} {text}"', 'f"{text}"', "the split ignores the seed"),
     ),
     *edits_of(
         "tasks/grading.py",
@@ -172,11 +150,6 @@ EDITS = [
             "if not match or MORE_NUMBERS.match(line, match.end()):",
             "if not match:",
             "the first number of a sum is the answer",
-        ),
-        (
-            "answer.partition(mark)[2] if mark",
-            "answer.rpartition(mark)[2] if mark",
-            "the last mark counts",
         ),
     ),
     *edits_of(
@@ -195,20 +168,42 @@ EDITS = [
         ),
     ),
     *edits_of(
-        "tasks/few_shot.py",
+        "tasks/text_task.py",
         "test_exemplars.py",
         (
-            "task.question_text(question, hinted)\n",
-            "task.question_text(question, False)\n",
+            "            self.question_text(question, hinted)\n",
+            "            self.question_text(question, False)\n",
             "hinted examples have no hints",
         ),
         (
-            "(task.bare_answer(question) if direct else completion)",
+            "(self.bare_answer(question) if self.direct else completion)",
             "completion",
             "direct examples have rationales",
             "test_exemplars.py "
             "test_baselines.py::test_the_papers_tasks_have_direct_examples_too "
             "test_baselines.py::test_direct_examples_are_questions_with_bare_answers",
         ),
+    ),
+    *edits_of(
+        "tasks/text_task.py",
+        "test_gsm8k.py",
+        ("grading.same_number if", "grading.same_text if", "numbers are compared as texts"),
+        (
+            "steps.marks_right(said) if self",
+            "bool(steps.marks_right(said)) if self",
+            "a solution without marks is wrong",
+            "test_steps.py",
+        ),
+        (
+            "found.end) if found else (None, len(text))",
+            "found.end) if found else (None, 0)",
+            "what has no answer is trimmed to nothing",
+            "test_jsonl.py",
+        ),
+    ),
+    *edits_of(
+        "tasks/rows.py",
+        "test_jsonl.py::test_an_id_that_was_there_before_is_malformed",
+        ("if question.id in found:", "if False:", "a second question of an id replaces the first"),
     ),
 ]
