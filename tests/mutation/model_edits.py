@@ -58,7 +58,7 @@ EDITS = [
             "test_loop.py::test_training_resumes_from_its_checkpoint_to_the_same_weights_and_loss",
         ),
         (
-            "checkpoint.restore(trainer.abstract_state()) if every else None",
+            "checkpoint.restore(trainer.abstract_state()) if checkpoint and every else None",
             "None",
             "training is not resumed from its checkpoint",
             "test_loop.py::test_the_noted_losses_begin_where_training_was_resumed",
@@ -104,8 +104,8 @@ EDITS = [
             "test_baselines.py::test_gold_pairs_are_the_whole_data_or_drawn_from_it_by_the_seed",
         ),
         (
-            "            seed=seed,\n",
-            "            seed=0,\n",
+            "        seed=seed,\n",
+            "        seed=0,\n",
             "the order of examples ignores the seed",
             "test_baselines.py::test_direct_fine_tuning_by_hand",
         ),
@@ -136,8 +136,8 @@ EDITS = [
             "test_resume.py::test_each_phase_of_pretraining_starts_from_the_one_before_with_its_own_optimizer",
         ),
         (
-            "done, params = StageDir",
-            "done, _ = StageDir",
+            "done, params = train_stage",
+            "done, _ = train_stage",
             "each phase starts from random weights",
             "test_resume.py::test_each_phase_of_pretraining_starts_from_the_one_before_with_its_own_optimizer",
         ),

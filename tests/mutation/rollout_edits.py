@@ -52,14 +52,14 @@ SAMPLER = edits_of(
         PREFIX,
     ),
     (
-        "n_ids=self.vocabulary.vocab_size,",
-        "",
+        "self.config.params, n_ids, stop_ids",
+        "self.config.params, 0, stop_ids",
         "ids that the vocabulary does not know are picked",
         "test_sampling.py::test_ids_that_the_vocabulary_does_not_know_are_never_picked",
     ),
     (
-        "            self.config.top_k,\n",
-        "            0,\n",
+        "self.config.params, n_ids, stop_ids",
+        "SamplingParams(self.config.params.temperature), n_ids, stop_ids",
         "top_k does not reach the sampler",
         "test_sampling.py::test_the_settings_decide_how_tokens_are_picked",
     ),
@@ -114,11 +114,11 @@ PROGRAMS = [
         ("logits_BV < threshold_B1", "logits_BV <= threshold_B1", "the k-th token is dropped"),
         ("before_BV < p,", "before_BV + probs_BV < p,", "the token that reaches p is dropped"),
         (
-            "logits_BV / config.temperature",
-            "logits_BV * config.temperature",
+            "logits_BV / params.temperature",
+            "logits_BV * params.temperature",
             "a high temperature is a low one",
         ),
-        ("if 0 < config.n_ids < logits_BV.shape[-1]:", "if False:", "unknown ids are picked"),
+        ("if 0 < n_ids < logits_BV.shape[-1]:", "if False:", "unknown ids are picked"),
         (
             "picked_B - jax.nn.logsumexp(logits_BV, axis=-1)",
             "picked_B",

@@ -14,18 +14,18 @@ EDITS = edits_of(
     ),
     ("EVALUATE, current,", "EVALUATE, previous,", "M_{n-1} is evaluated in place of M_n"),
     (
-        "            star.load_base,\n",
-        "            star.load_base if n == 1 else lambda: checkpoints.load(\n"
-        '                directory.path.with_name(f"iter_{n - 1:03d}"), trainer.abstract_params()\n'
-        "            ),\n",
+        "        star.load_base,\n",
+        "        star.load_base if n == 1 else dataclasses.replace(\n"
+        '            star.base, path=str(stages.directory.path.with_name(f"iter_{n - 1:03d}"))\n'
+        "        ).load,\n",
         "training starts from M_{n-1} in place of M",
     ),
     (
-        '"hinted_share": config.hinted_share',
-        '"hinted_share": 0.0',
+        "hinted_share=config.hinted_share",
+        "hinted_share=0.0",
         "hinted_share does not reach the loop",
     ),
-    ('"seed": (config.seed, n)', '"seed": (0, n)', "hints are kept by a constant seed"),
+    ("seed=(config.seed, n)", "seed=(0, n)", "hints are kept by a constant seed"),
     (
         "if not config.few_shot_in_training:",
         "if True:",
@@ -109,8 +109,8 @@ EDITS = edits_of(
         "test_loop.py::test_the_weights_come_from_train_jsonl_alone_bit_by_bit",
     ),
     (
-        "loss_on_prompt = trainer.config.loss_on_prompt",
-        "loss_on_prompt = False",
+        "vocabulary, trainer.config.loss_on_prompt)",
+        "vocabulary)",
         "loss_on_prompt does not reach the loop",
         "test_loop.py::test_reward_choices_and_loss_on_prompts_reach_the_loop",
     ),

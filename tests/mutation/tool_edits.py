@@ -15,7 +15,7 @@ EDITS = [
         "tools/precompile/roofline.py",
         "test_precompile_arithmetic.py",
         (
-            "            + self._attention(1, tokens, prefix_tokens, shared=True)\n",
+            "            + self._attention(rows, queries, prefix_tokens, shared=True)\n",
             "",
             "prefill without the prefix",
         ),
@@ -117,7 +117,7 @@ EDITS = [
         ),
     ),
     *edits_of(
-        "reporting/digits.py",
+        "reporting/paper_figures.py",
         "test_reporting.py::test_figure4_has_the_mean_and_the_range_of_its_seeds_and_the_direct_baseline",
         (
             "panel.axhspan(min(ends), max(ends)",
@@ -131,24 +131,28 @@ EDITS = [
         "test_reporting.py::test_a_sum_is_not_known_where_an_iteration_is_not "
         "test_reporting.py::test_the_roofline_share_is_needed_flops_over_time_and_peak",
         (
-            "sum(known) if len(known) == len(values)",
-            "known[-1] if len(known) == len(values)",
+            "sum(known) if len(known) == len(lines)",
+            "known[-1] if len(known) == len(lines)",
             "the cost table's total is its last line",
         ),
         ("times(2, sampled)", "times(6, sampled)", "sampling costs as much as training"),
     ),
     *edits_of(
-        "reporting/right_steps.py",
+        "reporting/iterations.py",
         f"{RIGHT_STEPS} {THEIR_FIGURE}",
         (
-            "right_answers(run, n, source) or kept(run, n, source)",
-            "kept(run, n, source)",
+            "for k, total in _checkable(run, n, source))\n    return next(",
+            "for k, total in _checkable(run, n, source)[1:])\n    return next(",
             "right steps as a share of the kept",
         ),
-        ('counts["checkable"])', 'counts["right"])', "right steps as a share of all right answers"),
+        (
+            'counts.get("checkable", 0)\n',
+            'counts.get("right", 0)\n',
+            "right steps as a share of all right answers",
+        ),
     ),
     *edits_of(
-        "reporting/intervals.py",
+        "reporting/tables.py",
         "test_report.py::test_wilson_interval_equals_published_values",
         ("inv_cdf(0.975)", "inv_cdf(0.95)", "90 % intervals"),
     ),

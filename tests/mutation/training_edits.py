@@ -11,7 +11,7 @@ FILLED = (
 
 EDITS = [
     *edits_of(
-        "training/loss.py",
+        "training/train_step.py",
         "test_training.py::test_loss_is_the_weighted_mean_of_next_token_losses "
         "test_training.py::test_weight_of_the_first_column_counts_nothing",
         (".at[:, -1].set(0)", "", "the last column predicts the first"),
@@ -39,8 +39,8 @@ EDITS = [
             "test_training.py::test_decay_is_a_factor_on_the_learning_rate",
         ),
         (
-            "b1=config.b1",
-            "b1=config.b2",
+            "            config.b1,\n",
+            "            config.b2,\n",
             "the wrong momentum",
             "test_training.py::test_three_steps_equal_adam_in_numpy",
         ),
