@@ -145,7 +145,7 @@ def test_another_models_weights_are_refused_with_what_differs(tmp_path):
     ("target", "format", "message"),
     [
         ("in", "huggingface", "in.*not empty|in.*already"),
-        ("out", "torch", "convert.format = 'torch' is unknown; it is one of huggingface, orbax"),
+        ("out", "torch", r"convert.format = 'torch' is none of \('huggingface', 'orbax'\)"),
     ],
 )
 def test_bad_conversions_are_refused(tmp_path, target, format, message):

@@ -229,7 +229,7 @@ def test_a_decoder_of_no_family_is_not_exported():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"norm": "batch"}, "DecoderConfig.norm = 'batch' is unknown; it is one of layer, rms"),
+        ({"norm": "batch"}, r"DecoderConfig.norm = 'batch' is none of \('layer', 'rms'\)"),
         ({"n_kv_heads": 3}, "n_kv_heads = 3 must divide n_heads = 16"),
     ],
 )

@@ -81,7 +81,8 @@ def load(name, flags=(), not_needed=NOT_NEEDED):
 def bound_run(name):
     """The record of the file's run, made but for its directory, weights, vocabulary and task."""
     load(name)
-    return gin.get_configurable(f"star_jax.{mode_of(name)}")("", "", gin.REQUIRED, None, None)
+    given = (gin.REQUIRED, None, None, gin.REQUIRED, "", "")
+    return gin.get_configurable(f"star_jax.{mode_of(name)}")(*given)
 
 
 # Read and bound.

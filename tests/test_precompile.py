@@ -644,7 +644,7 @@ def test_a_baselines_settings_are_those_of_its_own_run(monkeypatch):
 
 def test_a_run_mode_that_has_no_programs_is_refused():
     bound(PAPER, **{"precompile.run": "'pretrain'"})
-    message = "'pretrain' is unknown; it is one of star, few_shot, finetune"
+    message = r"'pretrain' is none of \('star', 'few_shot', 'finetune'\)"
     with pytest.raises(UserError, match=message):
         bound_mode("precompile", PrecompileMode)()
 

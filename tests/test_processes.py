@@ -188,7 +188,7 @@ def test_processes_that_cannot_be_are_refused(spec, capsys):
 
 
 def test_what_runs_in_one_process_refuses_several():
-    with pytest.raises(UserError, match="--run_mode=convert runs in one process; leave"):
+    with pytest.raises(UserError, match="--run_mode=convert runs in one process; remove"):
         parse_command_line(["--run_mode=convert", "--processes=auto"])
     assert main(["--run_mode=report", "--processes=auto"]) == 2
 

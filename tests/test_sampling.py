@@ -323,7 +323,7 @@ def test_a_long_prompt_loses_whole_examples_oldest_first(capsys):
     cut, whole = sample([Prompt("q", text, examples), PROMPTS[0]])
     assert (cut, whole) == tuple(sample([Prompt("q", text, examples[2:]), PROMPTS[0]]))
     shown = capsys.readouterr().err
-    assert "1 of 2 prompts" in shown and "without 2 of their few-shot examples" in shown
+    assert "1 of 2 prompts" in shown and "2 of their few-shot examples were dropped" in shown
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_evaluate_by_likelihood_says_so_everywhere(run, capsys):
     ]  # fmt: skip
     printed = capsys.readouterr().out
     assert printed.startswith("grading: likelihood of the choices' text (not comparable with the")
-    assert re.search(r"all: 66\.7 % \(95 %: .*, n = 3, likelihood a choice, by bytes\)", printed)
+    assert re.search(r"all: 66\.7 % \(95 %: .*, n = 3, likelihood per choice, by bytes\)", printed)
     assert "chance: 41.7 %" in printed
     assert run(GRADING="likelihood", evaluate__normalize="none")[1][1]["reading"]["answer"] == "b"
 
