@@ -421,7 +421,7 @@ def test_the_settings_decide_how_tokens_are_picked():
     mine = Sampler(MODEL, WORDS, SamplerConfig(batch_size=4, **picking), one_device())
     writer, warmer = mine.programs.writer, mine.at_temperature(1.3).programs.writer
     assert (writer.sampling, writer.n_ids) == (SamplingParams(**picking), WORDS.vocab_size)
-    assert warmer == writer._replace(sampling=SamplingParams(1.3, top_k=5, top_p=0.9))
+    assert warmer == writer._replace(sampling=SamplingParams(temperature=1.3, top_k=5, top_p=0.9))
 
 
 def test_ids_that_the_vocabulary_does_not_know_are_never_picked():
