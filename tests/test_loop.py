@@ -200,6 +200,8 @@ def test_a_question_that_exceeds_the_context_is_dropped_and_wrong():
     assert [a.dropped for a in attempts] == [False, True, False, False]
     result = evaluation_metrics(attempts)
     assert (result["unparsable"], result["dropped"], result["accuracy"]) == (0, 1, 0.75)
+    truncated = [dataclasses.replace(attempt, ended=False) for attempt in attempts]
+    assert evaluation_metrics(truncated) == result  # which were sampled all the same
 
 
 def test_evaluation_counts_by_group_in_the_order_of_digits():

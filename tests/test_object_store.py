@@ -364,7 +364,7 @@ def test_a_service_that_does_not_answer_is_one_line(monkeypatch, capsys, bucket)
         forget()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert f"{bucket}/base/format.json cannot be read or written (ClientConnectorError" in said[0]
+    assert f"{bucket}/base/config.gin cannot be read or written (ClientConnectorError" in said[0]
     assert "check the network" in said[0]
     assert "STORAGE_EMULATOR_HOST = http://127.0.0.1" in said[0]
 

@@ -33,7 +33,7 @@ EDITS = [
             '"dropped": sum(attempt.dropped',
             '"dropped": sum(not attempt.ended',
             "truncated completions count as dropped",
-            "test_loop.py::test_a_completion_without_an_answer_is_unparsable_and_wrong",
+            "test_loop.py::test_a_question_that_exceeds_the_context_is_dropped_and_wrong",
         ),
         (
             "few_shot=few_shot)\n    return metrics",

@@ -59,7 +59,7 @@ SAMPLER = edits_of(
     ),
     (
         "self.config.params, n_ids, stop_ids",
-        "SamplingParams(self.config.params.temperature), n_ids, stop_ids",
+        "SamplingParams(temperature=self.config.temperature), n_ids, stop_ids",
         "top_k does not reach the sampler",
         "test_sampling.py::test_the_settings_decide_how_tokens_are_picked",
     ),
