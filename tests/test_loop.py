@@ -33,7 +33,7 @@ from star_jax.run import checkpoints, metrics
 from star_jax.run.stage_dir import Lazy, StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.task import TRAIN, VALIDATION
-from star_jax.testing.engine import digest
+from star_jax.testing.engine import FakeEngine, digest
 from star_jax.training.schedules import EpochSteps, GeometricSteps
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import TrainerConfig
@@ -171,6 +171,40 @@ def test_at_most_keeps_the_first_attempts_of_each_question():
     assert AtMost(2)([*samples, other]) == [*samples[:2], other]
     with pytest.raises(UserError, match=r"at_most.n = 0"):
         AtMost(0)
+
+
+def test_a_question_that_was_not_sampled_reaches_no_filter():
+    attempts = draw_attempts("M", QUESTIONS, rollout(lambda prompt: None), GENERATE)
+    assert keep(attempts, ()) == ([], {}) and len(attempts) == 4
+
+
+@pytest.mark.parametrize("places", [[0, 0, 1, 2, 3], [0, 1, 2], [0, 1, 2, 9], []])
+def test_an_engine_that_does_not_answer_each_prompt_once_is_refused(places):
+    class Careless(FakeEngine):
+        def generate(self, model, prompts, keys, **options):
+            return ((i, self._completion("0")) for i in places)
+
+    draw = dataclasses.replace(rollout(gold), engine=Careless(gold, VOCABULARY))
+    with pytest.raises(UserError, match=r"the engine Careless gave .* exactly one"):
+        draw_attempts("M", QUESTIONS, draw, GENERATE)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "good"])
+def test_a_reward_that_is_no_finite_number_is_refused(value):
+    with pytest.raises(UserError, match=r"the reward <lambda> gave .* for .*: give a finite"):
+        draw_attempts("M", QUESTIONS, rollout(gold, reward=lambda *given: value), GENERATE)
+
+
+def test_errors_of_a_users_function_name_it_and_its_line():
+    def broken(attempts):
+        raise KeyError("missing")
+
+    with pytest.raises(UserError, match=r"the filter broken failed: KeyError.*test_loop.py, line"):
+        keep(KEPT, [broken])
+    with pytest.raises(UserError, match=r"the reward <lambda> failed: TypeError"):
+        draw_attempts("M", QUESTIONS, rollout(gold, reward=lambda question: 1.0), GENERATE)
+    with pytest.raises(UserError, match=r"the filter <lambda> failed: TypeError"):
+        keep(KEPT, [lambda attempts: None])
 
 
 def test_what_follows_the_answer_is_trimmed_before_training():
@@ -505,7 +539,9 @@ def test_more_questions_than_there_are_is_refused():
     [
         ({"few_shot": "sometimes"}, "StarConfig.few_shot = 'sometimes' is none of"),
         ({"iterations": 0}, "iterations = 0 must be positive"),
-        ({"questions_per_iteration": -1}, "questions_per_iteration = -1 not negative"),
+        ({"questions_per_iteration": -1}, "questions_per_iteration = -1 must not be negative"),
+        ({"rationalize": "no"}, "StarConfig.rationalize = 'no' is not True or False"),
+        ({"filters": [RightAnswer]}, "with their parentheses"),
         ({"hinted_share": 1.5}, "hinted_share = 1.5"),
         ({"seed": -1}, "seed = -1"),
         ({"filters": RightAnswer()}, r"StarConfig.filters = .*give functions"),

@@ -209,12 +209,16 @@ def test_a_directory_of_the_former_format_is_refused_in_one_line(tmp_path):
     folder = tmp_path / "run"
     (folder / "format.json").unlink()
     before = sorted(folder.rglob("*"))
+    (folder / "config.gin").write_text("StarConfig.only_right_steps = False\n")  # of that version
     with pytest.raises(UserError) as error:
         run(tmp_path, 1)
     assert "has format 1" in error.value.message and "--run_mode=report" in error.value.message
     assert "\n" not in error.value.message and sorted(folder.rglob("*")) == before
     (folder / "format.json").write_text('{"format": 3}')
-    with pytest.raises(UserError, match="has format 3"):
+    with pytest.raises(UserError, match=r"has format 3 .* give another MODEL_DIR$"):
+        run(tmp_path, 1)
+    (folder / "format.json").write_text("{")
+    with pytest.raises(UserError, match=r"format\.json is damaged"):
         run(tmp_path, 1)
 
 

@@ -3,7 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from star_jax.errors import UserError
+from star_jax.errors import (
+    UserError,
+    check_not_negative,
+    check_one_of,
+    check_positive,
+    check_share,
+    check_types,
+)
 from star_jax.loop.filters import Filter, NoHintLeak, RightAnswer
 from star_jax.loop.rationales import Reward, Stage, right_or_wrong
 from star_jax.loop.stages import RATIONALIZE, RESAMPLE
@@ -30,31 +37,24 @@ class StarConfig:
 
     def __post_init__(self):
         """Raises UserError for settings that mean nothing."""
-        if self.few_shot not in FEW_SHOT_POLICIES:
-            raise UserError(
-                f"StarConfig.few_shot = {self.few_shot!r} is none of {FEW_SHOT_POLICIES}"
-            )
-        if self.iterations < 1 or self.questions_per_iteration < 0:
-            raise UserError(
-                f"StarConfig: iterations = {self.iterations} must be positive and "
-                f"questions_per_iteration = {self.questions_per_iteration} not negative"
-            )
-        if not 0 <= self.hinted_share <= 1 or self.seed < 0:
-            raise UserError(
-                f"StarConfig: hinted_share = {self.hinted_share} must be in 0..1 and "
-                f"seed = {self.seed} not negative"
-            )
+        check_types(self)
+        check_one_of("StarConfig.few_shot", self.few_shot, FEW_SHOT_POLICIES)
+        check_positive(self, "iterations")
+        check_not_negative(self, "questions_per_iteration", "seed")
+        check_share(self, "hinted_share")
         if self.resample_temperature < 0 or (self.resample_temperature and self.rationalize):
             raise UserError(
                 f"StarConfig.resample_temperature = {self.resample_temperature}: give 0 for none, "
                 f"or a temperature, and rationalize = False: it replaces rationalization"
             )
         for name, functions in (("filters", self.filters), ("reward", [self.reward])):
-            if not isinstance(functions, list | tuple) or not all(map(callable, functions)):
+            if not isinstance(functions, list | tuple) or not all(map(_is_function, functions)):
                 raise UserError(
                     f"StarConfig.{name} = {getattr(self, name)!r}: give functions, such as "
-                    f"[@right_answer(), @no_hint_leak()] for filters"
+                    f"[@right_answer(), @no_hint_leak()] for filters, with their parentheses"
                 )
+        if not isinstance(self.first_iteration, Mapping):
+            raise UserError(f"StarConfig.first_iteration = {self.first_iteration!r} is not a dict")
         object.__setattr__(self, "first_iteration", dict(self.first_iteration))
         for group, n in self.first_iteration.items():
             if not isinstance(group, str) or not isinstance(n, int) or n < 1:
@@ -73,3 +73,7 @@ class StarConfig:
     def shows_examples(self, model: int) -> bool:
         """Whether M_model is prompted with the few-shot examples."""
         return self.few_shot == "always" or (self.few_shot == "first" and model == 0)
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, type)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from star_jax.errors import UserError
+from star_jax.loop.rationales import named_errors
 from star_jax.loop.stages import by_stage
 from star_jax.records import Attempt
 
@@ -86,12 +87,15 @@ def keep(
 ) -> tuple[list[Attempt], dict[str, dict[str, int]]]:
     """What all filters leave, and what each one dropped: filter -> stage -> attempts.
 
+    What was dropped before, since its question exceeds the context length, reaches no filter.
+
     Raises:
-      UserError: a filter returned something that it was not given.
+      UserError: a filter failed, or returned something that it was not given.
     """
-    kept, dropped = list(attempts), {}
+    kept, dropped = [attempt for attempt in attempts if not attempt.dropped], {}
     for name, apply in zip(names_of(filters), filters, strict=True):
-        left = list(apply(tuple(kept)))
+        with named_errors(f"the filter {name}"):
+            left = list(apply(tuple(kept)))
         if {id(a) for a in left} - {id(a) for a in kept} or len({id(a) for a in left}) < len(left):
             raise UserError(
                 f"the filter {name} returned something other than a part of the attempts it was "

@@ -6,9 +6,14 @@
 Questions in, attempts out: sampled by the engine, read by the task.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+import numbers
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 
+from star_jax.errors import UserError, one_line
 from star_jax.records import Attempt, Completion, Prompt, Question, Reading
 from star_jax.rollout.engine import Engine, Loaded, Stats, prompt_key
 from star_jax.run.progress import progress
@@ -71,8 +76,18 @@ def draw_attempts(
     with progress(stage.name, len(prompts), "questions") as advance:
         stream = engine.generate(model, prompts, keys, on_stats=rollout.on_stats)
         for i, completion in stream:  # read while the devices sample the next ones
+            if i in attempts or i not in range(len(prompts)):
+                raise UserError(
+                    f"the engine {type(engine).__name__} gave a completion for the prompt {i} of "
+                    f"{len(prompts)}, which has one or does not exist; it gives each exactly one"
+                )
             attempts[i] = read_attempt(rollout, questions[i], prompts[i], completion, stage)
             advance(1)
+    if len(attempts) < len(prompts):
+        raise UserError(
+            f"the engine {type(engine).__name__} gave {len(attempts)} completions for "
+            f"{len(prompts)} prompts; it gives each exactly one"
+        )
     return [attempts[i] for i in range(len(questions))]
 
 
@@ -111,10 +126,42 @@ def read_attempt(
         ended=written.ended,
         log_probability=written.log_probability,
         reading=reading,
-        reward=rollout.reward(question, written.text, reading),
+        reward=reward_of(rollout.reward, question, written.text, reading),
         dropped=completion is None,
         reference_steps=None if gold is None else task.read(question, gold).n_steps,
     )
+
+
+def reward_of(reward: Reward, question: Question, completion: str, reading: Reading) -> float:
+    """The reward of a completion; raises UserError unless the function gives a finite number.
+
+    Args:
+      reward: the function.
+      question: that was to be answered.
+      completion: its text.
+      reading: of the completion.
+    """
+    name = getattr(reward, "__name__", type(reward).__name__)
+    with named_errors(f"the reward {name}"):
+        value = reward(question, completion, reading)
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise UserError(f"the reward {name} gave {value!r} for {question.id}: give a finite number")
+    return float(value)
+
+
+@contextlib.contextmanager
+def named_errors(what: str) -> Iterator[None]:
+    """Turns an exception of a user's function into a UserError that names the function."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{what} failed: {type(error).__name__}: {one_line(str(error))} ({place.filename}, "
+            f"line {place.lineno}); correct it"
+        ) from error
 
 
 def failures(questions: Sequence[Question], attempts: Sequence[Attempt]) -> list[Question]:

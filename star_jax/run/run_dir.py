@@ -64,18 +64,21 @@ class RunDir:
         file = self.path / "config.gin"
         ours = read_if_there(file)
         if ours is not None:
+            if self.format() != FORMAT and self._has_results():
+                reads = (
+                    " (--run_mode=report still reads this one)" if self.format() < FORMAT else ""
+                )
+                raise UserError(
+                    f"MODEL_DIR {self.path} has format {self.format()} of another version of "
+                    f"star_jax, and this one resumes only format {FORMAT}; give another "
+                    f"MODEL_DIR{reads}"
+                )
             differing = differing_bindings(ours.decode(), config)
             if differing and self._has_results():
                 raise UserError(
                     f"MODEL_DIR {self.path} belongs to a run with another configuration: "
                     f"{some(differing, separator='; ')}; give another MODEL_DIR, or the "
                     f"configuration of {file}"
-                )
-            if self.format() != FORMAT and self._has_results():
-                raise UserError(
-                    f"MODEL_DIR {self.path} has format {self.format()} of another version of "
-                    f"star_jax, and this one resumes only format {FORMAT}; give another MODEL_DIR "
-                    f"(--run_mode=report still reads this one)"
                 )
             log(f"{self.path}: resuming where the run stopped")
         elif self._any("iter_*"):
@@ -95,7 +98,13 @@ class RunDir:
     def format(self) -> int:
         """The format number of what is in the directory; 1 had none."""
         stored = read_if_there(self.path / "format.json")
-        return 1 if stored is None else int(json.loads(stored)["format"])
+        try:
+            return 1 if stored is None else int(json.loads(stored)["format"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f'{self.path / "format.json"} is damaged; write {{"format": {FORMAT}}} into it if '
+                f"this version of star_jax made the directory"
+            ) from error
 
     def _has_results(self) -> bool:
         """Whether a stage is finished, or one that can be resumed is begun."""
