@@ -24,6 +24,7 @@ from star_jax.training.packing import (
     fill_batch,
     most_with_loss,
     pack_rows,
+    room,
 )
 from tests.packed import pack_batches, packing_efficiency
 
@@ -146,6 +147,11 @@ def test_no_row_has_more_loss_than_its_share(docs, share):
         assert sum(len(example.tokens) for example in row) <= 24
         n_loss = sum(np.count_nonzero(example.loss_weights) for example in row)
         assert n_loss <= most_with_loss(24, share)
+
+
+def test_a_first_tokens_weight_takes_no_room():
+    weights = np.array([1, 1, 0, 0], np.float32)
+    assert room(TokenizedExample(np.zeros(4, np.int32), weights), 0.25) == 4
 
 
 def test_an_example_with_more_loss_than_a_row_may_have_is_refused():

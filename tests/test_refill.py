@@ -157,6 +157,11 @@ def test_every_prompt_is_let_in_once_and_finds_a_slot(lengths, n_slots):
     assert sorted(seen) == list(range(len(lengths)))
 
 
+def test_a_wave_is_as_large_as_it_may_be():
+    # Three prompts fill a chunk's row, and eight may enter a shard at a time.
+    assert [len(wave) for wave in waves([13] * 36, SHAPES, 16)] == [2, 2, 2]
+
+
 def test_a_chunk_is_drawn_as_promised():
     encoded = [[5, 6, 7], [8, 9, 10, 11], [0]]
     keys = [np.array([i, i], np.uint32) for i in range(3)]
@@ -169,6 +174,10 @@ def test_a_chunk_is_drawn_as_promised():
     assert chunk.prompt.tolist() == [[20, 21, 22, -1], [-1] * 4]
     assert chunk.limit.tolist()[0] == [3, 4, 5, 0]
     assert chunk.key[0, 2].tolist() == [2, 2]
+    later = fill_chunk([[1, 2]], 1, shapes, encoded, [20, 21, 22], keys, [3, 4, 5])
+    assert later.prompt.tolist() == [[21, 22, -1, -1]]
+    assert later.limit.tolist() == [[4, 5, 0, 0]]
+    assert later.key[0, :2].tolist() == [[1, 1], [2, 2]]
 
 
 @given(

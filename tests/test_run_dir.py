@@ -184,8 +184,8 @@ def test_what_finished_stages_do_not_depend_on_may_change(binding):
 
 @pytest.mark.parametrize(
     "binding",
-    ["SEED", "star.base_checkpoint", "SamplerConfig.temperature", "LinearSteps.increment",
-     "xMODEL_DIR", "MODEL_DIR_2"],
+    ["SEED", "StarConfig.seed", "star.base_checkpoint", "SamplerConfig.temperature",
+     "LinearSteps.increment", "xMODEL_DIR", "MODEL_DIR_2"],
 )  # fmt: skip
 def test_all_else_may_not_change(binding):
     assert len(differing_bindings(f"{binding} = 1\n", f"{binding} = 2\n")) == 1

@@ -123,7 +123,7 @@ EDITS = [
             "Rollout(engine, task, seed,",
             "Rollout(engine, task, 0,",
             "draws ignore the seed",
-            "test_loop.py::test_draws_differ_by_hint_iteration_sample_and_seed",
+            "test_baselines.py::test_the_base_answers_behind_the_examples_by_the_draws_of_the_seed",
         ),
     ),
     *edits_of(

@@ -83,6 +83,7 @@ PROGRAMS = [
     *edits_of(
         "rollout/native/shapes.py",
         "test_refill.py::test_every_prompt_is_let_in_once_and_finds_a_slot "
+        "test_refill.py::test_a_wave_is_as_large_as_it_may_be "
         "test_refill.py::test_a_chunk_is_drawn_as_promised "
         "test_refill.py::test_shapes_hold_what_they_are_for",
         ("counts + new) > most:", "counts + new) > most + 1:", "a wave with one prompt too many"),

@@ -30,7 +30,7 @@ EDITS = [
             "        save(directory, weights)\n",
             "",
             "weights are not saved",
-            "test_run_dir.py::test_weights_are_read_lazily_and_once",
+            "test_loop.py::test_the_weights_come_from_train_jsonl_alone_bit_by_bit",
         ),
         (
             "{**self.read_stats(), stage: summary}",

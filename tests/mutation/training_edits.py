@@ -102,7 +102,7 @@ EDITS = [
             "weights[r, span] = example.loss_weights",
             "weights[r, span] = 1",
             "loss on everything",
-            "test_training.py::test_a_step_is_adam_on_the_gradient_of_the_mean_loss",
+            "test_packing.py::test_every_document_is_packed_whole_and_once",
         ),
         (
             "    if longest > row_length:",
@@ -120,7 +120,7 @@ EDITS = [
             "example.loss_weights[1:])\n    return max",
             "example.loss_weights)\n    return max",
             "a first token's weight takes room",
-            "test_packing.py::test_an_example_with_more_loss_than_a_row_may_have_is_refused",
+            "test_packing.py::test_a_first_tokens_weight_takes_no_room",
         ),
     ),
     *edits_of(
@@ -209,6 +209,5 @@ EDITS = [
             "(n_steps - step) / length",
             "the last step does not move",
         ),
-        ("1.0 if length <= 1", "1.0 if length < 1", "a decay of a single step"),
     ),
 ]
