@@ -1,5 +1,6 @@
 """Run mode convert, and weights on many devices."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -139,6 +140,10 @@ def test_another_models_weights_are_refused_with_what_differs(tmp_path):
     with pytest.raises(UserError, match=r"norm_epsilon = 0.5 \(there 1e-06\).*pretrained.gin"):
         check_config(stored, decoder_config({**stored.config, "rms_norm_eps": 0.5}, "x"))
     check_config(stored, config)
+    context = config.context_length
+    check_config(stored, dataclasses.replace(config, context_length=context - 1))
+    with pytest.raises(UserError, match=rf"context_length = {context + 1} > {context}"):
+        check_config(stored, dataclasses.replace(config, context_length=context + 1))
 
 
 @pytest.mark.parametrize(

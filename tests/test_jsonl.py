@@ -230,6 +230,11 @@ def test_a_completion_begins_where_its_template_ends():
     assert JsonlTask("x").bare_answer(Question("q", "?", "rain")) == " rain"
 
 
+def test_what_has_no_answer_is_not_trimmed():
+    said = " Rain is water, and so on"
+    assert JsonlTask("x").find_answer(Question("q", "Which?", "rain"), said) == (None, len(said))
+
+
 def test_a_repeated_hint_is_a_leak_and_the_answer_alone_is_none():
     task, question = JsonlTask("x"), Question("q", "Which?", "rain")
     assert task.leaks_hint(question, " (Hint: rain)\nThe answer is rain")

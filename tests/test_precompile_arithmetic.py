@@ -236,6 +236,16 @@ def test_the_stages_of_an_outer_iteration_by_hand():
     assert steps == 392
 
 
+def test_a_whole_run_is_the_bases_evaluation_and_all_iterations():
+    loop = dataclasses.replace(SETTINGS.loop, iterations=3)
+    prediction = Prediction(dataclasses.replace(SETTINGS, loop=loop), SHAPES, EACH)
+    stages = [stage for n in (0, 1, 2, 3) for stage in prediction.outer_iteration(n)]
+    assert [stage.name for stage in stages].count("evaluate") == 4
+    ours, released = prediction.whole_run()
+    assert ours == pytest.approx(sum(stage.seconds for stage in stages))
+    assert released == pytest.approx(sum(stage.released_seconds for stage in stages))
+
+
 def test_few_rows_still_take_the_steps_of_the_longest_row():
     few = dataclasses.replace(SETTINGS, assumed=dataclasses.replace(ASSUMED, n_eval=17))
     (evaluate,) = Prediction(few, SHAPES, EACH).outer_iteration(0)

@@ -214,7 +214,7 @@ EDITS = [
             "found.end) if found else (None, len(text))",
             "found.end) if found else (None, 0)",
             "what has no answer is trimmed to nothing",
-            "test_jsonl.py",
+            "test_jsonl.py::test_what_has_no_answer_is_not_trimmed",
         ),
     ),
 ]

@@ -39,8 +39,8 @@ EDITS = [
             "test_training.py::test_decay_is_a_factor_on_the_learning_rate",
         ),
         (
-            "            config.b1,\n",
-            "            config.b2,\n",
+            "b1=config.b1",
+            "b1=config.b2",
             "the wrong momentum",
             "test_training.py::test_three_steps_equal_adam_in_numpy",
         ),
