@@ -12,6 +12,7 @@ from star_jax.loop.config import StarConfig
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
+from star_jax.rollout.native.meter import SamplingStats
 from star_jax.rollout.native.shapes import (
     FEWEST_SLOTS,
     Shapes,
@@ -130,6 +131,19 @@ def test_the_cost_adds_up():
     assert summary["slot_occupancy"] == pytest.approx(stats.occupancy, abs=1e-4)
     assert summary["questions_per_second"] > 0
     assert summary["device_share"] + summary["device_idle_share"] == pytest.approx(1, abs=1e-3)
+
+
+def test_the_shares_of_the_cost_by_hand():
+    stats = SamplingStats(
+        n_questions=10, prefix_tokens=7, prompt_tokens=13, new_tokens=30, decode_steps=20,
+        slot_steps=40, seconds=10.0, compile_seconds=2.0, prefill_seconds=0.5, decode_seconds=1.5,
+    )  # fmt: skip
+    assert stats.occupancy == (30 - 10) / 40  # the first token of each row is the prefill's
+    assert stats.device_idle_share == 1 - 2.0 / 8.0
+    summary = stats.summary()
+    assert summary["questions_per_second"] == 10 / 8
+    assert summary["prefill_tokens_per_second"] == (7 + 13) / 0.5
+    assert summary["decode_tokens_per_second"] == 30 / 1.5
 
 
 def _completions():

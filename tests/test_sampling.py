@@ -359,6 +359,18 @@ class WordsWithSpecials(WordVocabulary):
     stop_ids = (WORDS.eos_id, 9)
 
 
+def test_what_begins_a_document_takes_room():
+    class Starting(WordVocabulary):
+        document_start_ids = (0, 0)
+
+    vocabulary = Starting(list("abc"))
+    encoded = [vocabulary.encode("a b c")]
+    (group,) = fit_prompts([Prompt("q0", "a b c")], encoded, vocabulary, 4, 2 + 3 + 4)
+    assert group.prefix_ids == (0, 0)
+    with pytest.raises(UserError, match="q0"):
+        fit_prompts([Prompt("q0", "a b c")], encoded, vocabulary, 4, 2 + 3 + 4 - 1)
+
+
 def test_documents_begin_and_end_as_the_vocabulary_says():
     vocabulary = WordsWithSpecials(WORDS.words[3:])
     assert encode_example(vocabulary, "a", "b").tokens.tolist() == [7, 3, 4, WORDS.eos_id]

@@ -10,6 +10,7 @@ COST = "test_refill.py::test_the_cost_adds_up"
 FITTING = edits_of(
     "rollout/fitting.py",
     "test_sampling.py::test_newest_examples_that_fit "
+    "test_sampling.py::test_what_begins_a_document_takes_room "
     "test_sampling.py::test_a_long_prompt_loses_whole_examples_oldest_first "
     "test_sampling.py::test_documents_begin_and_end_as_the_vocabulary_says "
     "test_sampling.py::test_prefix_prompt_and_completion_may_fill_the_context "
@@ -155,7 +156,7 @@ PROGRAMS = [
             "chunk.limit <= 1",
             "chunk.limit < 1",
             "a limit of one token gives two",
-            "test_sampling.py::test_one_new_token",
+            "test_refill.py::test_a_prompts_own_limit_cuts_its_completion",
         ),
         (
             "(jnp.arange(size) < prefix.length)",
@@ -203,7 +204,7 @@ PROGRAMS = [
     ),
     *edits_of(
         "rollout/native/meter.py",
-        COST,
+        "test_refill.py::test_the_shares_of_the_cost_by_hand",
         ("self.new_tokens - self.n_questions)", "self.new_tokens)", "a first token is a step"),
     ),
 ]
