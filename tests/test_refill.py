@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from star_jax.loop.config import StarConfig
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.rollout.engine import prompt_key
-from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.meter import SamplingStats
+from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.shapes import (
     FEWEST_SLOTS,
     Shapes,

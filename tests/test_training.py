@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from star_jax.errors import UserError
@@ -240,6 +241,18 @@ def test_a_step_is_adam_on_the_gradient_of_the_mean_loss():
         grads,
     )
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(moved)) < 1e-5
+
+
+def test_the_optimizers_moments_are_carried_from_step_to_step():
+    optimizer, params = make_optimizer(OPTIMIZER), base_params()
+    moments = optimizer.init(params)
+    for batch in batches(3):
+        _, grads = loss_and_grads(params, batch)
+        updates, moments = optimizer.update(grads, moments, params)
+        params = optax.apply_updates(params, updates)
+    state, *_ = train(3)
+    difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, params)
+    assert max(jax.tree.leaves(difference)) < 1e-3  # the rate is 1e-2 from the second step on
 
 
 def test_small_gradients_are_not_clipped():

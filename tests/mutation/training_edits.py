@@ -67,7 +67,7 @@ EDITS = [
             "optimizer.update(grads, state.opt_state, state.params)",
             "optimizer.update(grads, optimizer.init(state.params), state.params)",
             "the optimizer starts anew in each step",
-            "test_training.py::test_three_steps_equal_adam_in_numpy",
+            "test_training.py::test_the_optimizers_moments_are_carried_from_step_to_step",
         ),
     ),
     *edits_of(
