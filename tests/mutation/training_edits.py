@@ -152,7 +152,7 @@ EDITS = [
             "filled / (n_batches * math.prod(size))",
             "filled / (len(losses) * math.prod(size))",
             "packing efficiency over the steps since it was resumed",
-            "test_training.py::test_packing_efficiency_is_that_of_the_steps_taken",
+            "test_training.py::test_resumed_training_is_bit_identical",
         ),
         (
             "return self.batch_size * max",
