@@ -231,7 +231,7 @@ EDITS = [
             "test_loop.py::test_generate_samples_every_question_in_order_without_hints",
         ),
         (
-            "reward=rollout.reward(question, written.text, reading)",
+            "reward=reward_of(rollout.reward, question, written.text, reading)",
             "reward=float(reading.correct)",
             "the reward of the rollout is ignored",
             "test_loop.py::test_a_users_reward_is_noted_with_the_attempt",
