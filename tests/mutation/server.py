@@ -21,18 +21,18 @@ LIBRARIES = (
 
 
 def run(arguments: list[str], seconds: float, output: str) -> int | None:
-    """Pytest's exit code in a fork; None if it was killed after `seconds`.
+    """Pytest's exit code in a fork; None if it was killed: after `seconds`, or without a parent.
 
     Args:
       arguments: of pytest.
       seconds: time limit.
       output: file that gets stdout and stderr.
     """
-    child = os.fork()
+    parent, child = os.getppid(), os.fork()
     if child == 0:
         _test(arguments, output)
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and os.getppid() == parent:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
