@@ -66,8 +66,7 @@ def run_star(star: Star, recorder: Recorder) -> list[IterationMetrics]:
     """
     star.base.check()
     _check_groups(star)
-    for n in {1, *star.config.first_iteration.values()}:  # refuses now what would fail after hours
-        draw_questions(star, n)
+    draw_questions(star, 1)  # refuses too few questions now; later iterations have no fewer
     star = dataclasses.replace(star, engine=star.engine.for_prompts(_all_texts(star)))
     directory = recorder.claim()
     previous = Lazy(lambda: star.engine.load(star.load_base()))  # line 1: M_0 = M
