@@ -57,7 +57,7 @@ def test_the_corpus_is_the_same_each_time_and_follows_its_seed():
 def test_no_validation_problem_is_in_the_corpus(digits, seed):
     shares = tuple(float(n in digits) for n in range(1, max(digits) + 1))
     corpus = ArithmeticCorpus(
-        1500, facts=0.3, plain=0.3, layout=0.1, hinted=0.3, fact_context=3 * (seed == 1),
+        1500, facts=0.3, plain=0.3, layout=0.1, hinted=0.3, fact_digits=1 + 4 * (seed == 1),
         plain_digits=shares, layout_digits=shares, hinted_digits=shares, seed=seed,
     )  # fmt: skip
     validation = ArithmeticTask(digits=digits, n_validation=500, seed=seed).questions(VALIDATION)
@@ -128,12 +128,12 @@ def facts_of(spans):
         yield left.split(), right.split(), int(carry), result.split(), after
 
 
-@pytest.mark.parametrize("context", [0, 3])
-def test_facts_are_right_steps(context):
+@pytest.mark.parametrize("digits", [1, 5])
+def test_facts_are_right_steps_of_all_shapes(digits):
     seen, widths = set(), set()
     rng = np.random.default_rng(0)
     for _ in range(3000):
-        for left, right, carry, result, after in facts_of(fact_document(rng, 9, context)):
+        for left, right, carry, result, after in facts_of(fact_document(rng, 9, digits)):
             total = int(left[-1]) + int(right[-1]) + carry
             assert after == step_line(
                 left[:-1], right[:-1], [str(total % 10), *result], total // 10
@@ -144,8 +144,8 @@ def test_facts_are_right_steps(context):
             seen.add((left[-1], right[-1], carry))
             widths.add((len(left), len(result)))
     n_held_out = sum(bool(held_out(np.array(a), np.array(b))) for a in range(10) for b in range(10))
-    assert len(seen) == 200 - (0 if context else n_held_out)
-    assert widths == {(w, r) for w in range(1, context + 2) for r in range(context + 1)}
+    assert len(seen) == 200 - (0 if digits > 1 else n_held_out)
+    assert widths == {(w, r) for w in range(1, digits + 1) for r in range(digits + 1 - w)}
 
 
 @pytest.mark.parametrize(

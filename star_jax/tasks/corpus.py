@@ -41,7 +41,7 @@ class ArithmeticCorpus:
     hinted: float = 0.3
     copied: float = 0.0
     facts_per_document: int = 9  # at most
-    fact_context: int = 0  # digits around a fact, at most: 0 shows bare single-digit sums
+    fact_digits: int = 1  # a fact is a step of a sum of 1 to so many digits, each as often
     plain_digits: tuple[float, ...] = (1,)  # shares of 1, 2, ... digits, in any unit
     layout_digits: tuple[float, ...] = (0, 1, 1, 1, 1)
     hinted_digits: tuple[float, ...] = (1, 2, 2, 2, 2)
@@ -58,7 +58,7 @@ class ArithmeticCorpus:
             shares = enumerate(normalized(getattr(self, f"{kind}_digits"), self), start=1)
             sums[kind] = iter(arithmetic.draw_problems(rng, kinds.count(kind), dict(shares)))
         spans = [
-            fact_document(rng, self.facts_per_document, self.fact_context)
+            fact_document(rng, self.facts_per_document, self.fact_digits)
             if kind == "fact"
             else sum_document(rng, kind, next(sums[kind]))
             for kind in kinds
@@ -132,18 +132,21 @@ def sum_document(
 
 
 def fact_document(
-    rng: np.random.Generator, max_facts: int, max_context: int = 0
+    rng: np.random.Generator, max_facts: int, max_digits: int = 1
 ) -> list[tuple[str, bool]]:
     """Up to `max_facts` steps of sums, each adding two digits and a carry; loss on sum and carry.
 
-    A step has up to `max_context` digits still to be added to the left of each of its two, and up
-    to as many digits of the result so far. No held-out problem is here at its first step.
+    A step is any one of a sum of 1 to `max_digits` digits: of the others, some are still to be
+    added, and stand to the left of its two; the rest are in the result. No held-out problem is
+    here at its first step.
     """
     spans: list[tuple[str, bool]] = []
-    n_facts, widest = int(rng.integers(1, max_facts + 1)), int(rng.integers(0, max_context + 1))
+    n_facts = int(rng.integers(1, max_facts + 1))
     while len(spans) < SPANS_PER_FACT * n_facts:
         a, b, carry = (int(x) for x in rng.integers(0, (10, 10, 2)))
-        n_left, n_result = (int(x) for x in rng.integers(0, widest + 1, 2))
+        n_others = int(rng.integers(0, max_digits))
+        n_result = int(rng.integers(0, n_others + 1))
+        n_left = n_others - n_result
         left, right = _digits(rng, n_left), _digits(rng, n_left)
         result, total = _digits(rng, n_result), a + b + carry
         problem = [*left, str(a)], [*right, str(b)]
