@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
+KINDS = {str: "a text in quotes", int: "a whole number", bool: "True or False", float: "a number"}
 
 
 class UserError(Exception):
@@ -34,6 +35,12 @@ def some(names: Iterable[str], most: int = 4, separator: str = ", ") -> str:
     return separator.join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def how_to_install(extra: str) -> str:
+    """The way out where the packages of an extra are missing; no index has star_jax itself."""
+    install = f"pip install -e '.[{extra}]'"
+    return f"run `.venv/bin/python -m {install}` (or `uv {install}`) in the checkout of star_jax"
+
+
 def one_line(message: object) -> str:
     """A library's message, which may have several lines, on one line."""
     return " ".join(str(message).split())
@@ -41,13 +48,12 @@ def one_line(message: object) -> str:
 
 def check_types(record: object) -> None:
     """Raises UserError for a text, whole number or switch of a frozen record that is none."""
-    words = {str: "a text in quotes", int: "a whole number", bool: "True or False"}
     for field in dataclasses.fields(record):  # type: ignore[arg-type]
         value = getattr(record, field.name)
-        if field.type in words and type(value) is not field.type:
+        if field.type in (str, int, bool) and type(value) is not field.type:
             raise UserError(
                 f"{type(record).__name__}.{field.name} = {str(value)[:60]!r} is not "
-                f"{words[field.type]}"
+                f"{KINDS[field.type]}"
             )
 
 

@@ -6,12 +6,12 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import gin
 
 from star_jax.cli.gin_sources import Binding, Reference, Sources, must_be_set
-from star_jax.errors import UserError, did_you_mean, one_line
+from star_jax.errors import KINDS, UserError, did_you_mean, one_line
 
 
 def load(sources: Sources) -> None:
@@ -74,6 +74,8 @@ def _check_names(bindings: Sequence[Binding]) -> None:
     for binding in effective.values():
         if not binding.macro and binding.is_required:
             raise UserError(must_be_set(f"{binding.selector}.{binding.arg_name}", binding.where))
+        if not binding.macro:
+            _check_kind(binding, effective)
         for reference in binding.references():
             _check_reference(reference, binding.where, macros)
 
@@ -91,6 +93,23 @@ def _parameter_key(binding: Binding) -> tuple[str, str, str]:
         else:
             hint = did_you_mean(binding.selector, known)
         raise UserError(f"{binding.where}: {one_line(error).rstrip('.')}{hint}") from error
+
+
+def _check_kind(binding: Binding, effective: Mapping[object, Binding]) -> None:
+    """Raises UserError for a text, also a macro's, where the parameter is a number or a switch."""
+    value, where = binding.value, binding.where
+    for _ in effective:  # a chain of macros is no longer
+        if isinstance(value, Reference) and value.is_macro and value.name in effective:
+            value, where = effective[value.name].value, effective[value.name].where
+    parameters = inspect.signature(gin.config._REGISTRY.get_match(binding.selector).wrapped)
+    parameter = parameters.parameters.get(binding.arg_name)
+    kinds = {kind.__name__: word for kind, word in KINDS.items() if kind is not str}
+    wanted = parameter and kinds.get(
+        getattr(parameter.annotation, "__name__", parameter.annotation)
+    )
+    if isinstance(value, str) and wanted:
+        name = f"{binding.selector}.{binding.arg_name}"
+        raise UserError(f"{where}: {name} = {value!r} is not {wanted}")
 
 
 def _check_reference(reference: Reference, where: str, macros: set[str]) -> None:
@@ -133,5 +152,5 @@ def missing_bindings_reported() -> Iterator[None]:
             raise
         name = f"{names['owner'] or names['of']}.{names['name'] or names['missing']}"
         raise UserError(
-            f"{name} must be set: add --gin.{name}=VALUE (a text as \"'...'\") or bind it in a file"
+            f"{name} must be set: add --gin.{name}=VALUE or bind it in a file"
         ) from error
