@@ -217,6 +217,7 @@ shown_attempts = st.builds(
     question=texts,
     rationale=texts,
     answer=texts | st.none(),
+    expected=texts | st.none(),
     group=texts,
     verdict=st.sampled_from(module.VERDICTS),
     hint=st.sampled_from(module.HINT),
