@@ -6,6 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
 KINDS = {str: "a text in quotes", int: "a whole number", bool: "True or False", float: "a number"}
+# No index has star_jax itself, so an extra is installed from the checkout.
+INSTALL = (
+    "install it in star_jax's checkout: .venv/bin/python -m pip install -e '.[{0}]', or "
+    "uv pip install -e '.[{0}]'"
+)
 
 
 class UserError(Exception):
@@ -33,12 +38,6 @@ def some(names: Iterable[str], most: int = 4, separator: str = ", ") -> str:
     names = [name if name.isprintable() else repr(name) for name in names]
     rest = len(names) - most
     return separator.join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def how_to_install(extra: str) -> str:
-    """The way out where the packages of an extra are missing; no index has star_jax itself."""
-    install = f"pip install -e '.[{extra}]'"
-    return f"run `.venv/bin/python -m {install}` (or `uv {install}`) in the checkout of star_jax"
 
 
 def one_line(message: object) -> str:

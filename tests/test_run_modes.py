@@ -143,7 +143,7 @@ def test_infer_says_where_there_is_no_answer_or_no_completion():
 def test_infer_needs_texts(tmp_path, tiny_base, capsys, questions):
     bindings = {"CHECKPOINT": tiny_base, "infer__questions": questions}
     assert tiny.run(tmp_path, "infer", **bindings) == 2
-    assert f"infer.questions = {questions!r}: give a list of texts" in capsys.readouterr().err
+    assert f"infer.questions = {questions!r}: give at least one text" in capsys.readouterr().err
 
 
 def test_report_sets_runs_side_by_side(tmp_path, star_run, capsys):

@@ -312,7 +312,7 @@ def test_questions_that_cannot_fit_alone_are_left_out_by_name(capsys):
     first, second = sample([PROMPTS[0], long])
     assert (first, second) == (sample([PROMPTS[0]])[0], None)
     assert "1 of 2 questions exceed the context length" in capsys.readouterr().err
-    message = "1 of 1 questions exceed .* 128 .*120 of the question .* 16 new .*: q_long;"
+    message = "1 of 1 questions exceed .* 128 .* 16 new .*: q_long; set .*context_length to 136 or"
     with pytest.raises(UserError, match=message):
         sample([long])
 

@@ -47,22 +47,20 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def help_text(argv: Sequence[str] = ()) -> str:
-    """What `--help` prints; with the user's own run mode if `argv` has one."""
-    return _parser(_known_modes(argv)).format_help()
+def quick_answer(argv: Sequence[str]) -> str:
+    """What `--help` prints, with the user's own run mode, or `--version`; "" without either."""
+    if "--help" in argv or "-h" in argv:
+        return _parser(_known_modes(argv)).format_help()
+    return _version() if "--version" in argv else ""
 
 
-def version_text() -> str:
-    """What `--version` prints: also the commit, if star_jax runs from a git checkout."""
+def _version() -> str:
+    """Versions, and the commit if star_jax runs from a git checkout."""
     describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    commit = ""
-    if (ROOT / ".git").exists() and shutil.which("git"):
-        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
-    try:
-        jax = metadata.version("jax")
-    except metadata.PackageNotFoundError:
-        jax = "(not installed)"
-    return f"star_jax {__version__} ({f'commit {commit}' if commit else 'no commit'}), jax {jax}\n"
+    has_git = (ROOT / ".git").exists() and shutil.which("git")
+    said = subprocess.run(describe, capture_output=True, text=True).stdout if has_git else ""
+    commit = f"commit {said.strip()}" if said else "no commit"
+    return f"star_jax {__version__} ({commit}), jax {metadata.version('jax')}\n"
 
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:

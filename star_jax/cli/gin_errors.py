@@ -101,15 +101,13 @@ def _check_kind(binding: Binding, effective: Mapping[object, Binding]) -> None:
     for _ in effective:  # a chain of macros is no longer
         if isinstance(value, Reference) and value.is_macro and value.name in effective:
             value, where = effective[value.name].value, effective[value.name].where
-    parameters = inspect.signature(gin.config._REGISTRY.get_match(binding.selector).wrapped)
-    parameter = parameters.parameters.get(binding.arg_name)
-    kinds = {kind.__name__: word for kind, word in KINDS.items() if kind is not str}
-    wanted = parameter and kinds.get(
-        getattr(parameter.annotation, "__name__", parameter.annotation)
-    )
-    if isinstance(value, str) and wanted:
-        name = f"{binding.selector}.{binding.arg_name}"
-        raise UserError(f"{where}: {name} = {value!r} is not {wanted}")
+    bound = inspect.signature(gin.config._REGISTRY.get_match(binding.selector).wrapped)
+    parameter = bound.parameters.get(binding.arg_name)
+    for kind, words in KINDS.items():
+        wanted = parameter and kind is not str and parameter.annotation in (kind, kind.__name__)
+        if wanted and isinstance(value, str):
+            name = f"{binding.selector}.{binding.arg_name}"
+            raise UserError(f"{where}: {name} = {value!r} is not {words}")
 
 
 def _check_reference(reference: Reference, where: str, macros: set[str]) -> None:

@@ -129,11 +129,10 @@ class Sources:
         flag = f"--gin.{name}"
         # `--gin.MODEL_DIR=runs/mine` has no quotes, or the shell removed them. The value is then
         # read as a text, if it does not begin like a gin value.
-        bare = value.strip()[0] not in "'\"[({@%"
         try:
             statements = _parse(f"{name} = {value}", flag)
         except UserError:
-            if not bare:
+            if value.strip()[0] in "'\"[({@%":
                 raise
             value = repr(value)
             statements = _parse(f"{name} = {value}", flag)

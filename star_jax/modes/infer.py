@@ -28,13 +28,11 @@ class InferMode(mode.CheckpointMode):
         from star_jax.records import to_json
 
         texts = [self.questions] if isinstance(self.questions, str) else self.questions
-        is_list = isinstance(texts, list | tuple)
-        if not is_list or not texts or not all(isinstance(text, str) for text in texts):
-            raise UserError(
-                f"infer.questions = {self.questions!r}: give a list of texts, at least one"
-            )
-        rollout = build.rollout(self)
+        is_list = isinstance(texts, list | tuple) and len(texts) > 0
+        if not is_list or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"infer.questions = {self.questions!r}: give at least one text")
         questions = [self.task.make_question(f"infer_{i}", text) for i, text in enumerate(texts)]
+        rollout = build.rollout(self, "infer", questions)
         weights = build.weights(self, rollout)
         stage = dataclasses.replace(EVALUATE, name="infer")
         attempts = draw_attempts(weights, questions, rollout, stage)
@@ -46,13 +44,11 @@ class InferMode(mode.CheckpointMode):
 
 def _as_text(place: str, attempt: mode.Attempt) -> str:
     """Prompt and completion below a heading each; the second says what was read."""
+    answer = attempt.reading.answer
+    said = ["no answer can be read" if answer is None else f"answer: {answer}"]
     if attempt.dropped:
-        said = "none, the question exceeds the context length"
-    elif attempt.reading.answer is None:
-        said = "no answer can be read"
-    else:
-        said = f"answer: {attempt.reading.answer}"
-    expected = f", expected: {attempt.expected}" if attempt.expected else ""
-    truncated = "" if attempt.ended or attempt.dropped else ", truncated"
-    heads = f"[{place}] prompt", f"[{place}] completion ({said}{expected}{truncated})"
+        said = ["none, the question exceeds the context length"]
+    said += [f"expected: {attempt.expected}"] * bool(attempt.expected)
+    said += ["truncated"] * (not attempt.ended and not attempt.dropped)
+    heads = f"[{place}] prompt", f"[{place}] completion ({', '.join(said)})"
     return f"{heads[0]}\n{attempt.prompt.rstrip()}\n{heads[1]}\n{attempt.completion.strip()}\n"

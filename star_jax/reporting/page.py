@@ -179,8 +179,7 @@ def as_json(attempts: AttemptsData) -> bytes:
     ]
     values: dict[str, list[str]] = {name: list(CHOICES.get(name, ())) for name in FILTERS}
     values["run"] = list(dict.fromkeys(sample.run for sample in attempts.samples))
-    numbers = sorted({sample.iteration for sample in attempts.samples})
-    values["iteration"] = [iteration_name(n) for n in numbers]
+    values["iteration"] = [*map(iteration_name, sorted({s.iteration for s in attempts.samples}))]
     for name in ("group", "sample", "turn"):
         values[name] = sorted({row[name] for row in rows}, key=_natural)
     index = {name: {value: i for i, value in enumerate(of)} for name, of in values.items()}
@@ -192,9 +191,9 @@ def as_json(attempts: AttemptsData) -> bytes:
     }
     counts = []
     for s in attempts.samples:
-        place = {"run": s.run, "iteration": iteration_name(s.iteration), "stage": s.stage}
-        places = [index[name][value] for name, value in place.items()]
-        counts.append([*places, len(s.attempts), s.total])
+        iteration = index["iteration"][iteration_name(s.iteration)]
+        place = index["run"][s.run], iteration, index["stage"][s.stage]
+        counts.append([*place, len(s.attempts), s.total])
     content = {"values": values, "samples": counts, "columns": columns, "texts": [*texts][1:]}
     return json.dumps(content, separators=(",", ":")).encode()
 

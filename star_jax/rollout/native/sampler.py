@@ -33,7 +33,7 @@ from star_jax.rollout.native.shapes import (
 )
 from star_jax.rollout.native.slots import EMPTY, Chunk, Finished, Prefix, Slots, Writer
 from star_jax.rollout.native.weights import DecodingModel
-from star_jax.tokenizers.vocabularies import stop_ids
+from star_jax.tokenizers.vocabularies import check_room, stop_ids
 
 ENCODED_FOR_SIZES = 500  # texts, twice, from which prompt lengths are estimated
 WAVES_AHEAD = 2  # that the host dispatches before it reads what an earlier one gave
@@ -75,11 +75,7 @@ class Sampler:
         )
         check_attention(self.model, self.mesh, self.rules)
         self.programs  # noqa: B018  refuses bad values now, not after hours of work
-        if self.vocabulary.vocab_size > self.model.vocab_size:
-            raise UserError(
-                f"the vocabulary has {self.vocabulary.vocab_size} ids, the model room for "
-                f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
-            )
+        check_room(self.vocabulary, self.model.vocab_size)
         for name in ("max_new_tokens", "prefill_tokens"):
             if getattr(self.config, name) < 1:
                 value = getattr(self.config, name)
