@@ -31,6 +31,7 @@ KINDS = (
     "Length",
 )  # of names
 THEIRS = {"--exclude", "--always", "--dirty", "--merge"}  # of git and of llama.cpp
+FORMER = {("docs/results/README.md", "StarConfig", "only_right_steps")}  # which it calls so
 
 
 def strings(path):
@@ -91,8 +92,8 @@ def is_there(owner, name):
     if name in BOUND.get(owner, ()):
         return True
     known = attributes(owner)
-    if known is None:
-        return owner not in BOUND and not owner.endswith(KINDS)
+    if known is None:  # `MyMode.field` is a reader's own
+        return owner not in BOUND and (owner.startswith("My") or not owner.endswith(KINDS))
     return name in known
 
 
@@ -102,6 +103,8 @@ def test_parameters_that_are_named_are_there():
     # `my_filters.py` and the like are the reader's own.
     own = ("README.md", "CONTRIBUTING.md")
     missing = [x for x in pairs if not is_there(*x[1:]) and x[2] not in ENDINGS and x[0] not in own]
+    assert set(missing) >= FORMER
+    missing = sorted(set(missing) - FORMER)
     missing += [x for x in pairs if x[0] in own and x[1] in BOUND and not is_there(*x[1:])]
     assert missing == []
     assert not is_there("Trainer", "batch_size") and is_there("TrainerConfig", "batch_size")

@@ -35,13 +35,7 @@ CODE = re.compile(r"`([^`]+)`")
 ABSENT = ("", "-", "\u2013", "\u2014", "not run")
 
 FILTERS = ("run", "iteration", *CHOICES, "group", "sample", "turn")  # columns of indices of values
-TEXTS = (
-    "id",
-    "question",
-    "rationale",
-    "answer",
-    "expected",
-)  # columns of indices of the list of texts
+TEXTS = ("id", "question", "rationale", "answer", "expected")  # of indices of the list of texts
 COUNTS = ("tokens", "ended")  # columns of the numbers themselves
 
 

@@ -117,29 +117,6 @@ class Sampler:
         config = dataclasses.replace(self.config, temperature=temperature)
         return dataclasses.replace(self, config=config)
 
-    def sample(
-        self,
-        model: DecodingModel,
-        prompts: Sequence[Prompt],
-        keys: Sequence[np.ndarray],
-        on_progress: Callable[[int], None] = lambda n: None,
-        **options: Any,
-    ) -> list[Completion | None]:
-        """One completion for each prompt, in their order.
-
-        Args:
-          model: made by `load`.
-          prompts: as `generate` takes them.
-          keys: of each.
-          on_progress: called with 1 for each completion.
-          options: of `generate`.
-        """
-        results: list[Completion | None] = [None] * len(prompts)
-        for place, completion in self.generate(model, prompts, keys, **options):
-            results[place] = completion
-            on_progress(1)
-        return results
-
     def generate(
         self,
         model: DecodingModel,
