@@ -15,7 +15,7 @@ from star_jax.loop.pretrain import Phase
 from star_jax.main import main
 from star_jax.models.config import DecoderConfig
 from star_jax.modes import infer
-from star_jax.records import Attempt, from_json
+from star_jax.records import Attempt, from_json, to_json
 from star_jax.tasks.arithmetic import ArithmeticTask
 from tests import tiny
 
@@ -137,6 +137,16 @@ def test_infer_says_where_there_is_no_answer_or_no_completion():
         assert heading == f"[1 of 1] completion ({said})"
     unknown = dataclasses.replace(attempt, expected="", ended=False)
     assert "(answer: 8 5, truncated)" in infer._as_text("1 of 1", unknown)
+
+
+def test_an_attempt_has_the_expected_answer_and_is_read_without_it():
+    """Runs of this format before it was recorded lack the field, and are still resumed."""
+    task = ArithmeticTask()
+    attempt = tiny.attempt_of(task, task.make_question("sum", "29 + 57"), "said")
+    row = json.loads(json.dumps(to_json(attempt)))
+    assert row["expected"] == "8 6" and from_json(Attempt, row) == attempt
+    assert row.pop("expected")
+    assert from_json(Attempt, row) == dataclasses.replace(attempt, expected="")
 
 
 @pytest.mark.parametrize("questions", [[], 7, [7]])
