@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from star_jax import __version__
+import star_jax
 from star_jax.cli.quiet import quiet_imports
 from star_jax.errors import UserError, did_you_mean
 from star_jax.modes import MODES, find_mode
@@ -60,7 +60,7 @@ def _version() -> str:
     has_git = (ROOT / ".git").exists() and shutil.which("git")
     said = subprocess.run(describe, capture_output=True, text=True).stdout if has_git else ""
     commit = f"commit {said.strip()}" if said else "no commit"
-    return f"star_jax {__version__} ({commit}), jax {metadata.version('jax')}\n"
+    return f"star_jax {star_jax.__version__} ({commit}), jax {metadata.version('jax')}\n"
 
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:
