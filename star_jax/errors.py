@@ -5,6 +5,12 @@ import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
+KINDS = {str: "a text in quotes", int: "a whole number", bool: "True or False", float: "a number"}
+# No index has star_jax itself, so an extra is installed from the checkout.
+INSTALL = (
+    "install it in star_jax's checkout: .venv/bin/python -m pip install -e '.[{0}]', or "
+    "uv pip install -e '.[{0}]'"
+)
 
 
 class UserError(Exception):
@@ -41,13 +47,12 @@ def one_line(message: object) -> str:
 
 def check_types(record: object) -> None:
     """Raises UserError for a text, whole number or switch of a frozen record that is none."""
-    words = {str: "a text in quotes", int: "a whole number", bool: "True or False"}
     for field in dataclasses.fields(record):  # type: ignore[arg-type]
         value = getattr(record, field.name)
-        if field.type in words and type(value) is not field.type:
+        if field.type in (str, int, bool) and type(value) is not field.type:
             raise UserError(
                 f"{type(record).__name__}.{field.name} = {str(value)[:60]!r} is not "
-                f"{words[field.type]}"
+                f"{KINDS[field.type]}"
             )
 
 

@@ -6,7 +6,7 @@
 import sys
 from collections.abc import Sequence
 
-from star_jax.cli.command_line import CommandLine, help_text, parse_command_line
+from star_jax.cli.command_line import CommandLine, parse_command_line, quick_answer
 from star_jax.cli.quiet import is_stdout_closed, quiet_imports
 from star_jax.errors import UserError
 
@@ -43,11 +43,9 @@ def main(argv: Sequence[str]) -> int:
     keeps its traceback.
     """
     try:
-        if "--help" in argv or "-h" in argv:
-            print(help_text(argv), end="")
-            code = 0
-        else:
-            code = run_mode_from(parse_command_line(argv))
+        answer = quick_answer(argv)
+        print(answer, end="")
+        code = 0 if answer else run_mode_from(parse_command_line(argv))
         sys.stdout.flush()
         return code
     except UserError as error:

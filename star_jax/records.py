@@ -89,6 +89,7 @@ class Attempt:
     reward: float = 0.0  # 1 for a right answer unless StarConfig.reward says otherwise
     dropped: bool = False  # the question exceeds the context length and was not sampled
     reference_steps: int | None = None  # of the data set's own solution
+    expected: str = ""  # the right answer; "" if it is not known, as in files of former versions
 
     @property
     def key(self) -> Key:

@@ -33,7 +33,7 @@ def attempt(question_id, n_tokens=20, **fields):
         "dropped": False,
         "reference_steps": None,
     }
-    assert fields.keys() <= row.keys(), fields
+    assert fields.keys() <= {*row, "expected"}, fields  # a later field, which older runs lack
     return {**row, **fields}
 
 
@@ -60,7 +60,8 @@ def write_small_run(run):
     for n in range(3):
         solved = {name for name, _ in held_out[: 2 * n + 1]}
         evaluated = [
-            (attempt if name in solved else wrong)(name, group=group) for name, group in held_out
+            (attempt if name in solved else wrong)(name, group=group, expected="3")
+            for name, group in held_out
         ]
         if n == 0:
             write_iteration(run, n, eval=evaluated)

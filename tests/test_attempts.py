@@ -21,6 +21,7 @@ from star_jax.reporting.attempts import (
     collect_attempts,
 )
 from star_jax.reporting.page import as_json, pack
+from star_jax.run.tables import iteration_name
 from tests.attempts_data import attempt, kept, write_iteration, write_small_run, wrong
 from tests.fake_runs import as_former_format, write_run
 
@@ -217,6 +218,7 @@ shown_attempts = st.builds(
     question=texts,
     rationale=texts,
     answer=texts | st.none(),
+    expected=texts | st.none(),
     group=texts,
     verdict=st.sampled_from(module.VERDICTS),
     hint=st.sampled_from(module.HINT),
@@ -254,7 +256,7 @@ def test_every_attempt_arrives_as_it_was(many):
     assert arrived == [
         {
             "run": sample.run,
-            "iteration": str(sample.iteration),
+            "iteration": iteration_name(sample.iteration),
             "stage": sample.stage,
             **dataclasses.asdict(a),
         }

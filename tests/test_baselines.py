@@ -99,7 +99,7 @@ def test_a_task_without_examples_is_refused(tmp_path, capsys, random_base):
     error = capsys.readouterr().err.splitlines()[-1]
     assert "few-shot examples" in error and "ArithmeticTask.n_few_shot" in error
     assert not (tmp_path / "run").exists()
-    check_examples(ADDITIONS, ADDITIONS.questions(VALIDATION))
+    check_examples(ADDITIONS, ADDITIONS.questions(VALIDATION), "few_shot")
 
 
 def test_the_run_mode_leaves_what_stars_first_evaluation_leaves(tmp_path, random_base):

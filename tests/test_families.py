@@ -24,6 +24,7 @@ from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.native import decode
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.tokenizers.vocabularies import WordVocabulary
+from tests import tiny
 from tests.families import FAMILIES, Dims, hf_greedy, hf_logits, hf_model, ours
 
 GIN_CONFIGS = Path(__file__).parent.parent / "gin_configs"
@@ -115,8 +116,8 @@ def greedy(config, params, prompts, n_new, examples=()):
     asked = [
         Prompt(str(i), NUMBERS.decode(ids.tolist()), examples) for i, ids in enumerate(prompts)
     ]
-    return sampler.sample(
-        sampler.load(params), asked, [prompt_key(0, 0, p.question_id) for p in asked]
+    return tiny.sample(
+        sampler, sampler.load(params), asked, [prompt_key(0, 0, p.question_id) for p in asked]
     )
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from star_jax.errors import UserError
 from star_jax.main import main
+from star_jax.models.base_weights import Base
 from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import Question
@@ -25,6 +26,7 @@ from star_jax.tasks.rows import EXAMPLES
 from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tasks.text_task import KINDS
+from star_jax.training import trainer
 from tests import tiny
 from tests.tiny import trimmed_by
 
@@ -507,6 +509,91 @@ def run(folder: Path, run_mode: str, **bindings: object) -> int:
     one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
     with mock.patch.object(partitioning, "make_mesh", one_device):
         return main([f"--run_mode={run_mode}", f"--gin_file={RUN_FILE}", *flags])
+
+
+def not_compiled(*_):
+    raise AssertionError("found too late")
+
+
+def own_file(folder, rationale="1 Quay", words=0):
+    """Ten questions, with as many words that no other question has."""
+    lines = [
+        {
+            "question": f"The bus is at stop {i} . {' '.join(f'w{k}' for k in range(words))}",
+            "answer": "Quay", "ride": "short", "rationale": rationale,
+        }
+        for i in range(10)
+    ]  # fmt: skip
+    (folder / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"QUESTIONS": str(folder / "own.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("rationale", "words", "said"),
+    [
+        (
+            "1 Quay",
+            60,
+            "the vocabulary has {} ids, the model room for 64; set DecoderConfig.vocab_",
+        ),
+        ("1 Quay " * 70, 0, "set TrainerConfig.row_length (now 128) to {} or more"),
+    ],
+)
+def test_a_base_that_is_too_small_for_the_file_is_refused_at_once(
+    tmp_path, capsys, monkeypatch, rationale, words, said
+):
+    monkeypatch.setattr(trainer, "init_params", not_compiled)
+    file = own_file(tmp_path, rationale, words)
+    assert run(tmp_path, "pretrain", **file) == 2
+    task = JsonlTask(
+        file["QUESTIONS"], rationale_field="rationale", held_out=0.25,
+        hint_template="Q: {question}\nHint: {answer}\nA:",
+    )  # fmt: skip
+    vocabulary = jsonl_vocabulary(task)
+    hinted = [task.question_text(q, True) + task.gold_completion(q) for q in task.questions(TRAIN)]
+    longest = max(len(vocabulary.encode(text)) for text in hinted) + 1  # EOS
+    value = vocabulary.vocab_size if words else longest
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert said.format(value) in message, message
+    # With the value that it names, it is large enough.
+    name = "DecoderConfig.vocab_size" if words else "TrainerConfig.row_length"
+    enough = {name: value, "DecoderConfig.context_length": 256}
+    with pytest.raises(AssertionError, match="found too late"):
+        run(tmp_path, "pretrain", **file, **enough)
+
+
+@pytest.mark.parametrize(
+    ("words", "bindings", "name", "value"),
+    [
+        # "Q: The bus is at stop 7 . w0 ... \nHint: Quay\nA:" and 40 new tokens; EOS in a row.
+        (0, {"TrainerConfig.row_length": 53}, "TrainerConfig.row_length", 54),
+        (40, {"DecoderConfig.vocab_size": 99, "TrainerConfig.row_length": 93},
+         "TrainerConfig.row_length", 94),
+        (90, {"DecoderConfig.vocab_size": 150}, "DecoderConfig.context_length", 143),
+    ],
+)  # fmt: skip
+def test_a_run_that_is_too_small_for_the_file_is_refused_at_once(
+    tmp_path, capsys, monkeypatch, words, bindings, name, value
+):
+    monkeypatch.setattr(Base, "load", not_compiled)
+    monkeypatch.setattr(Base, "check", not_compiled)
+    file = own_file(tmp_path, words=words)
+    assert run(tmp_path, "star", **file, **bindings) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"{name} = " in message and f"set it to {value} or more" in message
+    enough = {"DecoderConfig.vocab_size": 150, "DecoderConfig.context_length": 256, name: value}
+    if name == "DecoderConfig.context_length":
+        enough |= {name: value, "TrainerConfig.row_length": value}
+    with pytest.raises(AssertionError, match="found too late"):
+        run(tmp_path, "star", **file, **enough)
+
+
+def test_few_shot_prompts_without_an_exemplar_file_are_refused(tmp_path, capsys):
+    assert run(tmp_path, "star", **{"StarConfig.few_shot": "always"}) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "StarConfig.few_shot = 'always' (not 'never') needs few-shot examples" in message
+    assert "JsonlTask.exemplar_file" in message
+    assert not (tmp_path / "star").exists()
 
 
 @pytest.mark.parametrize(

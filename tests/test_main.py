@@ -1,15 +1,19 @@
 import dataclasses
 import importlib
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import time
 
 import gin
+import jax
 import pytest
 
+import star_jax
 from star_jax import main as main_module
+from star_jax.cli import command_line
 from star_jax.cli.command_line import parse_command_line
 from star_jax.cli.quiet import quiet_imports
 from star_jax.errors import UserError
@@ -35,8 +39,8 @@ class Fake(RunMode):
 
 @gin.configurable("FakeTrainer", module="test_main")
 class FakeTrainer:
-    def __init__(self, batch_size, learning_rate=0.1):
-        self.batch_size, self.learning_rate = batch_size, learning_rate
+    def __init__(self, batch_size: int, learning_rate: float = 0.1, name: str = ""):
+        self.batch_size, self.learning_rate, self.name = batch_size, learning_rate, name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +135,9 @@ def test_flag_and_value_may_be_two_arguments(here):
         ("['a', 'b']", ["a", "b"]),
     ],
 )
-def test_a_macro_flag_takes_a_gin_value_or_a_bare_text(here, given, value):
-    assert main([*RUN, f"--gin.MODEL_DIR={given}"]) == 0
+@pytest.mark.parametrize("name", ["MODEL_DIR", "Fake.model_dir"])  # a macro, a parameter
+def test_a_flag_takes_a_gin_value_or_a_bare_text(here, name, given, value):
+    assert main([*DONE, f"--gin.{name}={given}"]) == 0
     assert CALLS[0][0] == value
 
 
@@ -189,7 +194,16 @@ def test_files_are_found_in_the_extra_search_paths(here, tmp_path):
         ([*DONE, "--gin.FakeTrainer.batchsize=3"], ["'batchsize'", "mean 'batch_size'?"]),
         ([*DONE, "--gin.Fake.trainer=@FakeTrain()"], ["'@FakeTrain'", "mean 'FakeTrainer'?"]),
         ([*DONE, "--gin.Fake.trainer=%BATCH_SIZ"], ["'%BATCH_SIZ'", "mean 'BATCH_SIZE'?"]),
-        ([*DONE, "--gin.FakeTrainer.batch_size=four"], ["batch_size=four", "quotes"]),
+        (
+            [*DONE, "--gin.FakeTrainer.batch_size=four"],
+            ["--gin.FakeTrainer.batch_size: ", "batch_size = 'four' is not a whole number"],
+        ),
+        (
+            [*DONE, "--gin.BATCH_SIZE=four"],  # through a macro
+            ["--gin.BATCH_SIZE: FakeTrainer.batch_size = 'four' is not a whole number"],
+        ),
+        ([*DONE, "--gin.FakeTrainer.learning_rate=low"], ["learning_rate = 'low' is not a number"]),
+        ([*DONE, "--gin.Fake.level='one'"], ["Fake.level = 'one' is not a whole number"]),
         ([*DONE, "--gin.FakeTrainer.batch_size=[1, 2"], ["--gin.FakeTrainer.batch_size=[1, 2"]),
         ([*RUN, "--gin.MODEL_DIR='out"], ["--gin.MODEL_DIR='out", "cannot read"]),
         ([*DONE, "--gin.FakeTrainer.batch_size=1\nMODEL_DIR=2"], ["not one binding"]),
@@ -320,6 +334,22 @@ def test_help_names_every_run_mode_and_fits_a_terminal(capsys):
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_version_names_star_jax_its_commit_and_jax(capsys, monkeypatch, tmp_path):
+    assert main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    found = re.fullmatch(
+        r"star_jax (\S+) \((?:commit [0-9a-f]{7,}(?:-dirty)?|no commit)\), jax (\S+)\n", printed
+    )
+    assert found.groups() == (star_jax.__version__, jax.__version__)
+    git = ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]
+    if os.path.exists(f"{ROOT}/.git"):
+        head = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        assert f"(commit {head}" in printed
+    monkeypatch.setattr(command_line, "ROOT", tmp_path)  # installed, without a checkout
+    assert main(["--run_mode=star", "--version"]) == 0
+    assert " (no commit), " in capsys.readouterr().out
+
+
 def test_help_has_the_users_own_run_mode(capsys):
     assert main([FAKE, "-h"]) == 0
     assert "tests.test_main.Fake: 100 % is 1" in capsys.readouterr().out
@@ -424,7 +454,8 @@ def test_a_run_mode_outside_the_package_is_one_file(here, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["--run_mode=stra"], ["--run_mode=star", "--gin_file=no_such.gin"]]
+    "argv",
+    [["--help"], ["--version"], ["--run_mode=stra"], ["--run_mode=star", "--gin_file=no_such.gin"]],
 )
 def test_quick_answers_import_nothing_heavy(argv, tmp_path):
     script = (
@@ -442,6 +473,6 @@ def test_quick_answers_import_nothing_heavy(argv, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == (0 if argv == ["--help"] else 2), done.stderr
+    assert done.returncode == (0 if argv in (["--help"], ["--version"]) else 2), done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - started < 5  # well under a second on an idle machine

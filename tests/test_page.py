@@ -23,8 +23,10 @@ from star_jax.reporting.attempts import (
 )
 from star_jax.reporting.document import Picture, Section, Table
 from star_jax.reporting.page import render_page
+from star_jax.run.tables import iteration_name
 from tests.attempts_data import HOSTILE, write_small_run
 from tests.browser import running_browser
+from tests.fake_runs import write_report, write_run
 
 READY = "document.getElementById('browser')?.dataset.ready === 'yes'"
 MOST_BYTES = 20_000_000
@@ -92,7 +94,7 @@ def rows_of(attempts):
             yield (
                 {
                     "run": sample.run,
-                    "iteration": str(sample.iteration),
+                    "iteration": iteration_name(sample.iteration),
                     "stage": sample.stage,
                     **{name: getattr(a, name) for name in OF_AN_ATTEMPT},
                 },
@@ -131,10 +133,6 @@ def search(browser, words):
     settled_when(browser, f"location.hash.includes({json.dumps(said)})")
     if not words:
         settled_when(browser, "!location.hash.includes('q=')")
-
-
-def label(facet, value):
-    return "0: base model" if (facet, value) == ("iteration", "0") else value
 
 
 def settled(browser, hash_part):
@@ -204,7 +202,7 @@ def test_every_choice_of_every_filter_shows_what_fits_it(page, attempts):
         assert len(values) > 1, facet
         for value in values:
             expected = sum(facets[facet] == value for facets, _ in rows)
-            choose(page, facet, label(facet, value))
+            choose(page, facet, value)
             settled_when(
                 page, f"new URLSearchParams(location.hash.slice(10)).get('{facet}') !== null"
             )
@@ -212,7 +210,7 @@ def test_every_choice_of_every_filter_shows_what_fits_it(page, attempts):
             option = page.js(
                 f"document.getElementById('filter-{facet}').selectedOptions[0].textContent"
             )
-            assert option == f"{label(facet, value)} ({expected})"
+            assert option == f"{value} ({expected})"
         choose(page, facet, "")
         settled_when(page, "location.hash === '#attempts?'")
         assert found(page) == len(rows)
@@ -324,6 +322,46 @@ def test_after_a_question_and_another_part_of_the_page_the_filters_are_still_the
     page.js("history.back()")
     settled_when(page, "location.hash === ''")
     assert found(page) > n
+
+
+def test_a_wrong_attempt_shows_the_expected_answer(browser, address):
+    """Of a run that did not record it, a right answer of another attempt."""
+    answers = "[...document.querySelectorAll('.answer')].map((e) => e.textContent)"
+    for hash_part, said in (
+        ("iteration=base&stage=evaluation&verdict=wrong&run=first", ["Answer7Expected3"] * 5),
+        ("iteration=base&stage=evaluation&verdict=right&run=first", ["Answer3"]),
+        ("stage=generated&verdict=wrong&run=first", ["Answer7Correct in another attempt3"] * 2),
+        ("question=train_4&stage=generated&run=first", []),  # dropped, and solved nowhere
+    ):
+        browser.open(f"{address}#attempts?{hash_part}", READY)
+        assert browser.js(answers) == said, hash_part
+
+
+def test_the_base_is_called_base(browser, address):
+    browser.open(f"{address}#attempts?question=validation_01", READY)
+    where = browser.js("[...document.querySelectorAll('.where')].map((e) => e.textContent)")
+    assert {text.split(" · ")[1] for text in where} == {"base", "iteration 1", "iteration 2"}
+    heads = "[...document.querySelectorAll('.timeline thead th')].map((e) => e.textContent)"
+    assert browser.js(heads) == ["iteration", "base", "1", "2"]
+
+
+@pytest.mark.parametrize("width", [1280, 1440, 1920])
+def test_no_table_is_cut_where_the_page_has_room(browser, tmp_path, width):
+    """The report of two runs, with all of its tables, as wide as a screen is."""
+    for name in ("one", "other"):
+        write_run(tmp_path / name, 3, row="figure4/with_rationalization_tiny")
+    file = tmp_path / "out"
+    write_report([str(tmp_path / "one"), str(tmp_path / "other")], str(file), "star_jax")
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
+                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    browser.open((file / "report.html").as_uri(), READY)
+    boxes = browser.js(
+        "[...document.querySelectorAll('div.table')].map((box) => [box.scrollWidth,"
+        " box.clientWidth, innerWidth - box.getBoundingClientRect().right])"
+    )
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    assert len(boxes) > 10
+    assert [box for box in boxes if box[0] > box[1]] == []
 
 
 @pytest.mark.parametrize(
@@ -472,6 +510,7 @@ def test_a_page_of_twenty_runs_of_thirty_iterations_is_small_enough_and_quick(br
                 question=text(300),
                 rationale=text(700),
                 answer=text(5),
+                expected=text(5),
                 group=str(i % 5),
                 verdict=VERDICTS[i % 3],
                 hint=HINT[stage == "rationalized"],

@@ -1,5 +1,6 @@
 """Every command of the README is one that works; the quickstart's own bars are a slow test."""
 
+import functools
 import importlib
 import json
 import re
@@ -8,11 +9,19 @@ import subprocess
 from pathlib import Path
 
 import gin
+import jax
 import pytest
 
-from star_jax.cli import gin_errors, gin_sources
+from star_jax.cli import configurables, gin_errors, gin_sources
 from star_jax.cli.command_line import parse_command_line
+from star_jax.main import main
+from star_jax.models.decoder import init_params
 from star_jax.modes import MODES
+from star_jax.parallel import partitioning
+from star_jax.parallel.partitioning import make_mesh
+from star_jax.run import checkpoints
+from tests.families import Dims
+from tests.test_convert import byte_level_tokenizer, saved
 
 BOUND = {  # where a run mode has no model of its own
     "precompile": ("star.model", "%MODEL"),
@@ -103,6 +112,38 @@ def _run_file(names):
         waiting += [name for name in included if name.startswith("paper/")]
     (name,) = found
     return (ROOT / "gin_configs" / name).read_text()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "--run_mode=infer" in c])
+def test_each_infer_command_sets_completions_off_or_prints_json(
+    command, tmp_path, monkeypatch, capsys
+):
+    """With random weights at its CHECKPOINT."""
+    monkeypatch.chdir(tmp_path)
+    flags = shlex.split(command)[3:]
+    place = tmp_path / dict(flag.split("=", 1) for flag in flags)["--gin.CHECKPOINT"]
+    if "pretrained" in command:
+        saved(place, "smollm2", Dims(vocab_size=300, context_length=512))
+        byte_level_tokenizer(place)
+    else:
+        parsed = parse_command_line(flags)
+        gin_errors.load(read(parsed))
+        model = configurables.bound_mode("infer", parsed.mode).model
+        checkpoints.save(place, init_params(model, jax.random.key(0)))
+    one_device = functools.partial(make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(partitioning, "make_mesh", one_device)
+    assert main([*flags, "--gin.SamplerConfig.max_new_tokens=8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    if "JSON=True" in command:
+        (attempt,) = map(json.loads, lines)
+        assert attempt["prompt"].startswith("Q: The bus is at Park")
+        assert attempt["reading"].keys() >= {"answer", "correct"}
+        return
+    heads = [line for line in lines if line.startswith("[")]
+    n = 2 if "infer_tiny" in command else 1
+    assert len(heads) == 2 * n and heads[0] == f"[1 of {n}] prompt"
+    assert heads[1].startswith(f"[1 of {n}] completion (")
+    assert n == 1 or ", expected: 8 6" in heads[1]
 
 
 def test_the_table_of_run_modes_is_whole_and_names_files_that_are_there():

@@ -39,7 +39,7 @@ def run(limits=None, **config):
     config = {"batch_size": 16, "max_new_tokens": 16, "prefill_tokens": 32, **config}
     mine = dataclasses.replace(base, config=SamplerConfig(**config))
     stats = []
-    said = mine.sample(mine.load(params()), MANY, KEYS, limits=limits, on_stats=stats.append)
+    said = tiny.sample(mine, mine.load(params()), MANY, KEYS, limits=limits, on_stats=stats.append)
     return [completion.token_ids for completion in said], stats[0]
 
 
@@ -77,7 +77,7 @@ def test_few_prompts_in_many_slots_are_written_the_same(n_prompts):
     """Fewer than a chunk has places for, when the failures of a good model are asked again."""
     many = sampler(batch_size=128)
     prompts, keys = MANY[:n_prompts], KEYS[:n_prompts]
-    got = many.sample(many.load(params()), prompts, keys)
+    got = tiny.sample(many, many.load(params()), prompts, keys)
     assert [c.token_ids for c in got] == run()[0][:n_prompts]
 
 
@@ -102,7 +102,7 @@ def test_a_prefix_is_computed_once_for_every_set_of_weights():
 
     def prefix_tokens(model, prompts):
         stats = []
-        mine.sample(model, prompts, keys, on_stats=stats.append)
+        tiny.sample(mine, model, prompts, keys, on_stats=stats.append)
         return stats[0].prefix_tokens
 
     model = mine.load(params())
@@ -148,7 +148,7 @@ def test_the_shares_of_the_cost_by_hand():
 
 def _completions():
     mine = sampler(batch_size=8)
-    return mine.sample(mine.load(params()), MANY, KEYS)
+    return tiny.sample(mine, mine.load(params()), MANY, KEYS)
 
 
 # Which prompts come when.
@@ -257,10 +257,10 @@ def test_each_size_of_each_program_is_compiled_once():
     mine = dataclasses.replace(sampler(), config=SamplerConfig(32, 8, prefill_tokens=48))
     model = mine.load(params())
     before = n_compiled()
-    mine.sample(model, MANY, KEYS)
+    tiny.sample(mine, model, MANY, KEYS)
     # Decoding with 32, 16 and 8 slots, halving them twice, and one each of the three others.
     assert n_compiled() - before <= 3 + 2 + 3
-    mine.sample(model, MANY[:40], KEYS[:40])
+    tiny.sample(mine, model, MANY[:40], KEYS[:40])
     assert n_compiled() - before <= 3 + 2 + 3
 
 

@@ -105,7 +105,7 @@ def test_our_number_is_next_to_the_papers_with_interval_n_and_seed():
     assert rows["few-shot CoT GPT-J"]["ours %"] == "not run"
     assert rows["few-shot CoT LaMDA 137B"]["ours %"] == "another model"
     assert {row["ours %"] for row in rows_by_head(table2.tables[0]).values()} == {"not run"}
-    assert table1.text == ("table1/star_with_rationalization, seed 7: `star_jax --name=run`",)
+    assert table1.text == ()  # the command is in the run's own section
 
 
 def test_seeds_of_a_row_are_shown_as_mean_range_and_each():
@@ -644,7 +644,29 @@ def test_a_report_has_everything_with_n_seed_and_command(tmp_path):
         rows = [row for table in part["tables"] for row in table["rows"]]
         if any({"not run", "another model"}.isdisjoint(row) for row in rows):
             written = json.dumps(part)
-            assert "seed" in written and "--gin.SEED=" in written, part["title"]
+            assert "seed" in written, part["title"]
+    page = (out / "report.html").read_text()
+    for seed in (5, 0):  # in the section of the run, and nowhere else
+        assert text.count(f"star_jax --gin.SEED={seed}") == 1
+        assert page.count(f"star_jax --gin.SEED={seed}") == 1
+
+
+def test_the_report_that_a_run_makes_of_itself_has_its_command_once(tmp_path):
+    run = write_run(tmp_path / "run", 2, seed=5)
+    text = write_report([str(run)], str(tmp_path / "out"), "star_jax --gin.SEED=5").read_text()
+    assert text.count("star_jax --gin.SEED=5") == 1 == text.count("Command:")
+
+
+def test_the_base_is_called_base_in_tables(tmp_path):
+    row = "table1/few_shot_cot"
+    (found,) = [x for x in paper_sections([run_of(row, line(0, 0.366))]) if "Table 1" in x.title]
+    (cells,) = [dict(zip(t.header, r, strict=True)) for t in found.tables for r in t.rows
+                if r[1] == "36.6"]  # fmt: skip
+    assert cells["iteration"] == "base"
+    late = write_run(tmp_path / "late", 3, late=("5",), late_from=2, row="figure5")
+    text = write_report([str(late)], str(tmp_path / "out"), "star_jax").read_text()
+    assert "before they enter (1 for those in from the start)" in text
+    assert "iteration 0" not in text
 
 
 def report_seconds(folder, runs, iterations, attempts):

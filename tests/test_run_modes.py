@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import inspect
 import json
 import re
@@ -13,6 +14,9 @@ from star_jax.loop.config import StarConfig
 from star_jax.loop.pretrain import Phase
 from star_jax.main import main
 from star_jax.models.config import DecoderConfig
+from star_jax.modes import infer
+from star_jax.records import Attempt, from_json, to_json
+from star_jax.tasks.arithmetic import ArithmeticTask
 from tests import tiny
 
 
@@ -101,8 +105,55 @@ def test_infer_prints_prompts_and_completions(tmp_path, tiny_base, capsys):
     )  # fmt: skip
     assert code == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("Input:\n3 + 4\nTarget:\n")
-    assert "Input:\n5 + 6\nTarget:\n" in printed
+    assert printed.startswith("[1 of 2] prompt\nInput:\n3 + 4\nTarget:\n[1 of 2] completion (")
+    second = re.search(
+        r"^\[2 of 2\] prompt\nInput:\n5 \+ 6\nTarget:\n\[2 of 2\] completion \((.*)\)\n",
+        printed,
+        re.MULTILINE,
+    )
+    assert re.fullmatch(
+        r"(answer: .+|no answer can be read), expected: 1 1(, truncated)?", second[1]
+    )
+    # One text is a list of one; as JSON, each is an attempt as in a run's files.
+    bindings = {"infer__questions": "3 + 4", "infer__json": True}
+    assert tiny.run(tmp_path, "infer", CHECKPOINT=tiny_base, **bindings) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    attempt = from_json(Attempt, json.loads(line))
+    assert (attempt.prompt, attempt.expected) == ("Input:\n3 + 4\nTarget:\n", "7")
+    assert attempt.reading.correct == (attempt.reading.answer == "7")
+
+
+def test_infer_says_where_there_is_no_answer_or_no_completion():
+    task = ArithmeticTask()
+    question = task.make_question("sum", "29 + 57")
+    cases = {
+        "said": "no answer can be read, expected: 8 6",
+        None: "none, the question exceeds the context length, expected: 8 6",
+        "8 5": "answer: 8 5, expected: 8 6",
+    }
+    for text, said in cases.items():
+        attempt = tiny.attempt_of(dataclasses.replace(task, direct=True), question, text)
+        heading = infer._as_text("1 of 1", attempt).splitlines()[4]
+        assert heading == f"[1 of 1] completion ({said})"
+    unknown = dataclasses.replace(attempt, expected="", ended=False)
+    assert "(answer: 8 5, truncated)" in infer._as_text("1 of 1", unknown)
+
+
+def test_an_attempt_has_the_expected_answer_and_is_read_without_it():
+    """Runs of this format before it was recorded lack the field, and are still resumed."""
+    task = ArithmeticTask()
+    attempt = tiny.attempt_of(task, task.make_question("sum", "29 + 57"), "said")
+    row = json.loads(json.dumps(to_json(attempt)))
+    assert row["expected"] == "8 6" and from_json(Attempt, row) == attempt
+    assert row.pop("expected")
+    assert from_json(Attempt, row) == dataclasses.replace(attempt, expected="")
+
+
+@pytest.mark.parametrize("questions", [[], 7, [7]])
+def test_infer_needs_texts(tmp_path, tiny_base, capsys, questions):
+    bindings = {"CHECKPOINT": tiny_base, "infer__questions": questions}
+    assert tiny.run(tmp_path, "infer", **bindings) == 2
+    assert f"infer.questions = {questions!r}: give at least one text" in capsys.readouterr().err
 
 
 def test_report_sets_runs_side_by_side(tmp_path, star_run, capsys):

@@ -22,6 +22,7 @@ from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.shapes import Shapes, fill_chunk
 from star_jax.rollout.native.slots import Writer
 from star_jax.tokenizers.vocabularies import WordVocabulary, encode_example
+from tests import tiny
 
 WORDS = WordVocabulary(list("abcdefghijklm"))
 MODEL = DecoderConfig(
@@ -79,13 +80,13 @@ PROMPTS = random_prompts(7)
 def completions(batch_size=4, temperature=0.0, seed=0):
     keys = [prompt_key(seed, 1, prompt.question_id) for prompt in PROMPTS]
     mine = sampler(batch_size, temperature)
-    return mine.sample(prepared(mine), PROMPTS, keys)
+    return tiny.sample(mine, prepared(mine), PROMPTS, keys)
 
 
 def sample(prompts, **kwargs):
     keys = [prompt_key(0, 1, prompt.question_id) for prompt in prompts]
     mine = sampler(**kwargs)
-    return mine.sample(prepared(mine), prompts, keys)
+    return tiny.sample(mine, prepared(mine), prompts, keys)
 
 
 @jax.jit
@@ -250,7 +251,7 @@ def test_last_partial_batch_is_sampled():
     assert len(PROMPTS) % 4
     done = []
     keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    got = sampler().sample(prepared(sampler()), PROMPTS, keys, done.append)
+    got = tiny.sample(sampler(), prepared(sampler()), PROMPTS, keys, done.append)
     assert sum(done) == len(PROMPTS)
     assert got == completions()
 
@@ -266,7 +267,7 @@ def test_batch_size_does_not_change_completions(temperature):
 
 def test_order_and_company_of_prompts_do_not_change_completions():
     keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    back = sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), PROMPTS[::-2], keys[::-2])
+    back = tiny.sample(sampler(4, 1.3), prepared(sampler(4, 1.3)), PROMPTS[::-2], keys[::-2])
     assert [c.token_ids for c in back] == [c.token_ids for c in completions(4, 1.3)[::-2]]
 
 
@@ -274,13 +275,13 @@ def test_seeds_differ_and_the_same_seed_repeats():
     first, second = completions(4, 1.3, seed=0), completions(4, 1.3, seed=1)
     assert sum(a.token_ids != b.token_ids for a, b in zip(first, second, strict=True)) > 4
     keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    assert sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), PROMPTS, keys) == first
+    assert tiny.sample(sampler(4, 1.3), prepared(sampler(4, 1.3)), PROMPTS, keys) == first
 
 
 def test_samples_of_one_question_differ():
     prompts = [PROMPTS[0]] * 4
     keys = [prompt_key(0, 1, prompts[0].question_id, sample=i) for i in range(4)]
-    said = sampler(4, 1.3).sample(prepared(sampler(4, 1.3)), prompts, keys)
+    said = tiny.sample(sampler(4, 1.3), prepared(sampler(4, 1.3)), prompts, keys)
     assert len({completion.token_ids for completion in said}) > 2
 
 
@@ -289,7 +290,7 @@ def test_every_token_is_a_draw_of_its_own():
     even = jax.tree.map(jnp.zeros_like, params())
     even["head"]["bias"] = even["head"]["bias"].at[WORDS.eos_id].set(-100.0)
     keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    for completion in sampler(4, 1.3).sample(sampler(4, 1.3).load(even), PROMPTS, keys):
+    for completion in tiny.sample(sampler(4, 1.3), sampler(4, 1.3).load(even), PROMPTS, keys):
         assert len(set(completion.token_ids)) > MAX_NEW / 3
 
 
@@ -312,7 +313,7 @@ def test_questions_that_cannot_fit_alone_are_left_out_by_name(capsys):
     first, second = sample([PROMPTS[0], long])
     assert (first, second) == (sample([PROMPTS[0]])[0], None)
     assert "1 of 2 questions exceed the context length" in capsys.readouterr().err
-    message = "1 of 1 questions exceed .* 128 .*120 of the question .* 16 new .*: q_long;"
+    message = "1 of 1 questions exceed .* 128 .* 16 new .*: q_long; set .*context_length to 136 or"
     with pytest.raises(UserError, match=message):
         sample([long])
 

@@ -21,6 +21,7 @@ from star_jax.records import Prompt
 from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.tokenizers.loading import load_vocabulary
+from tests import tiny
 from tests.families import hf_greedy, hf_logits, transformers
 from tests.packages import install_beside
 from tests.test_families import logits_of
@@ -96,8 +97,8 @@ def test_greedy_continuations_are_those_of_transformers(gguf_file, mine, theirs)
     vocabulary = load_vocabulary(gguf_file)
     sampler = Sampler(config, vocabulary, SamplerConfig(4, 48), mesh())
     prompts = [Prompt(str(i), text) for i, text in enumerate(PROMPTS)]
-    done = sampler.sample(
-        sampler.load(params), prompts, [prompt_key(0, 0, p.question_id) for p in prompts]
+    done = tiny.sample(
+        sampler, sampler.load(params), prompts, [prompt_key(0, 0, p.question_id) for p in prompts]
     )
     for prompt, completion in zip(PROMPTS, done, strict=True):
         there = hf_greedy(theirs[0], vocabulary.encode(prompt), 48, vocabulary.eos_id)

@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 import jax
+import numpy as np
 
 from star_jax.loop import star
 from star_jax.loop.config import StarConfig
@@ -20,6 +21,7 @@ from star_jax.models.config import DecoderConfig
 from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Attempt, Completion, Prompt, Question
+from star_jax.rollout.engine import Engine, Loaded
 from star_jax.run import checkpoints
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import Recorder
@@ -217,6 +219,22 @@ def trainer(width: int = 8, **config: object) -> Trainer:
 def fake_engine(says: Callable[..., str | None]) -> FakeEngine:
     """An engine that answers the arithmetic task's prompts as `says` does."""
     return FakeEngine(says, arithmetic_vocabulary())
+
+
+def sample(
+    engine: Engine,
+    model: Loaded,
+    prompts: Sequence[Prompt],
+    keys: Sequence[np.ndarray],
+    on_progress: Callable[[int], None] = lambda n: None,
+    **options: object,
+) -> list[Completion | None]:
+    """An engine's completion of each prompt, in their order; calls `on_progress` for each."""
+    results = [None] * len(prompts)
+    for place, completion in engine.generate(model, prompts, keys, **options):
+        results[place] = completion
+        on_progress(1)
+    return results
 
 
 def prompts_of(engine: FakeEngine) -> list[Prompt]:

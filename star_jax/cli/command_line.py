@@ -3,9 +3,14 @@
 import argparse
 import dataclasses
 import functools
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import NoReturn
 
+import star_jax
 from star_jax.cli.quiet import quiet_imports
 from star_jax.errors import UserError, did_you_mean
 from star_jax.modes import MODES, find_mode
@@ -20,6 +25,7 @@ examples:
       --gin_file=paper/table1_star_with_rationalization.gin
   python -m star_jax.main --run_mode=report --gin.report.model_dirs="['runs/a', 'runs/b']"
 """
+ROOT = Path(__file__).parents[2]
 GIN = "--gin."
 POD = "pod"  # a value of --processes
 
@@ -41,9 +47,20 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def help_text(argv: Sequence[str] = ()) -> str:
-    """What `--help` prints; with the user's own run mode if `argv` has one."""
-    return _parser(_known_modes(argv)).format_help()
+def quick_answer(argv: Sequence[str]) -> str:
+    """What `--help` prints, with the user's own run mode, or `--version`; "" without either."""
+    if "--help" in argv or "-h" in argv:
+        return _parser(_known_modes(argv)).format_help()
+    return _version() if "--version" in argv else ""
+
+
+def _version() -> str:
+    """Versions, and the commit if star_jax runs from a git checkout."""
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    has_git = (ROOT / ".git").exists() and shutil.which("git")
+    said = subprocess.run(describe, capture_output=True, text=True).stdout if has_git else ""
+    commit = f"commit {said.strip()}" if said else "no commit"
+    return f"star_jax {star_jax.__version__} ({commit}), jax {metadata.version('jax')}\n"
 
 
 def parse_command_line(argv: Sequence[str]) -> CommandLine:
@@ -116,7 +133,7 @@ def _parser(modes: Mapping[str, type[RunMode]]) -> argparse.ArgumentParser:
     add(
         f"{GIN}NAME=VALUE", action="store_true",  # for --help only: these never reach the parser
         help="a gin binding, wins over every file; NAME is a macro (MODEL_DIR) or a parameter "
-        "(Trainer.batch_size), VALUE is a gin value (a text in quotes)",
+        "(TrainerConfig.batch_size), VALUE is a gin value, or a text without quotes",
     )  # fmt: skip
     add(
         "--gin_search_paths", metavar="DIRS", type=_text,
@@ -136,6 +153,7 @@ def _parser(modes: Mapping[str, type[RunMode]]) -> argparse.ArgumentParser:
             options = {**flag, "help": what, "default": argparse.SUPPRESS}
             add(options.pop("flag"), dest=f"{name}.{field}", **options)
     add("-h", "--help", action="store_true", help="print this text")
+    add("--version", action="store_true", help="print the versions of star_jax and JAX")
     return parser
 
 

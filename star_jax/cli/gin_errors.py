@@ -6,12 +6,12 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import gin
 
 from star_jax.cli.gin_sources import Binding, Reference, Sources, must_be_set
-from star_jax.errors import UserError, did_you_mean, one_line
+from star_jax.errors import KINDS, UserError, did_you_mean, one_line
 
 
 def load(sources: Sources) -> None:
@@ -69,11 +69,13 @@ def _import_modules(imports: Sequence[tuple[str, str]]) -> None:
 
 
 def _check_names(bindings: Sequence[Binding]) -> None:
-    macros = {name for binding in bindings if (name := binding.macro)}
+    macros = {name: binding for binding in bindings if (name := binding.macro)}
     effective = {binding.macro or _parameter_key(binding): binding for binding in bindings}
     for binding in effective.values():
         if not binding.macro and binding.is_required:
             raise UserError(must_be_set(f"{binding.selector}.{binding.arg_name}", binding.where))
+        if not binding.macro:
+            _check_kind(binding, macros)
         for reference in binding.references():
             _check_reference(reference, binding.where, macros)
 
@@ -93,7 +95,22 @@ def _parameter_key(binding: Binding) -> tuple[str, str, str]:
         raise UserError(f"{binding.where}: {one_line(error).rstrip('.')}{hint}") from error
 
 
-def _check_reference(reference: Reference, where: str, macros: set[str]) -> None:
+def _check_kind(binding: Binding, macros: Mapping[str, Binding]) -> None:
+    """Raises UserError for a text, also a macro's, where the parameter is a number or a switch."""
+    value, where = binding.value, binding.where
+    for _ in macros:  # a chain of macros is no longer
+        if isinstance(value, Reference) and (source := macros.get(value.name)):
+            value, where = source.value, source.where
+    bound = inspect.signature(gin.config._REGISTRY.get_match(binding.selector).wrapped)
+    parameter = bound.parameters.get(binding.arg_name)
+    for kind, words in KINDS.items():
+        wanted = parameter and kind is not str and parameter.annotation in (kind, kind.__name__)
+        if wanted and isinstance(value, str):
+            name = f"{binding.selector}.{binding.arg_name}"
+            raise UserError(f"{where}: {name} = {value!r} is not {words}")
+
+
+def _check_reference(reference: Reference, where: str, macros: Collection[str]) -> None:
     if reference.is_macro:
         # A scoped macro may be set in an outer scope: gin checks it.
         known = "/" in reference.name or reference.name in macros
@@ -133,5 +150,5 @@ def missing_bindings_reported() -> Iterator[None]:
             raise
         name = f"{names['owner'] or names['of']}.{names['name'] or names['missing']}"
         raise UserError(
-            f"{name} must be set: add --gin.{name}=VALUE (a text as \"'...'\") or bind it in a file"
+            f"{name} must be set: add --gin.{name}=VALUE or bind it in a file"
         ) from error

@@ -127,13 +127,12 @@ class Sources:
     def read_flag(self, name: str, value: str) -> None:
         """Adds `--gin.name=value`."""
         flag = f"--gin.{name}"
-        # `--gin.MODEL_DIR=runs/mine` has no quotes, or the shell removed them. The value of a macro
-        # is then read as a text, if it does not begin like a gin value.
-        bare = "." not in name and value.strip()[0] not in "'\"[({@%"
+        # `--gin.MODEL_DIR=runs/mine` has no quotes, or the shell removed them. The value is then
+        # read as a text, if it does not begin like a gin value.
         try:
             statements = _parse(f"{name} = {value}", flag)
         except UserError:
-            if not bare:
+            if value.strip()[0] in "'\"[({@%":
                 raise
             value = repr(value)
             statements = _parse(f"{name} = {value}", flag)
@@ -196,8 +195,7 @@ def _parse(text: str, source: str) -> list[config_parser.BindingStatement]:
             message, (line, _) = error.args
         is_flag = source.startswith("--")
         place = f"{source}={text.partition(' = ')[2]}" if is_flag else f"{source}:{line}"
-        quotes = "; a text needs quotes inside quotes: \"'...'\"" if is_flag else ""
-        raise UserError(f"{place}: gin cannot read this: {one_line(message)}{quotes}") from error
+        raise UserError(f"{place}: gin cannot read this: {one_line(message)}") from error
 
 
 def _check_macros(bindings: Sequence[Binding]) -> None:
@@ -214,4 +212,4 @@ def _check_macros(bindings: Sequence[Binding]) -> None:
 
 def must_be_set(name: str, where: str) -> str:
     """The message for a macro or parameter that `where` requires from the user."""
-    return f"{name} must be set ({where} requires it): add --gin.{name}=VALUE, a text as \"'...'\""
+    return f"{name} must be set ({where} requires it): add --gin.{name}=VALUE"

@@ -38,7 +38,7 @@ def evaluate_few_shot(
         raise UserError(f"few_shot.seed = {seed}: give 0 or more")
     base.check()
     held_out = task.questions(VALIDATION)
-    check_examples(task, held_out)
+    check_examples(task, held_out, "--run_mode=few_shot")
     engine = engine.for_prompts([task.question_text(q, hinted=False) for q in held_out])
     directory = recorder.claim()
     stages = Stages(directory.iteration(0), Rollout(engine, task, seed, iteration=0))
@@ -46,13 +46,13 @@ def evaluate_few_shot(
     return recorder.publish(evaluated_only(stages, model, held_out, few_shot=True))
 
 
-def check_examples(task: ReasoningTask, questions: Sequence[Question]) -> None:
-    """Raises UserError if there is no example to show before one of the questions."""
+def check_examples(task: ReasoningTask, questions: Sequence[Question], setting: str) -> None:
+    """Raises UserError if there is no example, which `setting` needs, before a question."""
     groups = dict.fromkeys(question.group for question in questions)
     without = [group for group in groups if not task.few_shot_examples(group, hinted=False)]
     if without:
         of_group = f" for the questions of group {without[0]!r}" if without[0] else ""
         raise UserError(
-            f"--run_mode=few_shot needs few-shot examples, and task {task.name} has none"
+            f"{setting} needs few-shot examples, and task {task.name} has none"
             f"{of_group}; ArithmeticTask.n_few_shot or JsonlTask.exemplar_file gives it some"
         )

@@ -11,7 +11,6 @@ from star_jax.run import checkpoints
 from star_jax.run.checkpoints import TrainingCheckpoint
 from star_jax.run.progress import progress
 from star_jax.run.stage_dir import Lazy, Notes, StageDir, StageResult
-from star_jax.training.packing import check_lengths
 from star_jax.training.trainer import Trainer
 
 OnLosses = Callable[[int, Sequence[float]], None]  # of the first step taken here, and each loss
@@ -58,7 +57,7 @@ def finetune_from_base(
     Raises:
       UserError: there is nothing to train on, or the loss is not finite.
     """
-    check_lengths(examples, trainer.config.row_length, trainer.config.loss_share)
+    trainer.check(examples)  # before anything is compiled
     every = trainer.config.checkpoint_every if checkpoint else 0
     n_last = max(1, n_steps // 10)
     # Which weights to start from: 1. the state inside this fine-tuning  2. the base

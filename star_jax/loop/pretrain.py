@@ -16,6 +16,7 @@ from star_jax.run.paths import path_of
 from star_jax.run.progress import log
 from star_jax.run.run_dir import RunDir
 from star_jax.run.stage_dir import StageDir
+from star_jax.tokenizers.vocabularies import check_room
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import Trainer
 
@@ -62,12 +63,13 @@ def train_base(
       config_text: the configuration.
 
     Raises:
-      UserError: `model_dir` belongs to another configuration, or there is no phase.
+      UserError: `model_dir` belongs to another configuration, no phase, or too small a model.
     """
     if not phases:
         raise UserError("pretrain.phases is empty; give at least one Phase")
     if seed < 0:
         raise UserError(f"pretrain.seed = {seed}: give 0 or more")
+    check_room(vocabulary, trainer.model.vocab_size)  # now: the run from this base needs it, too
     directory = RunDir(path_of(model_dir))
     directory.claim(config_text())
     params: Callable[[], Params] = functools.cache(lambda: trainer.random_params(seed))

@@ -129,6 +129,7 @@ def read_attempt(
         reward=reward_of(rollout.reward, question, written.text, reading),
         dropped=completion is None,
         reference_steps=None if gold is None else task.read(question, gold).n_steps,
+        expected=question.answer,
     )
 
 

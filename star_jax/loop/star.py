@@ -15,6 +15,7 @@ from star_jax.errors import UserError
 from star_jax.loop.config import StarConfig
 from star_jax.loop.evaluate import chance, evaluated_only, evaluation_metrics
 from star_jax.loop.examples import examples_of, tokenized, with_few_shot
+from star_jax.loop.few_shot import check_examples
 from star_jax.loop.filters import keep, names_of, step_counts
 from star_jax.loop.finetune import train_stage
 from star_jax.loop.rationales import Rollout, failures
@@ -26,6 +27,7 @@ from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import Recorder
 from star_jax.run.stage_dir import Lazy, Notes, StageDir
 from star_jax.tasks.task import SPLITS, TRAIN, VALIDATION, ReasoningTask
+from star_jax.tokenizers.vocabularies import document_start
 from star_jax.training.schedules import StepSchedule
 from star_jax.training.trainer import Trainer
 
@@ -64,10 +66,13 @@ def run_star(star: Star, recorder: Recorder) -> list[IterationMetrics]:
     Raises:
       UserError: another run's directory, no base, an empty data set, nothing kept, and so on.
     """
+    _check_examples(star)
     star.base.check()
     _check_groups(star)
     draw_questions(star, 1)  # refuses too few questions now; later iterations have no fewer
-    star = dataclasses.replace(star, engine=star.engine.for_prompts(_all_texts(star)))
+    star = dataclasses.replace(
+        star, engine=star.engine.for_prompts(_texts(star, (False, True), SPLITS))
+    )
     directory = recorder.claim()
     previous = Lazy(lambda: star.engine.load(star.load_base()))  # line 1: M_0 = M
     metrics = [recorder.publish(evaluate_base(star, previous, directory.iteration(0)))]
@@ -215,12 +220,39 @@ def _check_groups(star: Star) -> None:
         )
 
 
-def _all_texts(star: Star) -> list[str]:
-    """Of all prompts that the run can sample."""
+def _check_examples(star: Star) -> None:
+    """Raises UserError if few-shot examples are to be shown and the task has none."""
+    few_shot, questions = star.config.few_shot, [q for qs in star.questions.values() for q in qs]
+    if few_shot != "never":
+        check_examples(star.task, questions, f"StarConfig.few_shot = {few_shot!r} (not 'never')")
+    elif star.config.few_shot_in_training:
+        check_examples(star.task, questions, "StarConfig.few_shot_in_training = True")
+
+
+def check_lengths(star: Star, max_new_tokens: int) -> None:
+    """Raises UserError if no question fits the context, or an example can exceed a row: at once."""
+    vocabulary, context = star.engine.vocabulary, star.trainer.model.context_length
+    hints = (False, True) if star.config.hinted_share else (False,)
+    around = len(document_start(vocabulary)) + max_new_tokens
+    lengths = [len(vocabulary.encode(text)) + around for text in _texts(star, hints, [TRAIN])]
+    fitting = [n for n in lengths if n <= context]  # the others are dropped with a warning
+    name, room, needed = "DecoderConfig.context_length", context, max(lengths)
+    if fitting:
+        name, room = "TrainerConfig.row_length", star.trainer.config.row_length
+        needed = min(max(fitting) + 1, context)  # with EOS
+    if needed > room:
+        raise UserError(
+            f"{name} = {room}, but a question with {max_new_tokens} new tokens may need {needed}; "
+            f"set it to {needed} or more, or lower SamplerConfig.max_new_tokens"
+        )
+
+
+def _texts(star: Star, hints: Sequence[bool], splits: Sequence[str]) -> list[str]:
+    """Of all prompts with and without hints, of some splits."""
     return [
         star.task.question_text(question, hinted=hinted)
-        for hinted in (False, True)
-        for split in SPLITS
+        for hinted in hints
+        for split in splits
         for question in star.questions[split]
     ]
 

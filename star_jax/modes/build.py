@@ -3,8 +3,11 @@
 This module imports JAX; the run modes import it when they are called.
 """
 
+from collections.abc import Sequence
+
 import gin
 
+from star_jax.loop.few_shot import check_examples
 from star_jax.loop.rationales import Rollout
 from star_jax.models.base_weights import Base
 from star_jax.models.decoder import placed_params
@@ -13,6 +16,7 @@ from star_jax.modes.mode import CheckpointMode, PromptingMode, RunDirMode
 from star_jax.modes.pretrain import PretrainMode
 from star_jax.modes.star import StarMode
 from star_jax.parallel import partitioning, processes
+from star_jax.records import Question
 from star_jax.reporting.report import report
 from star_jax.rollout.engine import Engine, Loaded
 from star_jax.rollout.native import sampler
@@ -55,8 +59,10 @@ def reported(mode: RunDirMode) -> int:
     return 0
 
 
-def rollout(mode: CheckpointMode) -> Rollout:
-    """How the mode prompts its checkpoint."""
+def rollout(mode: CheckpointMode, name: str, questions: Sequence[Question]) -> Rollout:
+    """How the mode, called `name`, prompts its checkpoint with these questions."""
+    if mode.few_shot:
+        check_examples(mode.task, questions, f"{name}.few_shot = True")
     return Rollout(engine(mode), mode.task, mode.seed, iteration=0, few_shot=mode.few_shot)
 
 

@@ -31,10 +31,10 @@ class EvaluateMode(mode.CheckpointMode):
         from star_jax.run.files import check_writable, write_atomically
         from star_jax.run.paths import path_of
 
-        rollout = build.rollout(self)
         if self.output_file:
             check_writable(path_of(self.output_file))
         questions = self.task.questions(self.split)
+        rollout = build.rollout(self, "evaluate", questions)
         evaluate.check_grading(self.grading, self.normalize, self.task, questions)
         weights = build.weights(self, rollout)
         if self.grading == evaluate.LIKELIHOOD:

@@ -105,6 +105,8 @@ class RunDirMode(PromptingMode):
 class CheckpointMode(PromptingMode):
     """A run mode that prompts a checkpoint and writes no run directory."""
 
+    not_needed = ("MODEL_DIR",)
+
     checkpoint: str
     few_shot: bool = dataclasses.field(default=False, kw_only=True)
     seed: int = dataclasses.field(default=0, kw_only=True)

@@ -20,12 +20,13 @@ class StarMode(mode.RunDirMode):
 
     def __call__(self) -> int:
         """Runs `run_star`, then reports."""
-        from star_jax.loop.star import Star, run_star
+        from star_jax.loop.star import Star, check_lengths, run_star
         from star_jax.modes import build
 
         recorder, engine = build.recorder(self), build.engine(self)
         trainer = build.trainer(self, self.optimizer)
         base = build.base(self, self.base_checkpoint)
         star = Star(self.loop, self.task, engine, trainer, self.schedule, base)
+        check_lengths(star, self.sampler.max_new_tokens)
         run_star(star, recorder)
         return build.reported(self)

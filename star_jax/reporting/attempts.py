@@ -53,6 +53,7 @@ class ShownAttempt:
     question: str  # as in the prompt, hint included
     rationale: str
     answer: str | None
+    expected: str | None  # the right answer, None where it was not recorded
     group: str
     verdict: str  # one of VERDICTS
     hint: str  # one of HINT, and so on
@@ -159,6 +160,7 @@ def _shown(row: Row, stage: str, kept: Kept | None) -> ShownAttempt:
         question=_truncated(row["prompt"]),
         rationale=_truncated(row["completion"]),
         answer=None if reading["answer"] is None else _truncated(reading["answer"]),
+        expected=_truncated(row["expected"]) if row.get("expected") else None,
         group=row["group"],
         verdict=_verdict(row),
         hint=HINT[row["hinted"]],

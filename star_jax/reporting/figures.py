@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from star_jax.reporting.document import Picture
 from star_jax.reporting.runs import Arm, RunReport, arms, group_kind, groups_of, runs_of
 from star_jax.reporting.tables import right_of, times, wilson_interval
+from star_jax.run.tables import iteration_name
 
 MAX_COLUMNS = 4  # panels per line
 DPI = 150
@@ -80,7 +81,7 @@ def style_panel(panel: Axes, shown: Sequence[Arm]) -> None:
     panel.set_xlabel("outer iteration")
     panel.set_xlim(-0.5, max((run.last.iteration for run in runs_of(shown)), default=0) + 0.5)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "base" if x == 0 else f"{x:.0f}"))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: iteration_name(round(x))))
     panel.grid(axis="y", color="0.9")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

@@ -23,6 +23,7 @@ from string import Template
 
 from star_jax.reporting.attempts import CHOICES, MOST_CHARACTERS, AttemptsData
 from star_jax.reporting.document import Picture, Section, Table
+from star_jax.run.tables import iteration_name
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("tables.js", "store.js", "browser.js")
@@ -34,7 +35,7 @@ CODE = re.compile(r"`([^`]+)`")
 ABSENT = ("", "-", "\u2013", "\u2014", "not run")
 
 FILTERS = ("run", "iteration", *CHOICES, "group", "sample", "turn")  # columns of indices of values
-TEXTS = ("id", "question", "rationale", "answer")  # columns of indices of the list of texts
+TEXTS = ("id", "question", "rationale", "answer", "expected")  # of indices of the list of texts
 COUNTS = ("tokens", "ended")  # columns of the numbers themselves
 
 
@@ -166,13 +167,13 @@ def as_json(attempts: AttemptsData) -> bytes:
     indices of `values`, then the number of attempts here, and of those on disk.
     """
     rows = [
-        {"run": s.run, "iteration": str(s.iteration), "stage": s.stage, **vars(attempt)}
+        {"run": s.run, "iteration": iteration_name(s.iteration), "stage": s.stage, **vars(attempt)}
         for s in attempts.samples
         for attempt in s.attempts
     ]
     values: dict[str, list[str]] = {name: list(CHOICES.get(name, ())) for name in FILTERS}
     values["run"] = list(dict.fromkeys(sample.run for sample in attempts.samples))
-    values["iteration"] = [str(n) for n in sorted({s.iteration for s in attempts.samples})]
+    values["iteration"] = [*map(iteration_name, sorted({s.iteration for s in attempts.samples}))]
     for name in ("group", "sample", "turn"):
         values[name] = sorted({row[name] for row in rows}, key=_natural)
     index = {name: {value: i for i, value in enumerate(of)} for name, of in values.items()}
@@ -184,7 +185,8 @@ def as_json(attempts: AttemptsData) -> bytes:
     }
     counts = []
     for s in attempts.samples:
-        place = index["run"][s.run], index["iteration"][str(s.iteration)], index["stage"][s.stage]
+        iteration = index["iteration"][iteration_name(s.iteration)]
+        place = index["run"][s.run], iteration, index["stage"][s.stage]
         counts.append([*place, len(s.attempts), s.total])
     content = {"values": values, "samples": counts, "columns": columns, "texts": [*texts][1:]}
     return json.dumps(content, separators=(",", ":")).encode()

@@ -11,9 +11,9 @@ from matplotlib.patches import Rectangle
 
 from star_jax.reporting import figures
 from star_jax.reporting.document import Section, Table
-from star_jax.reporting.runs import TINY, TWIN, Arm, RunReport, arms, commands, group_kind, runs_of
+from star_jax.reporting.runs import TINY, TWIN, Arm, RunReport, arms, group_kind, runs_of, twins
 from star_jax.reporting.tables import comparison_table, number, share_cells, table_of
-from star_jax.run.tables import group_names
+from star_jax.run.tables import group_names, iteration_name
 
 DIRECT = "figure4/direct_finetuned"
 FIGURE4 = {
@@ -48,7 +48,7 @@ def _figure4_section(among: Sequence[Arm], ending: str) -> list[Section]:
     drawn = figures.picture(f"figure4{ending}.png", alt, draw_figure4(shown))
     note = "Each run after its last iteration; held-out problems, the interval is Wilson's."
     table = table_of(comparison_table(runs_of(shown)), "Last iteration", note)
-    return [Section(title, (*text, *commands(shown)), (table,), (drawn,))]
+    return [Section(title, tuple(text), (table,), (drawn,))]
 
 
 def draw_figure4(shown: Sequence[Arm]) -> Figure:
@@ -107,7 +107,7 @@ def _figure5_section(among: Sequence[Arm]) -> list[Section]:
     tables = tuple(_before_and_after(run) for run in runs_of(late) if _entries(run))
     alt = "Accuracy per digit count; a vertical line marks where more digits enter"
     drawn = figures.picture("figure5.png", alt, draw_figure5(late))
-    return [Section(title, tuple(commands(late, twins=True)), tables, (drawn,))]
+    return [Section(title, twins(late), tables, (drawn,))]
 
 
 def draw_figure5(shown: Sequence[Arm]) -> Figure:
@@ -144,9 +144,9 @@ def _before_and_after(run: RunReport) -> Table:
             right = round(row.accuracy_by_group.get(name, 0) * total)
             cells[-1] += share_cells(right, total)
     note = (
-        f"`before` is the iteration before they enter (for those in from the start, iteration "
-        f"{earliest - 1}), `then` the one in which they were first trained on, `last` iteration "
-        f"{last}. Intervals are Wilson's."
+        f"`before` is the iteration before they enter ({iteration_name(earliest - 1)} for those in "
+        f"from the start), `then` the one in which they were first trained on, `last` is {last}. "
+        "Intervals are Wilson's."
     )
     return table_of(cells, f"{run.label}, seed {run.seed}", note)
 
@@ -175,8 +175,8 @@ def _figure6_section(among: Sequence[Arm]) -> list[Section]:
     )
     alt = "Counts of questions by the steps of the data set's solution and of the model's"
     drawn = figures.picture("figure6.png", alt, draw_figure6(shown))
-    text, table = tuple(commands(shown, twins=True)), table_of(cells, note=note)
-    return [Section("Figure 6: calculator steps", text, (table,), (drawn,))]
+    table = table_of(cells, note=note)
+    return [Section("Figure 6: calculator steps", twins(shown), (table,), (drawn,))]
 
 
 def draw_figure6(shown: Sequence[Arm]) -> Figure:

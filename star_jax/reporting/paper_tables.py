@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from star_jax.reporting.document import Section
-from star_jax.reporting.runs import TINY, TWIN, Arm, RunReport, arms, commands
+from star_jax.reporting.runs import TINY, TWIN, Arm, RunReport, arms
 from star_jax.reporting.tables import Cells, interval_text, number, percent, right_of, table_of
-from star_jax.run.tables import NOTHING
+from star_jax.run.tables import NOTHING, iteration_name
 
 NOT_RUN = "not run"
 OURS = ("ours %", "95 % interval", "n", "seed", "iteration", "train %")
@@ -77,7 +77,7 @@ def _section(title: str, rows: Sequence[PaperRow], by_row: Mapping[str, Arm]) ->
     tables = [table_of(cells, "The paper's task and model", NOTE)]
     if any(arm.row.endswith(TINY) for arm in shown):
         tables.append(table_of(twins, TWIN.capitalize(), TWIN_NOTE))
-    return Section(title, tuple(commands(shown)), tuple(tables))
+    return Section(title, tables=tuple(tables))
 
 
 def _lines(method: str, arm: Arm | None, missing: str) -> list[tuple[str, list[str]]]:
@@ -91,7 +91,7 @@ def _lines(method: str, arm: Arm | None, missing: str) -> list[tuple[str, list[s
             interval_text(*right_of(last)),
             number(last.n_eval),
             str(last.seed),
-            str(last.iteration),
+            iteration_name(last.iteration),
             percent(last.train_fraction),
         ]
         for last in lasts
@@ -104,7 +104,7 @@ def _lines(method: str, arm: Arm | None, missing: str) -> list[tuple[str, list[s
         f"{percent(min(accuracies))} to {percent(max(accuracies))} (range)",
         " + ".join(number(last.n_eval) for last in lasts),
         ", ".join(str(last.seed) for last in lasts),
-        ", ".join(map(str, sorted({last.iteration for last in lasts}))),
+        ", ".join(map(iteration_name, sorted({last.iteration for last in lasts}))),
         percent(sum(last.train_fraction for last in lasts) / len(lasts)),
     ]
     names = [f"… {run.name}" for run in arm.runs]

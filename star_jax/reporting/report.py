@@ -51,7 +51,7 @@ def metrics_table(run: RunReport) -> list[str]:
 
 def write_report(runs: Sequence[RunReport], output_dir: Path, command: str) -> list[Path]:
     """Writes report.md, which quotes `command`, and the files next to it; returns their paths."""
-    parts = sections(runs)
+    parts = sections(runs, command)
     attempts = collect_attempts({run.name: run.directory for run in runs})
     names = [[{"name": drawn.name, "alt": drawn.alt} for drawn in x.pictures] for x in parts]
     as_json = {
@@ -74,22 +74,23 @@ def write_report(runs: Sequence[RunReport], output_dir: Path, command: str) -> l
     return [output_dir / name for name in reversed(contents)]
 
 
-def sections(runs: Sequence[RunReport]) -> list[Section]:
-    """All sections of a report of at least one run, in order."""
+def sections(runs: Sequence[RunReport], command: str = "") -> list[Section]:
+    """All sections of a report of at least one run, in order; `command` made the report."""
     title = "Accuracy after each outer iteration"
     drawn = figures.picture(FIGURE_NAME, title, figures.draw_accuracies(runs))
     found = [Section(title, pictures=(drawn,))]
     if len(runs) > 1:
-        lines = tuple(f"{run.label}, seed {run.seed}: {run.command}" for run in runs)
         table = tables.table_of(tables.comparison_table(runs))
-        found.append(Section("Last iteration of each run", lines, (table,)))
+        found.append(Section("Last iteration of each run", tables=(table,)))
     found += paper_tables.paper_sections(runs)
     found += paper_figures.figure_sections(runs)
     found += iterations.iteration_sections(runs)
     found += [cost.cost_section(runs), Section("Iteration by iteration", (METRICS_NOTE,))]
     for run in runs:
-        text = (f"{run.sample}; `{run.directory}`", f"Command: {run.command}")
-        found.append(Section(run.label, text, (tables.table_of(tables.run_cells(run)),)))
+        text = [f"{run.sample}; `{run.directory}`"]
+        if run.facts.command != command:  # a run reports on itself: the page has its command
+            text.append(f"Command: {run.command}")
+        found.append(Section(run.label, tuple(text), (tables.table_of(tables.run_cells(run)),)))
     return found
 
 

@@ -138,11 +138,10 @@ def arms(runs: Sequence[RunReport]) -> list[Arm]:
     return [Arm(_label(members, differing), members) for members in split]
 
 
-def commands(shown: Sequence[Arm], twins: bool = False) -> list[str]:
-    """A line for each run with its arm, seed and command; if `twins`, tiny ones are named first."""
-    lines = [f"{arm.label}, seed {run.seed}: {run.command}" for arm in shown for run in arm.runs]
-    tiny = [arm.label for arm in shown if twins and arm.row.endswith(TINY)]
-    return [f"Each is a {TWIN}: {', '.join(tiny)}.", *lines] if tiny else lines
+def twins(shown: Sequence[Arm]) -> tuple[str, ...]:
+    """A line that names the tiny twins among the arms, if there are any."""
+    tiny = [arm.label for arm in shown if arm.row.endswith(TINY)]
+    return (f"Each is a {TWIN}: {', '.join(tiny)}.",) if tiny else ()
 
 
 def _settings(run: RunReport) -> frozenset[tuple[str, str]]:

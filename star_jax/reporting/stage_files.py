@@ -26,7 +26,7 @@ KINDS: Kinds = {
     "question_id": (str,), "sample": (int,), "turn": (int,), "group": (str,), "hinted": (bool,),
     "prompt": (str,), "completion": (str,), "n_tokens": (int,), "ended": (bool,),
     "dropped": (bool,), "source": (str,), "steps_right": (bool, NoneType), "reading": (dict,),
-    "reference_steps": (int, NoneType),
+    "reference_steps": (int, NoneType), "expected": (str,),
 }  # fmt: skip
 READING: Kinds = {
     "answer": (str, NoneType), "correct": (bool,), "end": (int,), "n_steps": (int, NoneType),

@@ -89,5 +89,5 @@ def table_of(cells: Cells, title: str = "", note: str = "") -> Table:
 
 
 def run_table(run: RunReport, cells: Cells, device: str = "") -> Table:
-    """A table of one run: its name, sample and device are the title, its command the note."""
-    return table_of(cells, f"{run.label}: {run.sample}{device}", f"Command: {run.command}")
+    """A table of one run, with its name, sample and device as the title."""
+    return table_of(cells, f"{run.label}: {run.sample}{device}")

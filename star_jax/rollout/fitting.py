@@ -1,7 +1,7 @@
 """Which prompts fit into the model's context, and with how many of their few-shot examples."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import seqio
 
@@ -47,20 +47,21 @@ def fit_prompts(
     texts = {text for prompt in prompts for text in prompt.examples}
     ids = {text: tuple(vocabulary.encode(text)) for text in texts}
     groups: dict[tuple[str, ...], list[int]] = {}
-    too_long: list[int] = []
+    too_long: dict[int, int] = {}  # -> tokens that it exceeds the context by
     n_dropped: list[int] = []
     for i, prompt in enumerate(prompts):
         if not encoded[i]:
             raise UserError(f"question {prompt.question_id} has an empty text; give it one")
         lengths = [len(ids[text]) for text in prompt.examples]
-        n_kept = newest_that_fit(lengths, context - n_new - len(encoded[i]) - len(start))
+        room = context - n_new - len(encoded[i]) - len(start)
+        n_kept = newest_that_fit(lengths, room)
         if n_kept is None:
-            too_long.append(i)
+            too_long[i] = -room
             continue
         n_dropped.append(len(lengths) - n_kept)
         groups.setdefault(prompt.examples[len(lengths) - n_kept :], []).append(i)
     if too_long:
-        _warn_of_dropped_questions(prompts, encoded, too_long, n_new, context)
+        _warn_of_dropped_questions(prompts, too_long, n_new, context)
     warn_of_dropped_examples(n_dropped, "prompts", f"the context length of {context} tokens")
     return [
         Group(
@@ -102,18 +103,14 @@ def warn_of_dropped_examples(n_dropped: Sequence[int], what: str, limit: str) ->
 
 
 def _warn_of_dropped_questions(
-    prompts: Sequence[Prompt],
-    encoded: Sequence[Sequence[int]],
-    too_long: Sequence[int],
-    n_new: int,
-    context: int,
+    prompts: Sequence[Prompt], too_long: Mapping[int, int], n_new: int, context: int
 ) -> None:
     names = some((prompts[i].question_id for i in too_long), NAMED)
-    longest = max(len(encoded[i]) for i in too_long)
     message = (
         f"{len(too_long)} of {len(prompts)} questions exceed the context length of {context} "
-        f"tokens even without examples (up to {longest} of the question + {n_new} new ones): "
-        f"{names}; lower SamplerConfig.max_new_tokens or raise DecoderConfig.context_length"
+        f"tokens even without examples, with {n_new} new tokens: {names}; set "
+        f"DecoderConfig.context_length to {context + max(too_long.values())} or more, or lower "
+        f"SamplerConfig.max_new_tokens"
     )
     if len(too_long) == len(prompts):
         raise UserError(message)

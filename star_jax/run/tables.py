@@ -31,6 +31,11 @@ def as_markdown(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def iteration_name(n: int) -> str:
+    """An outer iteration as tables, figures and the page name it: "base", "1", "2" ..."""
+    return str(n) if n else "base"
+
+
 def group_names(rows: Iterable[IterationMetrics]) -> tuple[str, ...]:
     """Groups that occur in any row, in `group_order`."""
     return tuple(sorted({name for row in rows for name in row.accuracy_by_group}, key=group_order))
@@ -51,7 +56,7 @@ def row_cells(row: IterationMetrics, groups: Sequence[str]) -> list[str]:
 
     trained = row.iteration > 0
     return [
-        str(row.iteration) if trained else "base",
+        iteration_name(row.iteration),
         cell(row.accuracy, ".1f", 100),
         *(cell(row.accuracy_by_group.get(name), ".1f", 100) for name in groups),
         cell(row.kept.get("generate"), ".0f"),

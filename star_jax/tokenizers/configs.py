@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from star_jax.errors import UserError, one_line
+from star_jax.errors import INSTALL, UserError, one_line
 
 Files: TypeAlias = dict[str, bytes]  # contents by name
 Json: TypeAlias = Any  # a value in a JSON file
@@ -67,9 +67,7 @@ def import_needed(module: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(
-            f"{what} needs the package {module}; install it with pip install 'star_jax[models]'"
-        ) from error
+        raise UserError(f"{what} needs the package {module}; {INSTALL.format('models')}") from error
 
 
 def json_files(contents: Mapping[str, object]) -> Files:

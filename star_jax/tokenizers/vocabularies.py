@@ -87,6 +87,15 @@ class WordVocabulary(PythonVocabulary):
         return hash(self.words)
 
 
+def check_room(vocabulary: seqio.Vocabulary, vocab_size: int) -> None:
+    """Raises UserError if a model of `vocab_size` ids cannot embed all of the vocabulary's."""
+    if vocabulary.vocab_size > vocab_size:
+        raise UserError(
+            f"the vocabulary has {vocabulary.vocab_size} ids, the model room for {vocab_size}; set "
+            f"DecoderConfig.vocab_size to {vocabulary.vocab_size} or more"
+        )
+
+
 def document_start(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
     """The ids that `vocabulary`'s model needs in front of every document: often BOS or nothing."""
     return tuple(getattr(vocabulary, "document_start_ids", ()))

@@ -134,7 +134,7 @@ class Trainer:
           on_step: called after each step with its number and state.
         """
         size = (self.config.batch_size, self.config.row_length)
-        self._check(examples)
+        self.check(examples)
         first = int(state.step)
         losses: list[float] = []
         n_batches = filled = 0
@@ -164,13 +164,14 @@ class Trainer:
         decay = jax.ShapeDtypeStruct((), np.float32)
         return self._step.lower(self.abstract_state(), batch, decay)
 
-    def _check(self, examples: Sequence[TokenizedExample]) -> None:
+    def check(self, examples: Sequence[TokenizedExample]) -> None:
+        """Raises UserError for examples that the rows or the model's vocabulary cannot hold."""
         packing.check_lengths(examples, self.config.row_length, self.config.loss_share)
         largest = max(int(example.tokens.max()) for example in examples)
         if largest >= self.model.vocab_size:  # it would be embedded as NaN
             raise UserError(
                 f"the training examples have the token id {largest}, the model room for "
-                f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
+                f"{self.model.vocab_size}; set DecoderConfig.vocab_size to {largest + 1} or more"
             )
 
     def _on_devices(self, rows: Sequence[Sequence[TokenizedExample]]) -> PackedBatch:

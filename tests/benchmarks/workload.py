@@ -161,6 +161,11 @@ def keys_of(prompts: Sequence[Prompt]) -> list[np.ndarray]:
     return [prompt_key(0, 0, prompt.question_id) for prompt in prompts]
 
 
+def in_order(stream):
+    """The completions of `Engine.generate` in the order of their prompts."""
+    return [completion for _, completion in sorted(stream, key=lambda pair: pair[0])]
+
+
 def written(completions: Iterable[Completion]) -> list[list[int]]:
     """The ids of each completion, EOS included where it was written."""
     return [[*c.token_ids, *([EOS] if c.ended else [])] for c in completions]
@@ -208,7 +213,7 @@ def greedy_paths(
 ) -> Paths:
     """Answers every question with EOS ruled out, and reads the logits on the way in one pass."""
     model, prompts = sampler.load(params), prompts_of(prefix, questions)
-    ids = written(sampler.sample(model, prompts, keys_of(prompts)))
+    ids = written(in_order(sampler.generate(model, prompts, keys_of(prompts))))
     n_new = sampler.config.max_new_tokens
     longest = max(map(len, questions)) + n_new
     tokens = np.zeros((-(-len(questions) // ROWS) * ROWS, longest), np.int32)
@@ -318,4 +323,4 @@ def sample_once(
     sampler: Sampler, model: DecodingModel, prompts: Sequence[Prompt], **options: Any
 ) -> list[list[int]]:
     """The ids written to each prompt."""
-    return written(sampler.sample(model, prompts, keys_of(prompts), **options))
+    return written(in_order(sampler.generate(model, prompts, keys_of(prompts), **options)))

@@ -16,8 +16,8 @@ FITTING = edits_of(
     "test_sampling.py::test_prefix_prompt_and_completion_may_fill_the_context "
     "test_sampling.py::test_questions_that_cannot_fit_alone_are_left_out_by_name",
     (
-        " - len(encoded[i]) - len(start))",
-        " - len(encoded[i]))",
+        " - len(encoded[i]) - len(start)",
+        " - len(encoded[i])",
         "BOS is left out of the room for a prompt",
     ),
     ("context - n_new - len", "context - len", "no room is left for the completion"),

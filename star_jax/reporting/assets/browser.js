@@ -102,7 +102,7 @@ class AttemptBrowser {
     for (const [name, select] of Object.entries(this.selects)) {
       const values = this.store.values[name];
       const options = values
-        .map((value, place) => [place, choiceLabel(name, value), counts[name][place], value])
+        .map((value, place) => [place, choiceLabel(value), counts[name][place], value])
         .filter(([, , count, value]) => count > 0 || value === this.view[name])
         .map(([place, label, count]) =>
           make("option", { value: place }, `${label} (${number(count)})`),
@@ -221,7 +221,8 @@ class AttemptBrowser {
 
   where(row) {
     const says = (name) => facetOf(this.store, name, row);
-    const parts = [`iteration ${says("iteration")}`, says("stage")];
+    const iteration = says("iteration");
+    const parts = [iteration === "base" ? iteration : `iteration ${iteration}`, says("stage")];
     if (this.store.values.run.length > 1) parts.unshift(says("run"));
     if (says("group")) parts.push(`group ${says("group")}`);
     for (const name of ["sample", "turn"]) {
@@ -253,7 +254,8 @@ class AttemptBrowser {
 
   answer(row) {
     const answer = textOf(this.store, "answer", row);
-    const rightOne = this.rightAnswers.get(rightKey(this.store, row)) ?? null;
+    const expected = textOf(this.store, "expected", row); // older runs have not recorded it
+    const rightOne = expected ?? this.rightAnswers.get(rightKey(this.store, row)) ?? null;
     const others = rightOne !== null && facetOf(this.store, "verdict", row) !== "right";
     if (answer === null && !others) return null;
     return make(
@@ -262,7 +264,7 @@ class AttemptBrowser {
       ...(answer === null ? [] : [make("span", {}, "Answer"), make("output", {}, answer)]),
       ...(others
         ? [
-            make("span", {}, "Correct in another attempt"),
+            make("span", {}, expected === null ? "Correct in another attempt" : "Expected"),
             make("output", { "data-verdict": "right" }, rightOne),
           ]
         : []),
@@ -398,8 +400,7 @@ class AttemptBrowser {
   }
 }
 
-function choiceLabel(name, value) {
-  if (name === "iteration" && value === "0") return "0: base model";
+function choiceLabel(value) {
   return value === "" ? "none" : value;
 }
 

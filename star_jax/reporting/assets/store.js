@@ -51,13 +51,12 @@ function findAttempts(store, view) {
   const counts = FACETS.map((name) => new Uint32Array(store.values[name].length));
   const said = view.q ? textsWith(store, view.q) : null;
   const question = view.question === undefined ? -1 : store.texts.indexOf(view.question);
-  const { id, question: text, rationale, answer } = store.columns;
+  const { id, question: text, rationale, answer, expected } = store.columns;
+  const searched = [id, text, rationale, answer, expected];
   const rows = [];
   for (let row = 0; row < id.length; row++) {
     if (view.question !== undefined && id[row] !== question) continue;
-    if (said && !(said[text[row]] || said[rationale[row]] || said[id[row]] || said[answer[row]])) {
-      continue;
-    }
+    if (said && !searched.some((column) => said[column[row]])) continue;
     let misses = 0;
     let missed = -1;
     for (let f = 0; f < columns.length && misses < 2; f++) {

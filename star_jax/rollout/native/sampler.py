@@ -33,7 +33,7 @@ from star_jax.rollout.native.shapes import (
 )
 from star_jax.rollout.native.slots import EMPTY, Chunk, Finished, Prefix, Slots, Writer
 from star_jax.rollout.native.weights import DecodingModel
-from star_jax.tokenizers.vocabularies import stop_ids
+from star_jax.tokenizers.vocabularies import check_room, stop_ids
 
 ENCODED_FOR_SIZES = 500  # texts, twice, from which prompt lengths are estimated
 WAVES_AHEAD = 2  # that the host dispatches before it reads what an earlier one gave
@@ -75,11 +75,7 @@ class Sampler:
         )
         check_attention(self.model, self.mesh, self.rules)
         self.programs  # noqa: B018  refuses bad values now, not after hours of work
-        if self.vocabulary.vocab_size > self.model.vocab_size:
-            raise UserError(
-                f"the vocabulary has {self.vocabulary.vocab_size} ids, the model room for "
-                f"{self.model.vocab_size}; raise DecoderConfig.vocab_size"
-            )
+        check_room(self.vocabulary, self.model.vocab_size)
         for name in ("max_new_tokens", "prefill_tokens"):
             if getattr(self.config, name) < 1:
                 value = getattr(self.config, name)
@@ -120,29 +116,6 @@ class Sampler:
         """The same sampler, drawing at another temperature; it takes the same prepared models."""
         config = dataclasses.replace(self.config, temperature=temperature)
         return dataclasses.replace(self, config=config)
-
-    def sample(
-        self,
-        model: DecodingModel,
-        prompts: Sequence[Prompt],
-        keys: Sequence[np.ndarray],
-        on_progress: Callable[[int], None] = lambda n: None,
-        **options: Any,
-    ) -> list[Completion | None]:
-        """One completion for each prompt, in their order.
-
-        Args:
-          model: made by `load`.
-          prompts: as `generate` takes them.
-          keys: of each.
-          on_progress: called with 1 for each completion.
-          options: of `generate`.
-        """
-        results: list[Completion | None] = [None] * len(prompts)
-        for place, completion in self.generate(model, prompts, keys, **options):
-            results[place] = completion
-            on_progress(1)
-        return results
 
     def generate(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from star_jax.errors import UserError
+from star_jax.errors import INSTALL, UserError
 from star_jax.parallel.topologies import Topology
 from star_jax.tools.precompile.roofline import Peaks, Roofline, Work, roofline
 
@@ -57,8 +57,7 @@ def tpu_devices(topology: Topology) -> Sequence[jax.Device]:
     """Devices to compile for, which need not exist; raises UserError without a libtpu for them."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "precompile needs libtpu, the compiler for TPUs: install the extra, "
-            "pip install 'star_jax[precompile]'"
+            f"precompile needs libtpu, the compiler for TPUs; {INSTALL.format('precompile')}"
         )
     os.environ.update(ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
