@@ -296,9 +296,9 @@ def base_of(tmp_path_factory):
             small = {"Phase.steps": 1, "ArithmeticCorpus.n_documents": 50}
             if "BASE_STEPS" in whole_text(file):
                 small = {"BASE_STEPS": 1}
-            elif "_digits/Phase" in whole_text(file):
+            elif "one_place/Phase" in whole_text(file):
                 small = {f"{scope}/{name}": value for name, value in small.items()
-                         for scope in ("mostly_facts", "facts_among_digits")}  # fmt: skip
+                         for scope in ("one_place", "any_place", "hints")}  # fmt: skip
             assert tiny.run_file(file, "pretrain", {**small, "MODEL_DIR": folder}) == 0
             made[file] = folder
         return made[file]
