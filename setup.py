@@ -50,6 +50,8 @@ setup(
         "gin-config>=0.5,<0.6",
         "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not say so
         "jax>=0.10,<0.11",
+        "jinja2>=3.1,<4",
+        "markupsafe>=3,<4",
         "matplotlib>=3.10,<4",
         "ml_dtypes>=0.5,<1",
         "msgpack>=1.1,<2",

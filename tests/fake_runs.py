@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 from star_jax.reporting import report
-from star_jax.reporting.loading import load_runs
+from star_jax.reporting.runs import load_runs
 
 DIGITS = ("1", "2", "3", "4", "5")
 CONFIG = """

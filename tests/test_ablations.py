@@ -9,8 +9,7 @@ from star_jax.errors import UserError
 from star_jax.loop.config import StarConfig
 from star_jax.loop.examples import examples_of, tokenized, with_few_shot
 from star_jax.loop.filters import RightSteps, keep, step_counts
-from star_jax.loop.rationales import draw_attempts, failures
-from star_jax.loop.stages import GENERATE, RATIONALIZE, RESAMPLE
+from star_jax.loop.stages import GENERATE, RATIONALIZE, RESAMPLE, draw_attempts, failures
 from star_jax.loop.star import draw_questions
 from star_jax.records import GENERATED, RATIONALIZED, RESAMPLED
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary

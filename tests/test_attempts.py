@@ -21,7 +21,7 @@ from star_jax.reporting.attempts import (
     collect_attempts,
 )
 from star_jax.reporting.page import as_json, pack
-from star_jax.run.tables import iteration_name
+from star_jax.run.metrics import iteration_name
 from tests.attempts_data import attempt, kept, write_iteration, write_small_run, wrong
 from tests.fake_runs import as_former_format, write_run
 

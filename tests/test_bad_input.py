@@ -8,8 +8,7 @@ import pytest
 from star_jax import main
 from star_jax.errors import UserError
 from star_jax.loop.config import StarConfig
-from star_jax.loop.rationales import Rollout, draw_attempts
-from star_jax.loop.stages import GENERATE
+from star_jax.loop.stages import GENERATE, Rollout, draw_attempts
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tokenizers.vocabularies import WordVocabulary

@@ -8,11 +8,16 @@ import gin
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.loop.direct import Direct, TrainingLength, finetune_on_gold, gold_pairs
-from star_jax.loop.evaluate import evaluated_only
-from star_jax.loop.few_shot import check_examples, evaluate_few_shot
-from star_jax.loop.rationales import Rollout
-from star_jax.loop.stages import Stages
+from star_jax.loop.baselines import (
+    Direct,
+    TrainingLength,
+    check_examples,
+    evaluate_few_shot,
+    finetune_on_gold,
+    gold_pairs,
+)
+from star_jax.loop.evaluate import measured
+from star_jax.loop.stages import Rollout, Stages
 from star_jax.models.base_weights import Base
 from star_jax.rollout.engine import prompt_key
 from star_jax.run import checkpoints
@@ -47,7 +52,7 @@ def sampled(folder, task, few_shot=True, says=lambda prompt: ""):
     """The metrics of the stage `eval` of a fake engine, and the prompts it was shown."""
     engine = tiny.fake_engine(says)
     stages = Stages(StageDir(folder / "iter_000"), Rollout(engine, task, seed=0, iteration=0))
-    metrics = evaluated_only(stages, lambda: "M", task.questions(VALIDATION), few_shot)
+    metrics = measured(stages, lambda: "M", task.questions(VALIDATION), few_shot)
     return metrics, tiny.prompts_of(engine)
 
 

@@ -13,8 +13,15 @@ from star_jax.loop.evaluate import evaluation_metrics
 from star_jax.loop.examples import examples_of, tokenized, with_few_shot
 from star_jax.loop.filters import AtMost, Distinct, NoHintLeak, RightAnswer, keep, step_counts
 from star_jax.loop.finetune import finetune_from_base
-from star_jax.loop.rationales import Rollout, draw_attempts, failures, right_or_wrong
-from star_jax.loop.stages import EVALUATE, GENERATE, RATIONALIZE
+from star_jax.loop.stages import (
+    EVALUATE,
+    GENERATE,
+    RATIONALIZE,
+    Rollout,
+    draw_attempts,
+    failures,
+    right_or_wrong,
+)
 from star_jax.loop.star import Star, draw_questions, outer_iteration
 from star_jax.models.base_weights import Base
 from star_jax.records import (
@@ -30,6 +37,7 @@ from star_jax.records import (
 from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.run import checkpoints, metrics
+from star_jax.run.run_dir import RunDir
 from star_jax.run.stage_dir import Lazy, StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.task import TRAIN, VALIDATION
@@ -402,7 +410,7 @@ def test_the_previous_model_is_dropped_before_the_next_is_trained(tmp_path):
     base = Base(str(tmp_path / "base"), small.model, small.abstract_params())
     star = Star(StarConfig(1, 12), TASK, fake_engine(half_right), small, Spy(2), base)
     previous = Lazy(lambda: loaded.append("M") or "M")
-    outer_iteration(star, 1, previous, StageDir(tmp_path / "iter_001"))
+    outer_iteration(star, star.stages(1, RunDir(tmp_path)), previous)
     assert loaded_again == [2]
 
 
@@ -674,9 +682,7 @@ def test_a_weight_multiplies_the_loss_of_its_example():
     np.testing.assert_array_equal(weighted[1].loss_weights, 2.5 * plain[1].loss_weights)
     np.testing.assert_array_equal(weighted[0].loss_weights, plain[0].loss_weights)
     after = [
-        digest(
-            finetune_from_base(lambda: small.random_params(0), x, small, n_steps=2, seed=0).params
-        )
+        digest(finetune_from_base(lambda: small.random_params(0), x, small, n_steps=2, seed=0)[0])
         for x in (plain, weighted, plain)
     ]
     assert after[0] == after[2] != after[1]
@@ -696,10 +702,10 @@ def test_training_starts_from_the_base_and_lowers_the_loss():
     runs = [
         finetune_from_base(lambda: base, documents(), small, n_steps=20, seed=0) for _ in range(2)
     ]
-    assert runs[0].steps == 20
+    assert runs[0][1]["steps"] == 20
     one_step = finetune_from_base(lambda: base, documents(), small, n_steps=1, seed=0)
-    assert runs[0].loss < one_step.loss
-    leaves = [[np.asarray(x) for x in jax.tree.leaves(run.params)] for run in runs]
+    assert runs[0][1]["loss"] < one_step[1]["loss"]
+    leaves = [[np.asarray(x) for x in jax.tree.leaves(params)] for params, _ in runs]
     for a, b in zip(*leaves, strict=True):
         np.testing.assert_array_equal(a, b)  # training gave up neither base nor determinism
 
@@ -719,25 +725,25 @@ def test_training_resumes_from_its_checkpoint_to_the_same_weights_and_loss(tmp_p
         # The state inside training is still there, as if the process had died at its end.
         assert (tmp_path / str(every)).exists() is (every != 19)
         resumed = fine_tune()
-        assert resumed.loss == whole.loss
-        jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+        assert resumed[1] == whole[1]
+        jax.tree.map(np.testing.assert_array_equal, whole[0], resumed[0])
 
 
 def noted_losses(small, checkpoint):
-    """The result of 20 steps, and the first step and the losses that were noted."""
+    """The notes of 20 steps, and the first step and the losses that were noted."""
     noted = []
-    trained = finetune_from_base(
+    _, notes = finetune_from_base(
         lambda: small.random_params(0), documents(), small, n_steps=20, seed=0,
         checkpoint=checkpoint, on_losses=lambda first, losses: noted.append((first, losses)),
     )  # fmt: skip
     ((first, losses),) = noted
-    return trained, first, losses
+    return notes, first, losses
 
 
 def test_the_noted_loss_is_of_the_last_tenth_of_the_steps():
-    trained, first, losses = noted_losses(trainer(), None)
+    notes, first, losses = noted_losses(trainer(), None)
     assert (first, len(losses)) == (1, 20)
-    assert trained.loss == sum(losses[-2:]) / 2
+    assert notes["loss"] == sum(losses[-2:]) / 2
 
 
 def test_the_noted_losses_begin_where_training_was_resumed(tmp_path):

@@ -23,15 +23,16 @@ import pytest
 from etils import epath
 from orbax.checkpoint._src.path import atomicity
 
+from star_jax.cli.configurables import compilation_cache
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.models import base_weights
 from star_jax.models.formats import open_model
 from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
-from star_jax.reporting.loading import load_run
+from star_jax.reporting.runs import load_run
 from star_jax.rollout.native import sampler as native
-from star_jax.run import checkpoints, compilation, files, paths
+from star_jax.run import checkpoints, paths
 from star_jax.tasks import rows, text_task
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.rows import EXAMPLES
@@ -230,14 +231,14 @@ def test_evaluation_writes_its_attempts_into_a_bucket(tmp_path, bucket):
 def test_a_file_is_replaced_whole_wherever_it_is(folder):
     file = folder / "deeper/file.jsonl"
     for data in (b"first", b"", b"x" * 6_000_000):  # the last is uploaded in parts
-        files.write_atomically(file, data)
+        paths.write_atomically(file, data)
         assert file.read_bytes() == data
     assert [path.name for path in file.parent.iterdir()] == ["file.jsonl"]
 
 
 def test_files_are_written_together_and_checking_leaves_nothing(folder):
-    files.check_writable(folder / "out/report.md")
-    files.write_together(folder / "out", {"a.png": b"1", "report.md": b"2"})
+    paths.check_writable(folder / "out/report.md")
+    paths.write_together(folder / "out", {"a.png": b"1", "report.md": b"2"})
     assert {path.name: path.read_bytes() for path in (folder / "out").iterdir()} == {
         "a.png": b"1", "report.md": b"2"
     }  # fmt: skip
@@ -429,5 +430,5 @@ def test_the_compilation_cache_may_be_in_a_bucket(monkeypatch, bucket):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     settings = {}
     monkeypatch.setattr(jax.config, "update", settings.__setitem__)
-    compilation.use_cache(str(bucket))
+    compilation_cache(str(bucket))
     assert settings["jax_compilation_cache_dir"] == str(bucket)

@@ -21,9 +21,9 @@ from star_jax.reporting.attempts import (
     StageSample,
     collect_attempts,
 )
-from star_jax.reporting.document import Picture, Section, Table
 from star_jax.reporting.page import render_page
-from star_jax.run.tables import iteration_name
+from star_jax.reporting.tables import Picture, Section, Table
+from star_jax.run.metrics import iteration_name
 from tests.attempts_data import HOSTILE, write_small_run
 from tests.browser import running_browser
 from tests.fake_runs import write_report, write_run
@@ -79,7 +79,7 @@ def page(browser, address):
 
 def written(place, attempts, sections=SECTIONS):
     file = place / "report.html"
-    text = render_page(f"STaR {HOSTILE}", f"star_jax {HOSTILE}", sections, attempts)
+    text = render_page(f"star_jax {HOSTILE}", sections, attempts)
     file.write_text(text, encoding="utf-8")
     return file.as_uri()
 
@@ -170,7 +170,7 @@ class Outline(html.parser.HTMLParser):
 
 
 def test_page_refers_to_nothing_but_itself(attempts):
-    text = render_page(f"STaR {HOSTILE}", HOSTILE, SECTIONS, attempts)
+    text = render_page(HOSTILE, SECTIONS, attempts)
     outline = Outline(text)
     assert outline.tags.count("script") == 2 and outline.tags.count("img") == 1
     assert not outline.handlers
@@ -181,7 +181,7 @@ def test_page_refers_to_nothing_but_itself(attempts):
 
 def test_half_a_character_in_a_name_can_be_written(tmp_path):
     attempts = AttemptsData((StageSample("run \udce4", 0, EVALUATION, (), 0),))
-    page = render_page("run \udce4", "", [Section("run \udce4")], attempts)
+    page = render_page("", [Section("run \udce4")], attempts)
     assert "run ?" in page and page.encode()
 
 
@@ -388,7 +388,9 @@ def test_what_a_model_wrote_is_text_and_nothing_else(page):
     assert f"Is this {HOSTILE}?" in {question for question, _ in cards}
     page.js("document.querySelector('article .question a').click()")
     settled(page, "question=")
-    assert page.js("document.title") == f"STaR {HOSTILE}"
+    command = page.js("document.querySelector('.command').textContent")
+    title = page.js("document.querySelector('h2').textContent")
+    assert (command, title) == (f"star_jax {HOSTILE}", f"Tables & {HOSTILE}")
     assert page.js("document.images.length") == 1  # the figure
     assert page.js("typeof window.pwned") == "undefined"
     assert page.complaints() == [] and page.requests() == []

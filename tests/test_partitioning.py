@@ -10,8 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from star_jax.errors import UserError
-from star_jax.loop.rationales import Rollout, draw_attempts
-from star_jax.loop.stages import EVALUATE
+from star_jax.loop.stages import EVALUATE, Rollout, draw_attempts
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params, logical_axes, placed_params
 from star_jax.parallel.partitioning import (

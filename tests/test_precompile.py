@@ -11,8 +11,8 @@ import pytest
 from star_jax.cli import gin_errors, gin_sources
 from star_jax.cli.configurables import bound_mode
 from star_jax.errors import UserError
+from star_jax.loop.baselines import TrainingLength
 from star_jax.loop.config import StarConfig
-from star_jax.loop.direct import TrainingLength
 from star_jax.main import main
 from star_jax.models.attention import KeyValues, Store, causal_mask
 from star_jax.models.config import DecoderConfig

@@ -21,11 +21,11 @@ from star_jax.rollout.native.shapes import (
     shapes_for,
     waves,
 )
-from star_jax.run.compilation import n_compiled
 from star_jax.run.run_dir import Recorder
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.training.schedules import GeometricSteps
 from tests import tiny
+from tests.compilations import n_compiled
 from tests.test_sampling import MODEL, PROMPTS, WORDS, params, random_prompts, sampler
 
 MANY = random_prompts(60, seed=3)

@@ -11,10 +11,11 @@ from matplotlib.image import imread
 from star_jax.errors import UserError
 from star_jax.reporting import figures
 from star_jax.reporting.figures import draw_accuracies, picture
-from star_jax.reporting.loading import load_run
-from star_jax.reporting.report import metrics_table, report
+from star_jax.reporting.report import report
+from star_jax.reporting.runs import load_run
 from star_jax.reporting.tables import comparison_table, wilson_interval
 from star_jax.run import run_dir
+from star_jax.run.metrics import live_table
 from tests.fake_runs import write_report
 
 COMMAND = "python -m star_jax.main --gin_file=runs/star.gin"
@@ -100,7 +101,7 @@ def test_wilson_interval_is_symmetric_and_stays_within_a_proportion():
 
 
 def test_metrics_table_has_the_metrics(with_rationalization):
-    header, *lines = metrics_table(load_run(with_rationalization))
+    header, *lines = live_table(load_run(with_rationalization).rows)
     assert header.split()[:7] == ["iter", "acc", "%", "1", "dig", "2", "dig"]
     assert [line.split() for line in lines] == [
         ["base", "5.0", "10.0", "0.0", "-", "-", "-", "4", "-", "-", "2.0"],
@@ -244,7 +245,7 @@ def test_report_writes_into_the_first_run_and_prints_the_table(
 ):
     report([with_rationalization, without_rationalization])
     printed = capsys.readouterr().out
-    for line in metrics_table(load_run(with_rationalization)):
+    for line in live_table(load_run(with_rationalization).rows):
         assert line + "\n" in printed
     assert "Last iteration of each run\n" in printed
     for name in ("report.md", "report.json", "accuracy_by_group.png"):

@@ -24,14 +24,11 @@ from star_jax.reporting.digests import (
 )
 from star_jax.reporting.figures import draw_accuracies
 from star_jax.reporting.iterations import (
-    changes_section,
     draw_changes,
     draw_composition,
     draw_right_steps,
-    right_steps_section,
-    training_set_sections,
+    iteration_sections,
 )
-from star_jax.reporting.loading import load_run, load_runs
 from star_jax.reporting.paper_figures import (
     draw_figure4,
     draw_figure5,
@@ -40,7 +37,7 @@ from star_jax.reporting.paper_figures import (
 )
 from star_jax.reporting.paper_tables import KNOWN_ROWS, paper_sections
 from star_jax.reporting.report import sections
-from star_jax.reporting.runs import TINY, RunReport, arms
+from star_jax.reporting.runs import TINY, RunReport, arms, load_run, load_runs
 from star_jax.reporting.stage_files import ATTEMPT, KEPT, read_rows
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import RunDir, RunFacts
@@ -422,7 +419,7 @@ def test_a_half_character_that_a_model_wrote_is_no_malformed_line(tmp_path):
 
 def test_composition_has_each_source_and_their_sum():
     row = line(1, 0.5, n_questions=1000, kept={"generate": 600, "resample": 40})
-    (section,) = training_set_sections([run_of("", line(0, 0.1), row)])
+    (section,) = iteration_sections([run_of("", line(0, 0.1), row)])
     assert section.tables[0].rows == (("1", "1,000", "600", "0", "40", "640", "64.0"),)
 
 
@@ -464,7 +461,7 @@ def test_what_each_filter_dropped_is_shown_by_stage_and_is_in_the_json(tmp_path)
     written = (tmp_path / "out/report.md").read_text()
     assert "## What the filters dropped" in written
     assert "| 1 | rationalize | 9 | 5 | 3 | - | 1 |" in written
-    none = training_set_sections([run_of("", line(0, 0.1), line(1, 0.5))])
+    none = iteration_sections([run_of("", line(0, 0.1), line(1, 0.5))])
     assert [section.title for section in none] == ["Training set of each outer iteration"]
 
 
@@ -475,7 +472,7 @@ def test_length_and_diversity_are_of_the_kept_rationales():
         distinct_2=0.25,
     )
     run = run_of("", line(0, 0.1), line(1, 0.5), digests=[IterationDigest(), digest])
-    *_, section = training_set_sections([run])
+    _, section = iteration_sections([run])
     (row,) = section.tables[0].rows
     assert row == ("1", "10", "25.0", "50.0", "-", "40.0", "80.0", "0.250")
     assert section.tables[0].header[-2:] == ("distinct %", "distinct-2")
@@ -483,7 +480,7 @@ def test_length_and_diversity_are_of_the_kept_rationales():
 
 def test_changes_are_counted_for_each_iteration():
     digests = [IterationDigest(), IterationDigest(newly_solved=30, newly_lost=1)]
-    (section,) = changes_section([run_of("", line(0, 0.1), line(1, 0.2), digests=digests)])
+    _, section = iteration_sections([run_of("", line(0, 0.1), line(1, 0.2), digests=digests)])
     assert section.tables[0].rows == (("1", "20.0", "200", "30", "1"),)
 
 
@@ -500,7 +497,7 @@ def steps_run():
 
 def test_right_steps_are_shares_of_the_checkable_before_and_after_the_filter():
     run = steps_run()
-    (section,) = right_steps_section([run])
+    *_, section = iteration_sections([run])
     assert section.tables[0].rows == (
         (
             "1",
@@ -517,7 +514,8 @@ def test_right_steps_are_shares_of_the_checkable_before_and_after_the_filter():
         ),
         ("2", "-", "-", "-", "25", "80.0", "-", "-", "-", "12", "75.0"),
     )  # fmt: skip
-    assert right_steps_section([run_of("", line(0, 0.1), line(1, 0.5))]) == []
+    (section,) = iteration_sections([run_of("", line(0, 0.1), line(1, 0.5))])
+    assert section.title == "Training set of each outer iteration"
 
 
 def test_the_figure_of_right_steps_has_right_answers_or_the_kept_where_no_more_is_known():

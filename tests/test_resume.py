@@ -13,11 +13,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from star_jax.loop.config import StarConfig
-from star_jax.loop.pretrain import Phase, train_base
+from star_jax.loop.finetune import Phase, train_base
 from star_jax.loop.star import Star, run_star
 from star_jax.models.base_weights import Base
 from star_jax.records import GENERATED, RATIONALIZED
-from star_jax.run import checkpoints, files, run_dir, stage_dir
+from star_jax.run import checkpoints, paths, run_dir, stage_dir
 from star_jax.run.run_dir import Recorder
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.corpus import ArithmeticCorpus
@@ -50,7 +50,7 @@ def die_before_write(monkeypatch, n):
 
         return write
 
-    write = counted(files.write_atomically)
+    write = counted(paths.write_atomically)
     for module in (run_dir, stage_dir):
         monkeypatch.setattr(module, "write_atomically", write)
     monkeypatch.setattr(checkpoints, "save", counted(checkpoints.save))

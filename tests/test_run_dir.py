@@ -8,7 +8,7 @@ from star_jax.loop.star import Star, run_star
 from star_jax.models.base_weights import Base
 from star_jax.records import GENERATED, KeptExample
 from star_jax.run import checkpoints, metrics
-from star_jax.run.files import check_writable, write_atomically
+from star_jax.run.paths import check_writable, write_atomically
 from star_jax.run.run_dir import Recorder, RunDir, differing_bindings
 from star_jax.run.stage_dir import StageDir
 from star_jax.tasks.arithmetic import ArithmeticTask
@@ -117,24 +117,27 @@ def test_unicode_and_line_separators_survive(tmp_path):
     assert stage.records("train", KeptExample, never).value == odd
 
 
-def test_weights_are_read_lazily_and_once(tmp_path):
+def test_weights_are_read_lazily_and_once(tmp_path, monkeypatch):
     loaded = []
 
-    def load(path):
+    def load(path, abstract):
+        assert abstract == "shapes"
         loaded.append(path)
         return "weights"
 
     def save(path, tree):
         path.mkdir()
 
+    monkeypatch.setattr(checkpoints, "load", load)
+    monkeypatch.setattr(checkpoints, "save", save)
     stage = StageDir(tmp_path / "iter_001")
     notes = {"steps": 3, "loss": 0.5}
-    result, params = stage.weights("checkpoint", lambda: ("fresh", notes), save, load)
+    result, params = stage.weights("checkpoint", lambda inside: ("fresh", notes), lambda: "shapes")
     assert (result.value, params(), loaded) == (notes, "fresh", [])
     params.drop()  # what was just made can be read again
     assert (params(), loaded) == ("weights", [tmp_path / "iter_001/checkpoint"])
     loaded.clear()
-    result, params = stage.weights("checkpoint", never, save, load)
+    result, params = stage.weights("checkpoint", never, lambda: "shapes")
     assert (result.value, loaded) == (notes, [])
     assert (params(), params()) == ("weights", "weights")
     assert loaded == [tmp_path / "iter_001/checkpoint"]

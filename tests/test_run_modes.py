@@ -11,7 +11,7 @@ from star_jax.cli import gin_errors, gin_sources
 from star_jax.errors import UserError
 from star_jax.loop import star
 from star_jax.loop.config import StarConfig
-from star_jax.loop.pretrain import Phase
+from star_jax.loop.finetune import Phase
 from star_jax.main import main
 from star_jax.models.config import DecoderConfig
 from star_jax.modes import infer

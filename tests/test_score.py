@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.loop.evaluate import chance, evaluate_by_likelihood, normalized
-from star_jax.loop.rationales import Rollout
+from star_jax.loop.evaluate import chance, evaluate_by_likelihood, length
+from star_jax.loop.stages import Rollout
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import abstract_params
 from star_jax.records import Prompt
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.score import score_continuations
 from star_jax.run import checkpoints
-from star_jax.run.compilation import n_compiled
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tokenizers.vocabularies import WordVocabulary
 from tests import tiny
+from tests.compilations import n_compiled
 from tests.test_sampling import (
     EXAMPLES,
     PREFIX,
@@ -130,7 +130,7 @@ def test_a_text_without_tokens_is_refused():
 @pytest.mark.parametrize(("normalize", "mean"), [("none", -6.0), ("tokens", -3.0), ("bytes", -1.0)])
 def test_normalization(normalize, mean):
     vocabulary = WordVocabulary(["é", "ab"])
-    assert normalized(-6.0, " é ab", vocabulary, normalize) == mean  # 2 words, 6 bytes
+    assert -6.0 / length(" é ab", vocabulary, normalize) == mean  # 2 words, 6 bytes
 
 
 # Choosing.

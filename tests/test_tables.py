@@ -2,15 +2,15 @@
 
 import dataclasses
 
-from star_jax.run.metrics import IterationMetrics
-from star_jax.run.tables import (
-    aligned,
-    as_markdown,
+from star_jax.reporting.page import render_markdown
+from star_jax.reporting.tables import Section, table_of
+from star_jax.run.metrics import (
+    IterationMetrics,
     group_names,
-    header_cells,
-    live_line,
+    live_table,
     row_cells,
 )
+from star_jax.run.progress import aligned
 
 ROW = IterationMetrics(
     iteration=3,
@@ -41,13 +41,13 @@ def test_columns_are_aligned_right_or_left():
 
 
 def test_a_bar_in_a_cell_does_not_end_it():
-    assert as_markdown([["a|b", "n"], ["c", "1"]]) == "| a\\|b | n |\n| ---: | ---: |\n| c | 1 |"
+    table = table_of([["a|b", "n"], ["c|", "1"]])
+    text = render_markdown("star_jax", [Section("Title", tables=(table,))])
+    assert text.endswith("## Title\n\n| a\\|b | n |\n| ---: | ---: |\n| c\\| | 1 |\n")
 
 
 def test_a_row_is_aligned_with_its_header():
-    groups = ("1", "2")
-    cells = [header_cells(groups), row_cells(ROW, groups)]
-    assert [live_line(line, groups) for line in cells] == [
+    assert live_table([ROW]) == [
         "  iter   acc %   1 dig   2 dig  kept gen  kept rat  train %  unparsed   steps    loss"
         "  seconds",
         "     3    25.0    50.0     0.0      1200        34     12.3         7      57  0.9877"

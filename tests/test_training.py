@@ -18,7 +18,6 @@ from star_jax.models.decoder import Decoder, abstract_params
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import PackedBatch, TokenizedExample
 from star_jax.run.checkpoints import TrainingCheckpoint
-from star_jax.run.compilation import n_compiled
 from star_jax.training.packing import epochs
 from star_jax.training.train_step import (
     OptimizerConfig,
@@ -29,6 +28,7 @@ from star_jax.training.train_step import (
     where_to_predict,
 )
 from star_jax.training.trainer import Trainer, TrainerConfig
+from tests.compilations import n_compiled
 from tests.packed import pack_batches, packing_efficiency
 
 MODEL = DecoderConfig(

@@ -12,8 +12,7 @@ import numpy as np
 
 from star_jax.loop import star
 from star_jax.loop.config import StarConfig
-from star_jax.loop.rationales import Rollout, read_attempt
-from star_jax.loop.stages import GENERATE, RATIONALIZE
+from star_jax.loop.stages import GENERATE, RATIONALIZE, Rollout, read_attempt
 from star_jax.loop.star import Star
 from star_jax.main import main
 from star_jax.models.base_weights import Base

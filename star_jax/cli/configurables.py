@@ -3,23 +3,25 @@
 Only this room and the run modes know gin: here objects get the names that gin files use.
 """
 
+import os
 from typing import Any
 
 import gin
+import jax
 import jax.numpy as jnp
 
 from star_jax.errors import UserError
+from star_jax.loop.baselines import TrainingLength
 from star_jax.loop.config import StarConfig
-from star_jax.loop.direct import TrainingLength
 from star_jax.loop.filters import BUILT_IN, gin_name
-from star_jax.loop.pretrain import Phase
+from star_jax.loop.finetune import Phase
 from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.families import decoder_config
 from star_jax.models.formats import open_model
 from star_jax.modes import MODES, RunMode
 from star_jax.parallel.partitioning import MeshConfig
 from star_jax.rollout.native.sampler import SamplerConfig
-from star_jax.run import compilation, tracking
+from star_jax.run import tracking
 from star_jax.run.paths import path_of
 from star_jax.tasks.arithmetic import ArithmeticTask, arithmetic_vocabulary
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
@@ -33,6 +35,8 @@ from star_jax.training.schedules import EpochSteps, GeometricSteps, LinearSteps
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import TrainerConfig
 
+SMALLEST_COMPILE_SECONDS = 0.3  # programs that compile faster are not cached
+
 
 def pretrained_model(path: str, **numerics: Any) -> DecoderConfig:
     """The decoder that the checkpoint at `path` describes; `numerics` are ours to choose."""
@@ -40,6 +44,13 @@ def pretrained_model(path: str, **numerics: Any) -> DecoderConfig:
     if stored.config is None:
         raise UserError(f"{path} does not say what model it is; bind MODEL = @DecoderConfig()")
     return decoder_config(stored.config, path, **numerics)
+
+
+def compilation_cache(directory: str = "~/.cache/star_jax/compiled") -> None:
+    """Keeps compiled programs in `directory` ("": none); JAX_COMPILATION_CACHE_DIR overrides it."""
+    if directory and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(path_of(directory).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", SMALLEST_COMPILE_SECONDS)
 
 
 RECORDS = (
@@ -55,7 +66,7 @@ FUNCTIONS = {
     "pretrained_vocabulary": load_vocabulary,
     "pretrained_model": pretrained_model,
     "track": tracking.tracker,
-    "compilation_cache": compilation.use_cache,
+    "compilation_cache": compilation_cache,
 }
 
 

@@ -3,17 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from star_jax.errors import (
-    UserError,
-    check_not_negative,
-    check_one_of,
-    check_positive,
-    check_share,
-    check_types,
-)
+from star_jax import errors
+from star_jax.errors import UserError
 from star_jax.loop.filters import Filter, NoHintLeak, RightAnswer
-from star_jax.loop.rationales import Reward, Stage, right_or_wrong
-from star_jax.loop.stages import RATIONALIZE, RESAMPLE
+from star_jax.loop.stages import RATIONALIZE, RESAMPLE, Reward, Stage, right_or_wrong
 
 FEW_SHOT_POLICIES = ("always", "first", "never")
 
@@ -37,11 +30,11 @@ class StarConfig:
 
     def __post_init__(self):
         """Raises UserError for settings that mean nothing."""
-        check_types(self)
-        check_one_of("StarConfig.few_shot", self.few_shot, FEW_SHOT_POLICIES)
-        check_positive(self, "iterations")
-        check_not_negative(self, "questions_per_iteration", "seed")
-        check_share(self, "hinted_share")
+        errors.check_types(self)
+        errors.check_one_of("StarConfig.few_shot", self.few_shot, FEW_SHOT_POLICIES)
+        errors.check_positive(self, "iterations")
+        errors.check_not_negative(self, "questions_per_iteration", "seed")
+        errors.check_share(self, "hinted_share")
         if self.resample_temperature < 0 or (self.resample_temperature and self.rationalize):
             raise UserError(
                 f"StarConfig.resample_temperature = {self.resample_temperature}: give 0 for none, "

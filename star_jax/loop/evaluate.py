@@ -11,8 +11,7 @@ from typing import Any
 import seqio
 
 from star_jax.errors import UserError
-from star_jax.loop.rationales import Rollout, read_attempt
-from star_jax.loop.stages import EVALUATE, Stages
+from star_jax.loop.stages import EVALUATE, Rollout, Stages, read_attempt
 from star_jax.records import Attempt, Completion, Prompt, Question
 from star_jax.rollout.engine import Loaded
 from star_jax.run import metrics
@@ -20,6 +19,7 @@ from star_jax.run.progress import progress
 from star_jax.run.stage_dir import Lazy
 from star_jax.tasks.task import ReasoningTask
 
+UNTRAINED = {"steps": 0, "loss": None, "packing_efficiency": None}
 NORMALIZATIONS = ("bytes", "tokens", "none")
 GENERATED, LIKELIHOOD = "generated", "likelihood"
 GRADINGS = {
@@ -34,19 +34,17 @@ def evaluate_by_likelihood(
     """The likeliest choice of each held-out question, the first one of equals.
 
     Nothing is generated: an attempt's completion is the choice's text, its log-probability that
-    of the text, and `ended` is False because EOS is not scored.
+    of the text, and `ended` is False because EOS is not scored. Raises UserError as
+    `check_choices`.
 
     Args:
       model: that chooses, loaded by the engine.
       questions: of a task with choices.
       rollout: engine, task and few-shot examples; seed and temperature do not matter.
-      normalize: what a choice's log-probability is divided by, see `normalized`.
-
-    Raises:
-      UserError: as `check_grading`.
+      normalize: what a choice's log-probability is divided by, see `length`.
     """
     task, engine = rollout.task, rollout.engine
-    check_grading(LIKELIHOOD, normalize, task, questions)
+    check_choices(task, questions)
     # A small model prefers choices that the prompt lists, whichever they are: none are shown.
     prompts = [
         dataclasses.replace(
@@ -66,7 +64,7 @@ def evaluate_by_likelihood(
             (*choice, x) for choice, x in zip(task.choices(question).items(), sums, strict=True)
         ]
         answer, text, log_probability = max(
-            choices, key=lambda c: normalized(c[2], c[1], engine.vocabulary, normalize)
+            choices, key=lambda c: c[2] / length(c[1], engine.vocabulary, normalize)
         )
         ids = tuple(engine.vocabulary.encode(text))
         chosen = Completion(text, ids, ended=False, log_probability=log_probability)
@@ -79,44 +77,20 @@ def evaluate_by_likelihood(
     return [choose(*triple) for triple in zip(questions, prompts, scores, strict=True)]
 
 
-def normalized(
-    log_probability: float, text: str, vocabulary: seqio.Vocabulary, normalize: str = "bytes"
-) -> float:
-    """A continuation's log-probability for a fair comparison with longer and shorter ones.
+def length(text: str, vocabulary: seqio.Vocabulary, normalize: str = "bytes") -> int:
+    """What a continuation's log-probability is divided by to compare long and short ones.
 
-    "bytes": the mean a byte of UTF-8, much like acc_norm of lm-evaluation-harness; it does not
-    depend on the vocabulary. "tokens": the mean a token, as GPT-3 was evaluated (Brown et al. 2020,
-    section 2.4). "none": the sum, which favours short texts.
-
-    Args:
-      log_probability: of the text, nats.
-      text: the continuation.
-      vocabulary: counts its tokens.
-      normalize: one of NORMALIZATIONS.
+    "bytes": of UTF-8, much like acc_norm of lm-evaluation-harness; independent of the vocabulary.
+    "tokens": as GPT-3 was evaluated (Brown et al. 2020, section 2.4). "none": 1, which favours
+    short texts.
     """
     units = {"tokens": len(vocabulary.encode(text)), "bytes": len(text.encode()), "none": 1}
-    return log_probability / units[normalize]
+    return units[normalize]
 
 
-def check_grading(
-    grading: str, normalize: str, task: ReasoningTask, questions: Sequence[Question]
-) -> None:
-    """Raises UserError for an unknown grading, or one that `task` has no choices for.
-
-    Args:
-      grading: one of GRADINGS.
-      normalize: one of NORMALIZATIONS.
-      task: that is graded.
-      questions: of it.
-    """
-    for name, value, known in (
-        ("grading", grading, tuple(GRADINGS)),
-        ("normalize", normalize, NORMALIZATIONS),
-    ):
-        if value not in known:
-            raise UserError(f"evaluate.{name} = {value!r}: give one of {known}")
-    open_ended = [q.id for q in questions if not task.choices(q)] if grading == LIKELIHOOD else []
-    if open_ended:
+def check_choices(task: ReasoningTask, questions: Sequence[Question]) -> None:
+    """Raises UserError if one of the questions has no choices to score."""
+    if open_ended := [question.id for question in questions if not task.choices(question)]:
         raise UserError(
             f"evaluate.grading = 'likelihood' needs choices, and task {task.name} has none (in "
             f"question {open_ended[0]}); give evaluate.grading = 'generated'"
@@ -145,28 +119,28 @@ def evaluation_metrics(
     }
 
 
-def evaluated_only(
+def measured(
     stages: Stages,
     model: Lazy[Loaded],
     questions: Sequence[Question],
     few_shot: bool,
-    rationalize: bool = False,
+    **trained: Any,
 ) -> metrics.IterationMetrics:
-    """The metrics of a model that is evaluated and not trained on samples: a base or a baseline.
+    """The metrics of a model: evaluates it, as a stage of its iteration.
 
     Args:
       stages: of the iteration.
       model: loaded only if the stage is not finished.
       questions: held out.
-      few_shot: put the few-shot examples P before each.
-      rationalize: what the metrics say of the run.
+      few_shot: put the few-shot examples P before each question.
+      **trained: the metrics' fields on training; by default those of a model without any.
     """
+    rollout = stages.rollout
     attempts = stages.sample(EVALUATE, model, questions, few_shot=few_shot)
     return metrics.IterationMetrics(
-        iteration=stages.rollout.iteration,
-        seed=stages.rollout.seed,
-        rationalize=rationalize,
+        iteration=rollout.iteration,
+        seed=rollout.seed,
         seconds=stages.seconds,
-        training={"steps": 0, "loss": None, "packing_efficiency": None},
-        **evaluation_metrics(attempts, chance(stages.rollout.task, questions)),
+        **evaluation_metrics(attempts, chance(rollout.task, questions)),
+        **{"rationalize": False, "training": UNTRAINED, **trained},
     )

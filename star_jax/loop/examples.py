@@ -14,30 +14,6 @@ from star_jax.tasks.task import ReasoningTask
 from star_jax.tokenizers.vocabularies import encode_spans
 
 
-def kept_example(
-    attempt: Attempt, question: Question, task: ReasoningTask, hinted: bool = False
-) -> KeptExample:
-    """A kept attempt as what is trained on: its question WITHOUT the hint, up to its answer's end.
-
-    Args:
-      attempt: that the filters kept.
-      question: that it answers.
-      task: writes the question.
-      hinted: leave the hint in the prompt all the same.
-    """
-    return KeptExample(
-        question_id=attempt.question_id,
-        sample=attempt.sample,
-        turn=attempt.turn,
-        source=attempt.source,
-        prompt=task.question_text(question, hinted=hinted),
-        completion=attempt.trimmed,
-        token_ids=attempt.token_ids if attempt.trimmed == attempt.completion else None,
-        hint_kept=hinted,
-        steps_right=attempt.reading.steps_right,
-    )
-
-
 def examples_of(
     kept: Sequence[Attempt],
     questions: Sequence[Question],
@@ -46,12 +22,13 @@ def examples_of(
     hinted_share: float = 0.0,
     seed: tuple[int, ...] = (0,),
 ) -> list[KeptExample]:
-    """Kept attempts as examples; a share of the rationalized ones keeps its hint.
+    """Kept attempts as examples, WITHOUT hints, up to the answer's end; a share keeps its hint.
 
     A model trained on hint-free examples alone forgets what a hint is, and the next outer
     iteration's rationalizations dry up. `hinted_share` of the rationalized examples, drawn by
     `seed`, therefore train with the hint in the prompt, where there is no loss. The paper
-    stores all of them without (0.0); its released code has a switch of this kind too.
+    stores all of them without (0.0); its released code has a switch of this kind too. Raises
+    UserError for another number than a share.
 
     Args:
       kept: what the filters left.
@@ -59,23 +36,27 @@ def examples_of(
       task: writes the questions.
       hinted_share: from 0 to 1.
       seed: of the choice.
-
-    Raises:
-      UserError: hinted_share is not a share.
     """
     if not 0 <= hinted_share <= 1:
         raise UserError(f"hinted_share = {hinted_share} is not a share; give 0 to 1")
     by_id = {question.id: question for question in questions}
     draws = np.random.default_rng([*seed, len(kept)]).random(len(kept))
-    return [
-        kept_example(
-            attempt,
-            by_id[attempt.question_id],
-            task,
-            hinted=attempt.source == RATIONALIZED and bool(draw < hinted_share),
+    examples = []
+    for attempt, draw in zip(kept, draws, strict=True):
+        hinted = attempt.source == RATIONALIZED and bool(draw < hinted_share)
+        question = by_id[attempt.question_id]
+        examples.append(
+            KeptExample(
+                *attempt.key,
+                attempt.source,
+                prompt=task.question_text(question, hinted=hinted),
+                completion=attempt.trimmed,
+                token_ids=attempt.token_ids if attempt.trimmed == attempt.completion else None,
+                hint_kept=hinted,
+                steps_right=attempt.reading.steps_right,
+            )
         )
-        for attempt, draw in zip(kept, draws, strict=True)
-    ]
+    return examples
 
 
 def with_few_shot(

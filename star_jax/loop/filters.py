@@ -13,8 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from star_jax.errors import UserError
-from star_jax.loop.rationales import named_errors
-from star_jax.loop.stages import by_stage
+from star_jax.loop.stages import by_stage, named_errors
 from star_jax.records import Attempt
 
 Filter = Callable[[Sequence[Attempt]], Sequence[Attempt]]
@@ -88,9 +87,7 @@ def keep(
     """What all filters leave, and what each one dropped: filter -> stage -> attempts.
 
     What was dropped before, since its question exceeds the context length, reaches no filter.
-
-    Raises:
-      UserError: a filter failed, or returned something that it was not given.
+    Raises UserError if a filter failed, or returned something that it was not given.
     """
     kept, dropped = [attempt for attempt in attempts if not attempt.dropped], {}
     for name, apply in zip(names_of(filters), filters, strict=True):

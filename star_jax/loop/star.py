@@ -12,19 +12,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from star_jax.errors import UserError
+from star_jax.loop.baselines import check_examples
 from star_jax.loop.config import StarConfig
-from star_jax.loop.evaluate import chance, evaluated_only, evaluation_metrics
+from star_jax.loop.evaluate import measured
 from star_jax.loop.examples import examples_of, tokenized, with_few_shot
-from star_jax.loop.few_shot import check_examples
 from star_jax.loop.filters import keep, names_of, step_counts
-from star_jax.loop.finetune import train_stage
-from star_jax.loop.rationales import Rollout, failures
-from star_jax.loop.stages import EVALUATE, FINETUNE, GENERATE, Stages, by_stage
+from star_jax.loop.finetune import finetune
+from star_jax.loop.stages import GENERATE, Rollout, Stages, by_stage, failures
 from star_jax.models.base_weights import Base, BaseWeights
 from star_jax.records import Attempt, KeptExample, Question, TokenizedExample
 from star_jax.rollout.engine import Engine, Loaded
 from star_jax.run.metrics import IterationMetrics
-from star_jax.run.run_dir import Recorder
+from star_jax.run.run_dir import Recorder, RunDir
 from star_jax.run.stage_dir import Lazy, Notes, StageDir
 from star_jax.tasks.task import SPLITS, TRAIN, VALIDATION, ReasoningTask
 from star_jax.tokenizers.vocabularies import document_start
@@ -53,18 +52,17 @@ class Star:
         """Gives the weights of M."""
         return BaseWeights(self.base.load)
 
-    def stages(self, n: int, directory: StageDir) -> Stages:
+    def stages(self, n: int, directory: RunDir) -> Stages:
         """The stages of outer iteration `n`."""
         config = self.config
         rollout = Rollout(self.engine, self.task, config.seed, n, reward=config.reward)
-        return Stages(directory, rollout)
+        return Stages(directory.iteration(n), rollout)
 
 
 def run_star(star: Star, recorder: Recorder) -> list[IterationMetrics]:
     """Runs STaR, or resumes it where it stopped; returns all iterations' metrics, the base's first.
 
-    Raises:
-      UserError: another run's directory, no base, an empty data set, nothing kept, and so on.
+    Raises UserError for another run's directory, no base, no questions, nothing kept, and so on.
     """
     _check_examples(star)
     star.base.check()
@@ -75,25 +73,22 @@ def run_star(star: Star, recorder: Recorder) -> list[IterationMetrics]:
     )
     directory = recorder.claim()
     previous = Lazy(lambda: star.engine.load(star.load_base()))  # line 1: M_0 = M
-    metrics = [recorder.publish(evaluate_base(star, previous, directory.iteration(0)))]
+    base = _measured(star, star.stages(0, directory), previous)
+    metrics = [recorder.publish(base)]
     for n in range(1, star.config.iterations + 1):  # line 2
-        previous, measured = outer_iteration(star, n, previous, directory.iteration(n))
-        metrics.append(recorder.publish(measured))
+        previous, found = outer_iteration(star, star.stages(n, directory), previous)
+        metrics.append(recorder.publish(found))
     return metrics
 
 
 def outer_iteration(
-    star: Star, n: int, previous: Lazy[Loaded], directory: StageDir
+    star: Star, stages: Stages, previous: Lazy[Loaded]
 ) -> tuple[Lazy[Loaded], IterationMetrics]:
     """Algorithm 1, lines 3-7, each a stage on disk; returns M_n for sampling and its metrics.
 
-    Args:
-      star: what to work with.
-      n: which outer iteration, from 1 on.
-      previous: M_{n-1}; loaded only if a stage needs it, and dropped before training.
-      directory: of this iteration.
+    `previous` is M_{n-1}; it is loaded only if a stage needs it, and dropped before training.
     """
-    config, stages = star.config, star.stages(n, directory)
+    config, n = star.config, stages.rollout.iteration
     questions = draw_questions(star, n)
     few_shot = config.shows_examples(n - 1)
     attempts = stages.sample(GENERATE, previous, questions, few_shot=few_shot)  # line 3
@@ -101,34 +96,29 @@ def outer_iteration(
         failed = failures(questions, attempts)
         attempts = attempts + stages.sample(stage, previous, failed, few_shot=few_shot)
     right, filtered = keep(attempts, config.filters)  # lines 5-6
-    kept = stages.kept(training_examples(star, n, right, questions))
+    kept = stages.kept(training_examples(star, n, right))
     if not kept:
-        raise UserError(_nothing_kept(star, n, len(questions), directory))
+        raise UserError(_nothing_kept(star, n, len(questions), stages.directory))
     previous.drop()
-    current, notes = finetune(star, n, kept, stages)  # line 7
-    evaluated = stages.sample(
-        EVALUATE, current, star.questions[VALIDATION], few_shot=config.shows_examples(n)
-    )
-    return current, IterationMetrics(
-        iteration=n,
-        seed=config.seed,
-        rationalize=config.rationalize,
+    current, notes = _finetuned(star, stages, kept)  # line 7
+    return current, _measured(
+        star,
+        stages,
+        current,
         n_questions=len(questions),
         kept={stage: len(found) for stage, found in by_stage(kept).items()},
-        seconds=stages.seconds,
         counts=step_counts(attempts),
         filtered=filtered,
         training=notes,
-        **evaluation_metrics(evaluated, chance(star.task, star.questions[VALIDATION])),
     )
 
 
-def evaluate_base(star: Star, base: Lazy[Loaded], directory: StageDir) -> IterationMetrics:
-    """The metrics of M_0 = M, which was not trained."""
-    few_shot, stages = star.config.shows_examples(0), star.stages(0, directory)
-    return evaluated_only(
-        stages, base, star.questions[VALIDATION], few_shot, star.config.rationalize
-    )
+def _measured(
+    star: Star, stages: Stages, model: Lazy[Loaded], **trained: object
+) -> IterationMetrics:
+    few_shot = star.config.shows_examples(stages.rollout.iteration)
+    trained["rationalize"] = star.config.rationalize
+    return measured(stages, model, star.questions[VALIDATION], few_shot, **trained)
 
 
 def draw_questions(star: Star, n: int) -> list[Question]:
@@ -149,20 +139,11 @@ def draw_questions(star: Star, n: int) -> list[Question]:
     return [pool[i] for i in order[:count]]
 
 
-def training_examples(
-    star: Star, n: int, right: Sequence[Attempt], questions: Sequence[Question]
-) -> list[KeptExample]:
-    """What outer iteration `n` trains on, text for text.
-
-    Args:
-      star: its settings say which hints and few-shot examples are shown.
-      n: which outer iteration.
-      right: what the filters kept.
-      questions: those that were sampled.
-    """
-    config, task = star.config, star.task
+def training_examples(star: Star, n: int, right: Sequence[Attempt]) -> list[KeptExample]:
+    """What outer iteration `n` trains on, text for text, of what the filters kept."""
+    config, task, share = star.config, star.task, star.config.hinted_share
     examples = examples_of(
-        right, questions, task, hinted_share=config.hinted_share, seed=(config.seed, n)
+        right, star.questions[TRAIN], task, hinted_share=share, seed=(config.seed, n)
     )
     if not config.few_shot_in_training:
         return examples
@@ -171,35 +152,23 @@ def training_examples(
     return with_few_shot(examples, groups, task, star.engine.vocabulary, row_length)
 
 
-def finetune(
-    star: Star, n: int, kept: Sequence[KeptExample], stages: Stages
+def _finetuned(
+    star: Star, stages: Stages, kept: Sequence[KeptExample]
 ) -> tuple[Lazy[Loaded], Notes]:
-    """Line 7: M_n = train(M, D_n + D_n^rat), for sampling, and notes of its training.
-
-    Args:
-      star: trainer, schedule and base.
-      n: which outer iteration.
-      kept: as train.jsonl has them.
-      stages: of the iteration.
-    """
-    trainer, vocabulary = star.trainer, star.engine.vocabulary
+    """Line 7: M_n = train(M, D_n + D_n^rat), for sampling, and notes of its training."""
+    trainer, vocabulary, n = star.trainer, star.engine.vocabulary, stages.rollout.iteration
 
     def documents() -> list[TokenizedExample]:
         return [tokenized(example, vocabulary, trainer.config.loss_on_prompt) for example in kept]
 
-    def n_steps(examples: Sequence[TokenizedExample]) -> int:
-        return star.schedule(n, len(examples), trainer.config.examples_per_step(examples))
-
-    done, weights = train_stage(
-        stages.directory,
+    notes, weights = finetune(
+        stages,
         star.load_base,
         documents,
         trainer,
-        n_steps=n_steps,
+        schedule=star.schedule,
         seed=int(np.random.default_rng([star.config.seed, 5, n]).integers(1 << 31)),
-        on_losses=stages.directory.write_losses,
     )
-    stages.seconds[FINETUNE] = done.seconds
 
     def load() -> Loaded:
         """Lays the trained weights out for sampling, and gives them up."""
@@ -207,7 +176,7 @@ def finetune(
         weights.drop()
         return model
 
-    return Lazy(load), done.value
+    return Lazy(load), notes
 
 
 def _check_groups(star: Star) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import gin
 
-from star_jax.loop.few_shot import check_examples
-from star_jax.loop.rationales import Rollout
+from star_jax.loop.baselines import check_examples
+from star_jax.loop.stages import Rollout
 from star_jax.models.base_weights import Base
 from star_jax.models.decoder import placed_params
 from star_jax.modes.finetune import FinetuneMode

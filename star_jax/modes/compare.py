@@ -25,8 +25,7 @@ class CompareMode(mode.RunMode):
 
     def __call__(self) -> int:
         """Draws the pairs; UserError if there are none, or if another comparison's key is there."""
-        from star_jax.run.files import write_together
-        from star_jax.run.paths import path_of, read_if_there
+        from star_jax.run.paths import path_of, read_if_there, write_together
         from star_jax.tools.comparison import items, sheets
         from star_jax.tools.comparison.sources import read_rationales
 

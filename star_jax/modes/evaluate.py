@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+from star_jax.errors import check_one_of
 from star_jax.modes import mode
 
 
@@ -23,19 +24,20 @@ class EvaluateMode(mode.CheckpointMode):
     def __call__(self) -> int:
         """Evaluates, prints accuracies with their intervals, and writes `output_file`."""
         from star_jax.loop import evaluate
-        from star_jax.loop.rationales import draw_attempts
-        from star_jax.loop.stages import EVALUATE
+        from star_jax.loop.stages import EVALUATE, draw_attempts
         from star_jax.modes import build
         from star_jax.parallel import processes
         from star_jax.records import to_json
-        from star_jax.run.files import check_writable, write_atomically
-        from star_jax.run.paths import path_of
+        from star_jax.run.paths import check_writable, path_of, write_atomically
 
         if self.output_file:
             check_writable(path_of(self.output_file))
         questions = self.task.questions(self.split)
         rollout = build.rollout(self, "evaluate", questions)
-        evaluate.check_grading(self.grading, self.normalize, self.task, questions)
+        check_one_of("evaluate.grading", self.grading, evaluate.GRADINGS)
+        check_one_of("evaluate.normalize", self.normalize, evaluate.NORMALIZATIONS)
+        if self.grading == evaluate.LIKELIHOOD:
+            evaluate.check_choices(self.task, questions)
         weights = build.weights(self, rollout)
         if self.grading == evaluate.LIKELIHOOD:
             choose = evaluate.evaluate_by_likelihood

@@ -17,7 +17,7 @@ class FewShotMode(mode.RunDirMode):
 
     def __call__(self) -> int:
         """Runs `evaluate_few_shot`, then reports."""
-        from star_jax.loop.few_shot import evaluate_few_shot
+        from star_jax.loop.baselines import evaluate_few_shot
         from star_jax.modes import build
 
         recorder, engine = build.recorder(self), build.engine(self)

@@ -20,7 +20,7 @@ class FinetuneMode(mode.RunDirMode):
 
     def __call__(self) -> int:
         """Runs `finetune_on_gold`, then reports."""
-        from star_jax.loop.direct import Direct, finetune_on_gold
+        from star_jax.loop.baselines import Direct, finetune_on_gold
         from star_jax.modes import build
 
         recorder, engine = build.recorder(self), build.engine(self)

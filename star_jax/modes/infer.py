@@ -21,8 +21,7 @@ class InferMode(mode.CheckpointMode):
 
     def __call__(self) -> int:
         """Prints one completion per question."""
-        from star_jax.loop.rationales import draw_attempts
-        from star_jax.loop.stages import EVALUATE
+        from star_jax.loop.stages import EVALUATE, draw_attempts
         from star_jax.modes import build
         from star_jax.parallel import processes
         from star_jax.records import to_json

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:  # for the fields of all run modes
     import seqio
 
+    from star_jax.loop.baselines import TrainingLength as TrainingLength
     from star_jax.loop.config import StarConfig as StarConfig
-    from star_jax.loop.direct import TrainingLength as TrainingLength
-    from star_jax.loop.pretrain import Phase as Phase
+    from star_jax.loop.finetune import Phase as Phase
     from star_jax.models.config import DecoderConfig
     from star_jax.parallel.partitioning import MeshConfig
     from star_jax.records import Attempt as Attempt

@@ -25,7 +25,7 @@ class PretrainMode(mode.RunMode):
 
     def __call__(self) -> int:
         """Runs `train_base`."""
-        from star_jax.loop.pretrain import train_base
+        from star_jax.loop.finetune import train_base
         from star_jax.modes import build
         from star_jax.training.train_step import OptimizerConfig
 

@@ -20,8 +20,7 @@ class ScoreComparisonMode(RunMode):
 
     def __call__(self) -> int:
         """Prints the preferences and writes them as JSON; UserError for invalid answers or none."""
-        from star_jax.run.files import write_together
-        from star_jax.run.paths import path_of
+        from star_jax.run.paths import path_of, write_together
         from star_jax.tools.comparison.answers import read_all_answers, read_key
         from star_jax.tools.comparison.scores import score, score_lines
 

@@ -1,1 +1,1 @@
-"""Devices and processes: the mesh and its rules, several hosts, the compilation cache."""
+"""Devices and processes: the mesh and its rules, several hosts, TPU topologies."""

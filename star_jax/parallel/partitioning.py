@@ -124,12 +124,9 @@ def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
 
 
 def in_rows(sharding: NamedSharding, n_rows: int, fill: Callable[[int, int], Params]) -> Params:
-    """A batch on the devices; each process makes the rows that its own devices hold.
+    """A batch of `n_rows` on the devices; each process makes the rows that its own devices hold.
 
-    Args:
-      sharding: as `batch_sharding` returns it.
-      n_rows: rows of the whole batch.
-      fill: (start, stop) -> those rows, a tree of arrays [stop - start, ...].
+    `fill(start, stop)` makes those rows, a tree of arrays [stop - start, ...].
     """
     if sharding.is_fully_addressable:
         return jax.device_put(fill(0, n_rows), sharding)

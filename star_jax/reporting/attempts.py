@@ -16,8 +16,7 @@ from typing import TypeAlias
 
 from star_jax.loop.stages import EVALUATE, SAMPLED, TRAIN_FILE
 from star_jax.records import Key
-from star_jax.reporting.former_format import Row
-from star_jax.reporting.stage_files import ATTEMPT, KEPT, Line, key_of, lines_of, readable
+from star_jax.reporting.stage_files import ATTEMPT, KEPT, Line, Row, key_of, lines_of, readable
 
 EVALUATION = "evaluation"
 # The stage as the page shows it -> its file; in the order of an outer iteration.

@@ -10,27 +10,19 @@ from star_jax.loop.stages import EVALUATE, FINETUNE, SAMPLED
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import n_params
 from star_jax.parallel.topologies import GENERATIONS
-from star_jax.reporting.document import Section, Table
 from star_jax.reporting.runs import RunReport
-from star_jax.reporting.tables import number, percent, ratio, run_table, times
+from star_jax.reporting.tables import TEXTS, Section, Table, ratio, run_table, times
+from star_jax.run.metrics import number, percent
 
 Numbers: TypeAlias = dict[str, float | None]  # by column
 
 STAGES = (*(stage.name for stage in SAMPLED), FINETUNE, EVALUATE.name)
 DEVICE_KINDS = {"v5 lite": "v5e", "v5": "v5p", "v6 lite": "v6e"}  # in JAX -> in the topologies
-TEXT = (
-    "Tokens that were prefilled, written and trained on; the wall time of each stage in "
-    "seconds; `device s` is the time that the devices sampled, without compilation. "
-    "`sampling %` and `training %` are shares of the roofline: the FLOPs needed, over the time "
-    "(of the devices for sampling, wall time for training) times the peak of all devices in "
-    "bf16. We count 2 FLOPs per parameter for each sampled token and 6 for each training token "
-    '(attention scores are not counted). "-" where the peak is not known, as on a CPU.'
-)
 
 
 def cost_section(runs: Sequence[RunReport]) -> Section:
     """Tokens, seconds and shares of the roofline."""
-    return Section("Cost", (TEXT,), tuple(map(_table, runs)))
+    return Section("Cost", (TEXTS["cost"],), tuple(map(_table, runs)))
 
 
 def _peak_per_parameter(run: RunReport) -> float | None:

@@ -13,8 +13,7 @@ from typing import TypeVar
 
 from star_jax.loop.stages import EVALUATE, SAMPLED, TRAIN_FILE
 from star_jax.records import Key
-from star_jax.reporting.former_format import Row
-from star_jax.reporting.stage_files import ATTEMPT, KEPT, key_of, malformed, read_rows
+from star_jax.reporting.stage_files import ATTEMPT, KEPT, Row, key_of, malformed, read_rows
 from star_jax.run.paths import read_if_there
 
 T = TypeVar("T")

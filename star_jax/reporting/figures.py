@@ -1,5 +1,6 @@
 """What the report's pictures have in common, and the picture that every report has."""
 
+import dataclasses
 import io
 import math
 import textwrap
@@ -12,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from star_jax.reporting.document import Picture
 from star_jax.reporting.runs import Arm, RunReport, arms, group_kind, groups_of, runs_of
-from star_jax.reporting.tables import right_of, times, wilson_interval
-from star_jax.run.tables import iteration_name
+from star_jax.reporting.tables import Picture, right_of, times, wilson_interval
+from star_jax.run.metrics import iteration_name
 
 MAX_COLUMNS = 4  # panels per line
 DPI = 150
@@ -36,30 +36,23 @@ def picture(name: str, alt: str, figure: Figure) -> Picture:
     return Picture(name, buffer.getvalue(), alt)
 
 
-def panels_for(
-    n: int,
-    ylabel: str = "",
-    *,
-    sharey: bool = True,
-    width: float = 4.4,
-    height: float = 4.0,
-    margin: float = 1.4,
-) -> tuple[Figure, list[Axes]]:
-    """(figure, its `n` panels), in lines of `MAX_COLUMNS`.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Of the panels of a figure, in lines of `MAX_COLUMNS`; inches."""
 
-    Args:
-      n: number of panels.
-      ylabel: of the first panel of each line.
-      sharey: whether all panels have one y axis.
-      width: of a panel in inches.
-      height: of a panel in inches.
-      margin: inches right of the panels, for a legend.
-    """
+    width: float = 4.4  # of a panel
+    height: float = 4.0
+    margin: float = 1.4  # right of the panels, for a legend
+    sharey: bool = True  # whether all panels have one y axis
+
+
+def panels_for(n: int, layout: Layout, ylabel: str = "") -> tuple[Figure, list[Axes]]:
+    """(figure, its `n` panels); `ylabel` is of the first panel of each line."""
     columns = min(n, MAX_COLUMNS)
     lines = math.ceil(n / columns)
-    size = (width * columns + margin, height * lines)
+    size = (layout.width * columns + layout.margin, layout.height * lines)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    panels = list(figure.subplots(lines, columns, sharey=sharey, squeeze=False).flatten())
+    panels = list(figure.subplots(lines, columns, sharey=layout.sharey, squeeze=False).flatten())
     for unused in panels[n:]:
         unused.remove()
     for line_start in panels[:n:MAX_COLUMNS]:
@@ -76,8 +69,9 @@ def title_panel(panel: Axes, title: str, subtitle: str = "") -> None:
     )  # fmt: skip
 
 
-def style_panel(panel: Axes, shown: Sequence[Arm]) -> None:
-    """Makes the x axis one of outer iterations, up to the last one of these arms."""
+def style_panel(panel: Axes, shown: Sequence[Arm], *titles: str) -> None:
+    """A panel with `title_panel` whose x axis has the outer iterations, up to the arms' last."""
+    title_panel(panel, *titles)
     panel.set_xlabel("outer iteration")
     panel.set_xlim(-0.5, max((run.last.iteration for run in runs_of(shown)), default=0) + 0.5)
     panel.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
@@ -134,12 +128,9 @@ def arm_points(arm: Arm, measure: Measure) -> Points:
 
 def accuracies(arm: Arm, group: str = "") -> Points:
     """Accuracy (%) of every run, over all questions or on a group, which may enter later."""
-
-    def measure(run: RunReport, n: int) -> float | None:
-        row = run.rows[n]
-        return times(100, row.accuracy_by_group.get(group) if group else row.accuracy)
-
-    return arm_points(arm, measure)
+    if not group:
+        return arm_points(arm, lambda run, n: 100 * run.rows[n].accuracy)
+    return arm_points(arm, lambda run, n: times(100, run.rows[n].accuracy_by_group.get(group)))
 
 
 def draw_arms(
@@ -149,14 +140,14 @@ def draw_arms(
 ) -> Figure:
     """A panel for each (title, label of its axis, measure), with a line for each arm."""
     lines = math.ceil(len(shown) / len(measures))  # of the legend, which has a column per panel
-    figure, panels = panels_for(len(measures), sharey=False, height=3.4 + 0.4 * lines, margin=0)
+    layout = Layout(height=3.4 + 0.4 * lines, margin=0, sharey=False)
+    figure, panels = panels_for(len(measures), layout)
     styles: list[Style] = [
         {"color": f"C{i % 10}", "marker": MARKERS[i // 10 % len(MARKERS)], **LINE}
         for i in range(len(shown))
     ]
     for panel, (title, label, measure) in zip(panels, measures, strict=True):
-        title_panel(panel, title)
-        style_panel(panel, shown)
+        style_panel(panel, shown, title)
         panel.set_ylabel(label)
         for arm, style in zip(shown, styles, strict=True):
             if points := arm_points(arm, measure):  # the box of an empty line begins at (0, 0)
@@ -180,10 +171,9 @@ def draw_bars(
     Each of `series` is a (label, colour, measure); its positive bars are stacked upwards, its
     negative ones downwards.
     """
-    figure, panels = panels_for(len(shown), ylabel, height=3.3)
+    figure, panels = panels_for(len(shown), Layout(height=3.3), ylabel)
     for panel, arm in zip(panels, shown, strict=True):
-        title_panel(panel, wrapped(arm), sample_line(arm, "mean"))
-        style_panel(panel, shown)
+        style_panel(panel, shown, wrapped(arm), sample_line(arm, "mean"))
         panel.set_xlim(0.3, panel.get_xlim()[1] + 0.2)
         ends: dict[tuple[int, bool], float] = {}  # (iteration, downwards?) -> end of the bars there
         for label, color, measure in series:
@@ -199,10 +189,10 @@ def draw_bars(
     return figure
 
 
-def draw_groups(shown: Sequence[Arm], extra: int = 0, **layout: Any) -> tuple[Figure, list[Axes]]:
+def draw_groups(shown: Sequence[Arm], layout: Layout, extra: int = 0) -> tuple[Figure, list[Axes]]:
     """(figure, panels): accuracy (%) over outer iterations, a panel per arm, a line per group.
 
-    `extra` empty panels follow; `layout` is that of `panels_for`.
+    `extra` empty panels follow.
     """
     groups = groups_of(runs_of(shown))
     styles: dict[str, Style] = {}
@@ -210,10 +200,9 @@ def draw_groups(shown: Sequence[Arm], extra: int = 0, **layout: Any) -> tuple[Fi
         # viridis can be read without hue too; its yellow end is hard to see on white.
         color = matplotlib.colormaps["viridis"](0.88 * (i / max(len(groups) - 1, 1)))
         styles[name] = {"color": color, "marker": MARKERS[i % len(MARKERS)], "label": name, **LINE}
-    figure, panels = panels_for(len(shown) + extra, "accuracy (%)", **layout)
+    figure, panels = panels_for(len(shown) + extra, layout, "accuracy (%)")
     for panel, arm in zip(panels, shown, strict=False):
-        title_panel(panel, wrapped(arm), sample_line(arm))
-        style_panel(panel, shown)
+        style_panel(panel, shown, wrapped(arm), sample_line(arm))
         for name in arm.groups:
             plot_mean(panel, accuracies(arm, name), styles[name])
             panel.set_ylim(-2, 102)
@@ -228,7 +217,7 @@ def draw_accuracies(runs: Sequence[RunReport]) -> Figure:
     """As the paper's Figure 4: accuracy (%) by group over outer iterations, one panel per arm."""
     shown = arms(runs)
     alike = len({bool(arm.groups) for arm in shown}) == 1
-    figure, panels = draw_groups(shown, sharey=alike)
+    figure, panels = draw_groups(shown, Layout(sharey=alike))
     without = [(panel, arm) for panel, arm in zip(panels, shown, strict=True) if not arm.groups]
     rows = [row for _, arm in without for run in arm.runs for row in run.rows]
     for panel, arm in without:

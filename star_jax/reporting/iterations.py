@@ -6,39 +6,23 @@ Sections have a table of each run, and a figure of their arms.
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
 from star_jax.reporting import figures
 from star_jax.reporting.digests import DIVERSITY_SAMPLE
-from star_jax.reporting.document import Section
 from star_jax.reporting.runs import STAGE_OF, Arm, RunReport, arms, runs_of
-from star_jax.reporting.tables import Cells, number, percent, ratio, run_table, share_cells, times
+from star_jax.reporting.tables import TEXTS, Cells, Section, ratio, run_table, share_cells, times
+from star_jax.run.metrics import number, percent
 
 PALETTE = itertools.cycle(("#3b6fb6", "#e08a2e", "#5a9e4b", "#8a5fb0"))
 COLORS = dict(zip(STAGE_OF, PALETTE, strict=False))  # of sources
+Draw: TypeAlias = Callable[[Sequence[Arm]], Figure] | None
 SOLVED = {  # -> field of the digest, percent of a question in the figure, colour
     "newly solved": ("newly_solved", 100, "#3b8f5a"),
     "newly lost": ("newly_lost", -100, "#b8453a"),
 }
-
-
-def _section(
-    title: str,
-    runs: Sequence[RunReport],
-    cells: Callable[[RunReport], Cells],
-    text: str = "",
-    drawing: tuple[str, str, Callable[[Sequence[Arm]], Figure]] | None = None,
-) -> list[Section]:
-    """The section of some runs, with the (file, alt, function) of its figure; none without runs."""
-    if not runs:
-        return []
-    tables = tuple(run_table(run, cells(run)) for run in runs)
-    pictures = []
-    if drawing:
-        name, alt, draw = drawing
-        pictures.append(figures.picture(name, alt, draw(arms(runs))))
-    return [Section(title, (text,) * bool(text), tables, tuple(pictures))]
 
 
 def _present(runs: Sequence[RunReport], count: Callable[[RunReport, int, str], float]) -> list[str]:
@@ -46,43 +30,7 @@ def _present(runs: Sequence[RunReport], count: Callable[[RunReport, int, str], f
     return [s for s in STAGE_OF if any(count(run, n, s) for run in runs for n in run.trained)]
 
 
-def iteration_sections(runs: Sequence[RunReport]) -> list[Section]:
-    """All of them, in order."""
-    return [*training_set_sections(runs), *changes_section(runs), *right_steps_section(runs)]
-
-
 # What was trained on
-
-
-def training_set_sections(runs: Sequence[RunReport]) -> list[Section]:
-    """Composition, filters, and length and diversity, of the runs that trained on rationales."""
-    trained = [run for run in runs if _present([run], _kept)]
-    if not trained:
-        return []
-    title = "Training set of each outer iteration"
-    drawing = ("training_set.png", title, draw_composition)
-    found = _section(title, trained, _composition, drawing=drawing)
-    text = (
-        "Attempts of each stage, how many of them each filter dropped, and how many were kept to "
-        "train on. The filters run in the order of the columns; each one sees the attempts that "
-        'those before it kept. "-" where it was not recorded.'
-    )
-    filtered = [run for run in runs if _filters(run)]
-    found += _section("What the filters dropped", filtered, _dropped, text)
-    text = (
-        "Length is the mean number of tokens that the model generated for the kept rationales of "
-        "a source, answer included. `distinct %` is the share of distinct rationales. Distinct-2 "
-        "is the share of distinct word pairs (Li et al. 2016, A Diversity-Promoting Objective "
-        "Function for Neural Conversation Models), here of "
-        f"{DIVERSITY_SAMPLE} rationales, evenly spread, or of all if there are fewer, since the "
-        "measure falls with the amount of text."
-    )
-    written = [run for run in trained if any(digest.kept for digest in run.iterations)]
-    alt = "Length and diversity of kept rationales over outer iterations"
-    drawing = ("rationales.png", alt, _draw_rationales)
-    return found + _section(
-        "Kept rationales: length and diversity", written, _lengths, text, drawing
-    )
 
 
 def _kept(run: RunReport, n: int, source: str) -> float:
@@ -163,18 +111,6 @@ def _draw_rationales(shown: Sequence[Arm]) -> Figure:
 # Which held-out questions an iteration gained, and which it lost
 
 
-def changes_section(runs: Sequence[RunReport]) -> list[Section]:
-    """Newly solved and newly lost questions, of the runs whose attempts are there."""
-    known = [run for run in runs if any(d.newly_solved is not None for d in run.iterations)]
-    text = (
-        "Held-out questions that were answered incorrectly after the previous iteration and "
-        "correctly after this one are newly solved; the other way round, newly lost."
-    )
-    alt = "Newly solved and newly lost held-out questions of each outer iteration"
-    drawing = ("changes.png", alt, draw_changes)
-    return _section("What changed from iteration to iteration", known, _changes, text, drawing)
-
-
 def _changes(run: RunReport) -> Cells:
     cells = [["iteration", "accuracy %", "n", *SOLVED]]
     for n in run.trained:
@@ -198,20 +134,6 @@ def draw_changes(shown: Sequence[Arm]) -> Figure:
 
 
 # Right for the wrong reasons: rationales whose steps are correct
-
-
-def right_steps_section(runs: Sequence[RunReport]) -> list[Section]:
-    """The shares, of the runs whose rationales could be checked step by step."""
-    checked = [run for run in runs if _present([run], _n_checkable)]
-    text = (
-        "The share of rationales in which all steps are correct: among those with a correct "
-        "answer, and among those of them that were kept. The two differ where only rationales "
-        "with correct steps are kept. Rationales whose steps cannot be checked are not counted. "
-        "Intervals are Wilson's."
-    )
-    alt = "Share of rationales with correct answers in which all steps are correct, by source"
-    drawing = ("right_steps.png", alt, draw_right_steps)
-    return _section("Correct answers with correct steps", checked, _right_steps, text, drawing)
 
 
 def _checkable(run: RunReport, n: int, source: str) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -252,3 +174,35 @@ def _right_steps(run: RunReport) -> Cells:
             kept = [number(n_kept or None), share_cells(k_kept, n_kept)[0]]
             cells[-1] += [number(total or None), *share_cells(k, total), *kept]
     return cells
+
+
+# Topic in TEXTS -> whether its section has a run, the run's table, and the figure of their arms
+TOPICS: dict[str, tuple[Callable[[RunReport], object], Callable[[RunReport], Cells], Draw]] = {
+    "training_set": (lambda run: _present([run], _kept), _composition, draw_composition),
+    "filters": (_filters, _dropped, None),
+    "rationales": (
+        lambda run: _present([run], _kept) and any(digest.kept for digest in run.iterations),
+        _lengths,
+        _draw_rationales,
+    ),
+    "changes": (
+        lambda run: any(digest.newly_solved is not None for digest in run.iterations),
+        _changes,
+        draw_changes,
+    ),
+    "right_steps": (lambda run: _present([run], _n_checkable), _right_steps, draw_right_steps),
+}
+
+
+def iteration_sections(runs: Sequence[RunReport]) -> list[Section]:
+    """A section for each topic that concerns some of the runs, in order."""
+    sections = []
+    for name, (concerns, cells, draw) in TOPICS.items():
+        if shown := [run for run in runs if concerns(run)]:
+            topic = TEXTS["topics"][name]
+            text = topic.get("text", "").format(sample=DIVERSITY_SAMPLE)
+            tables = tuple(run_table(run, cells(run)) for run in shown)
+            drawn = draw and figures.picture(topic["figure"], topic["alt"], draw(arms(shown)))
+            pictures = (drawn,) if drawn else ()
+            sections.append(Section(topic["title"], (text,) if text else (), tables, pictures))
+    return sections

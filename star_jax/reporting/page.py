@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no other file, no server.
+"""The report in Markdown, and as one HTML page that needs no network, other file or server.
 
 The text that models write is hostile. The page contains it as base64 only, and the script inserts
 it as text and never as HTML; a Content-Security-Policy allows only this page's own script and
@@ -17,15 +17,19 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from html import escape
-from pathlib import Path
-from string import Template
+
+import jinja2
+from markupsafe import Markup, escape
 
 from star_jax.reporting.attempts import CHOICES, MOST_CHARACTERS, AttemptsData
-from star_jax.reporting.document import Picture, Section, Table
-from star_jax.run.tables import iteration_name
+from star_jax.reporting.tables import ASSETS, Section, Table
+from star_jax.run.metrics import iteration_name
 
-ASSETS = Path(__file__).parent / "assets"
+TEMPLATES = jinja2.Environment(  # .html files escape what they insert
+    loader=jinja2.FileSystemLoader(ASSETS),
+    autoescape=jinja2.select_autoescape(),
+    keep_trailing_newline=True,
+)
 SCRIPTS = ("tables.js", "store.js", "browser.js")
 MOST_BYTES = 19_000_000  # of the whole page
 LEAST_BYTES = 1_000_000  # of the attempts, however long the rest is
@@ -35,101 +39,64 @@ CODE = re.compile(r"`([^`]+)`")
 ABSENT = ("", "-", "\u2013", "\u2014", "not run")
 
 FILTERS = ("run", "iteration", *CHOICES, "group", "sample", "turn")  # columns of indices of values
-TEXTS = ("id", "question", "rationale", "answer", "expected")  # of indices of the list of texts
+TEXTS = ("id", "question", "rationale", "answer", "expected")  # columns of indices of texts
 COUNTS = ("tokens", "ended")  # columns of the numbers themselves
 
 
-def render_page(
-    title: str, command: str, sections: Sequence[Section], attempts: AttemptsData
-) -> str:
+def render_page(command: str, sections: Sequence[Section], attempts: AttemptsData) -> str:
     """The whole page, encodable as UTF-8; with fewer attempts if it would exceed 20 MB.
 
-    Args:
-      title: of the page, plain text like everything else.
-      command: that made the report.
-      sections: tables, figures and paragraphs, in this order.
-      attempts: for the browser of attempts, which comes last.
+    It has the command that made the report, the sections, and the browser of attempts.
     """
-    script = "\n".join(_asset(name) for name in SCRIPTS)
-    style = _asset("page.css")
-    body = "\n".join(_section(f"part-{i}", part) for i, part in enumerate(sections, start=1))
+    body = Markup(TEMPLATES.get_template("sections.html").render(sections=sections))
     room = max(LEAST_BYTES, MOST_BYTES - len(body.encode("utf-8", "replace")))
     packed, shown = pack(attempts, room)
-    page = Template(_asset("page.html")).substitute(
-        script_sha256=_sha256(script),
-        style_sha256=_sha256(style),
-        title=escape(title),
-        command=escape(command),
-        contents="\n".join(
-            f'<li><a href="#part-{i}">{escape(part.title)}</a></li>'
-            for i, part in enumerate(sections, start=1)
-        ),
-        sections=body,
-        sampling=escape(_sampling(shown)),
-        style=style,
-        script=script,
+    page = TEMPLATES.get_template("page.html").render(
+        command=command,
+        sections=sections,
+        body=body,
+        sampling=_sampling(shown),
+        style=_asset("page.css"),
+        script=Markup("\n").join(map(_asset, SCRIPTS)),
         attempts=packed,
     )
     return page.encode("utf-8", "replace").decode()  # a run's name can have half a character
 
 
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+def render_markdown(command: str, sections: Sequence[Section]) -> str:
+    """The whole report, with the command that made it; its pictures are files next to it."""
+    return TEMPLATES.get_template("report.md").render(command=command, sections=sections)
 
 
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def _asset(name: str) -> Markup:
+    return Markup((ASSETS / name).read_text(encoding="utf-8"))
 
 
-def _prose(text: str) -> str:
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _sha256(text: str) -> Markup:
+    return Markup(_base64(hashlib.sha256(text.encode()).digest()))
+
+
+def _prose(text: str) -> Markup:
     """Plain text, with text between backticks as code."""
-    return CODE.sub(r"<code>\1</code>", escape(text))
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
-def _section(name: str, part: Section) -> str:
-    return "\n".join(
-        [
-            f'<section id="{name}" aria-labelledby="{name}-title">',
-            f'<h2 id="{name}-title">{escape(part.title)}</h2>',
-            *(f"<p>{_prose(paragraph)}</p>" for paragraph in part.text),
-            *map(_picture, part.pictures),
-            *map(_table, part.tables),
-            "</section>",
-        ]
-    )
-
-
-def _table(table: Table) -> str:
-    numeric = [  # columns whose cells are numbers, percentages or intervals, or absent
+def _numeric(table: Table) -> list[bool]:
+    """Of each column, whether its cells are numbers, percentages or intervals, or absent."""
+    return [
         all(row[i] in ABSENT or NUMBER.fullmatch(row[i]) for row in table.rows)
         for i in range(len(table.header))
     ]
 
-    def cells(tag: str, row: Sequence[str]) -> str:
-        found = []
-        for number, cell in zip(numeric, row, strict=True):
-            names = " ".join(["number"] * number + ["absent"] * (cell in ABSENT))
-            kind = f' class="{names}"' if names else ""
-            found.append(f"<{tag}{kind}>{escape(cell)}</{tag}>")
-        return "".join(found)
 
-    head = cells("th", table.header).replace("<th", '<th scope="col"')
-    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
-    note = f'<p class="note">{_prose(table.note)}</p>' if table.note else ""
-    caption = f"<caption>{escape(table.title)}</caption>" if table.title else ""
-    return (
-        f'<div class="table"><table>{caption}\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>{note}"
-    )
-
-
-def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.png).decode()
+def _size(png: bytes) -> Markup:
     # The header of a PNG has its size at byte 16.
-    width, height = (round(n / PIXEL_DENSITY) for n in struct.unpack(">II", picture.png[16:24]))
-    size = f'width="{width}" height="{height}"'
-    alt = escape(picture.alt)
-    return f'<figure><img src="data:image/png;base64,{data}" {size} alt="{alt}"></figure>'
+    width, height = (round(n / PIXEL_DENSITY) for n in struct.unpack(">II", png[16:24]))
+    return Markup(f'width="{width}" height="{height}"')
 
 
 def _sampling(attempts: AttemptsData) -> str:
@@ -152,7 +119,7 @@ def pack(attempts: AttemptsData, most_bytes: int) -> tuple[str, AttemptsData]:
     """
     longest = max((len(sample.attempts) for sample in attempts.samples), default=0)
     while True:
-        text = base64.b64encode(zlib.compress(as_json(attempts))).decode()
+        text = _base64(zlib.compress(as_json(attempts)))
         if len(text) <= most_bytes or longest <= 1:
             return text, attempts
         longest = max(1, int(longest * min(0.9, most_bytes / len(text))))
@@ -196,3 +163,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts "2" before "10"."""
     parts = re.split(r"([0-9]+)", name)
     return [(1, int(p), "") if i % 2 else (0, 0, p) for i, p in enumerate(parts)]
+
+
+TEMPLATES.filters |= {f.__name__[1:]: f for f in (_base64, _prose, _sha256, _numeric, _size)}
+TEMPLATES.globals["ABSENT"] = ABSENT

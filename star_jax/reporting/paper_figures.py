@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from star_jax.reporting import figures
-from star_jax.reporting.document import Section, Table
+from star_jax.reporting.figures import Layout
 from star_jax.reporting.runs import TINY, TWIN, Arm, RunReport, arms, group_kind, runs_of, twins
-from star_jax.reporting.tables import comparison_table, number, share_cells, table_of
-from star_jax.run.tables import group_names, iteration_name
+from star_jax.reporting.tables import TEXTS, Section, Table, comparison_table, share_cells, table_of
+from star_jax.run.metrics import group_names, iteration_name, number
 
 DIRECT = "figure4/direct_finetuned"
 FIGURE4 = {
@@ -54,11 +54,10 @@ def _figure4_section(among: Sequence[Arm], ending: str) -> list[Section]:
 def draw_figure4(shown: Sequence[Arm]) -> Figure:
     """A panel for each arm that iterates, and one with the overall accuracy of all arms."""
     iterating = [arm for arm in shown if arm.paper_row != DIRECT]
-    figure, panels = figures.draw_groups(iterating, extra=1)
+    figure, panels = figures.draw_groups(iterating, Layout(), extra=1)
     for panel, arm in zip(panels, iterating, strict=False):
         panel.title.set_text(f"STaR {FIGURE4[arm.paper_row][0]}")
-    figures.title_panel(panels[-1], "all questions")
-    figures.style_panel(panels[-1], shown)
+    figures.style_panel(panels[-1], shown, "all questions")
     for arm in shown:
         _draw_overall(panels[-1], arm)
     # Below the panels: inside them a legend would hide a line.
@@ -112,7 +111,7 @@ def _figure5_section(among: Sequence[Arm]) -> list[Section]:
 
 def draw_figure5(shown: Sequence[Arm]) -> Figure:
     """Accuracy per group, with a vertical line where groups enter."""
-    figure, panels = figures.draw_groups(shown, width=6.4)
+    figure, panels = figures.draw_groups(shown, Layout(width=6.4))
     for panel, arm in zip(panels, shown, strict=True):
         first = {name: n for run in arm.runs for name, n in _entries(run).items()}
         for n in sorted({*first.values()}):
@@ -169,19 +168,15 @@ def _figure6_section(among: Sequence[Arm]) -> list[Section]:
         return []
     header = ["run", "seed", "answers", "n", "as many %", "95 %", "fewer %", "more %"]
     cells = [header, *(line for run in runs_of(shown) for line in _step_shares(run))]
-    note = (
-        "Steps of the model's solution compared with the data set's own solution of the same "
-        "held-out question, after the last iteration. The interval is Wilson's, of `as many`."
-    )
     alt = "Counts of questions by the steps of the data set's solution and of the model's"
     drawn = figures.picture("figure6.png", alt, draw_figure6(shown))
-    table = table_of(cells, note=note)
+    table = table_of(cells, note=TEXTS["figure6"])
     return [Section("Figure 6: calculator steps", twins(shown), (table,), (drawn,))]
 
 
 def draw_figure6(shown: Sequence[Arm]) -> Figure:
     """For each arm a panel of all answers, and one of the correct ones."""
-    figure, panels = figures.panels_for(2 * len(shown), sharey=False, margin=0.2)
+    figure, panels = figures.panels_for(2 * len(shown), Layout(margin=0.2, sharey=False))
     wanted = [(arm, right_only) for arm in shown for right_only in (False, True)]
     for panel, (arm, right_only) in zip(panels, wanted, strict=True):
         counts = _step_counts(arm.runs, right_only)

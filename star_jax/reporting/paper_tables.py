@@ -7,21 +7,22 @@ import csv
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from star_jax.reporting.document import Section
 from star_jax.reporting.runs import TINY, TWIN, Arm, RunReport, arms
-from star_jax.reporting.tables import Cells, interval_text, number, percent, right_of, table_of
-from star_jax.run.tables import NOTHING, iteration_name
+from star_jax.reporting.tables import (
+    ASSETS,
+    TEXTS,
+    Cells,
+    Section,
+    interval_text,
+    right_of,
+    table_of,
+)
+from star_jax.run.metrics import NOTHING, iteration_name, number, percent
 
 NOT_RUN = "not run"
 OURS = ("ours %", "95 % interval", "n", "seed", "iteration", "train %")
-NOTE = (
-    "Accuracy over all n held-out questions after the last iteration. The interval of one run is "
-    "Wilson's; for several runs `ours` is the mean, with their range. `train %` is the share of "
-    "the sampled training questions that were trained on."
-)
-TWIN_NOTE = f"Each is a {TWIN}, not comparable with the paper's number. {NOTE}"
+TWIN_NOTE = f"Each is a {TWIN}, not comparable with the paper's number. {TEXTS['paper']}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PaperRow:
     remark: str
 
 
-_LINES = (Path(__file__).parent / "assets/paper.tsv").read_text("utf-8").splitlines()
+_LINES = (ASSETS / "paper.tsv").read_text("utf-8").splitlines()
 PAPER = [PaperRow(**row) for row in csv.DictReader(_LINES, delimiter="\t")]
 # The figures are in no table.
 KNOWN_ROWS = {"figure5", "figure6", *(paper.row for paper in PAPER if paper.row)}
@@ -74,7 +75,7 @@ def _section(title: str, rows: Sequence[PaperRow], by_row: Mapping[str, Arm]) ->
             method = " ".join(paper.method.replace("GPT-J", "").split())  # twins are other models
             lines = _lines(method, by_row.get(paper.row + TINY), NOT_RUN)
             twins += [[name, *line] for name, line in lines]
-    tables = [table_of(cells, "The paper's task and model", NOTE)]
+    tables = [table_of(cells, "The paper's task and model", TEXTS["paper"])]
     if any(arm.row.endswith(TINY) for arm in shown):
         tables.append(table_of(twins, TWIN.capitalize(), TWIN_NOTE))
     return Section(title, tables=tuple(tables))

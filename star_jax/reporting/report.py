@@ -9,21 +9,14 @@ from pathlib import Path
 
 from star_jax.reporting import cost, figures, iterations, paper_figures, paper_tables, tables
 from star_jax.reporting.attempts import collect_attempts
-from star_jax.reporting.document import Section, as_markdown
-from star_jax.reporting.loading import load_runs
-from star_jax.reporting.page import render_page
-from star_jax.reporting.runs import RunReport
-from star_jax.run.files import write_together
-from star_jax.run.paths import path_of
-from star_jax.run.tables import aligned, group_names, header_cells, live_line, row_cells
+from star_jax.reporting.page import render_markdown, render_page
+from star_jax.reporting.runs import RunReport, load_runs
+from star_jax.reporting.tables import Section
+from star_jax.run.metrics import live_table
+from star_jax.run.paths import path_of, write_together
+from star_jax.run.progress import aligned
 
 FIGURE_NAME = "accuracy_by_group.png"
-METRICS_NOTE = (
-    "Accuracies are in percent of all evaluation questions, with the 95 % Wilson interval "
-    "for the overall one. `train %` is the share of the sampled questions that were "
-    "trained on, `unparsed` counts completions without an answer, `seconds` is the whole "
-    "outer iteration. `base` is the model before any outer iteration."
-)
 
 
 def report(model_dirs: Sequence[str], output_dir: str = "") -> None:
@@ -36,38 +29,30 @@ def report(model_dirs: Sequence[str], output_dir: str = "") -> None:
     output = path_of(output_dir) if output_dir else path_of(model_dirs[0]) / "report"
     written = write_report(runs, output, shlex.join(sys.orig_argv))
     for run in runs:
-        print(f"{run.label}: {run.sample}", *metrics_table(run), "", sep="\n")
+        print(f"{run.label}: {run.sample}", *live_table(run.rows), "", sep="\n")
     if len(runs) > 1:
         print("Last iteration of each run", *aligned(tables.comparison_table(runs)), "", sep="\n")
     print(*written, sep="\n")
-
-
-def metrics_table(run: RunReport) -> list[str]:
-    """The header and a line per row, as in the live table."""
-    groups = group_names(run.rows)
-    cells = [header_cells(groups), *(row_cells(row, groups) for row in run.rows)]
-    return [live_line(line, groups) for line in cells]
 
 
 def write_report(runs: Sequence[RunReport], output_dir: Path, command: str) -> list[Path]:
     """Writes report.md, which quotes `command`, and the files next to it; returns their paths."""
     parts = sections(runs, command)
     attempts = collect_attempts({run.name: run.directory for run in runs})
-    names = [[{"name": drawn.name, "alt": drawn.alt} for drawn in x.pictures] for x in parts]
     as_json = {
         "command": command,
         "figure": FIGURE_NAME,
         "runs": [_run_as_json(run) for run in runs],
         "sections": [
-            {**dataclasses.asdict(dataclasses.replace(part, pictures=())), "pictures": pictures}
-            for part, pictures in zip(parts, names, strict=True)
+            dataclasses.asdict(part, dict_factory=lambda of: {k: x for k, x in of if k != "png"})
+            for part in parts
         ],
     }
     contents = {  # report.md last: the files that it links to are there before it
         **{picture.name: picture.png for part in parts for picture in part.pictures},
         "report.json": json.dumps(as_json, indent=2, allow_nan=False).encode(),
-        "report.html": render_page("STaR report", command, parts, attempts).encode(),
-        "report.md": as_markdown(parts, command).encode(),
+        "report.html": render_page(command, parts, attempts).encode(),
+        "report.md": render_markdown(command, parts).encode(),
     }
     way_out = "set report.output_dir to a directory that can be written"
     write_together(output_dir, contents, way_out)
@@ -85,7 +70,10 @@ def sections(runs: Sequence[RunReport], command: str = "") -> list[Section]:
     found += paper_tables.paper_sections(runs)
     found += paper_figures.figure_sections(runs)
     found += iterations.iteration_sections(runs)
-    found += [cost.cost_section(runs), Section("Iteration by iteration", (METRICS_NOTE,))]
+    found += [
+        cost.cost_section(runs),
+        Section("Iteration by iteration", (tables.TEXTS["metrics"],)),
+    ]
     for run in runs:
         text = [f"{run.sample}; `{run.directory}`"]
         if run.facts.command != command:  # a run reports on itself: the page has its command

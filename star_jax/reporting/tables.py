@@ -1,16 +1,52 @@
-"""Cells and tables of the report: numbers and intervals as text, runs and their iterations."""
+"""What a report contains, in whatever format: sections of text, tables and pictures.
 
+Cells are text: numbers and intervals, runs and their iterations.
+"""
+
+import dataclasses
 import math
 import statistics
+import tomllib
 from collections.abc import Sequence
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from star_jax.reporting.document import Table
 from star_jax.reporting.runs import RunReport, groups_of
-from star_jax.run.metrics import IterationMetrics
-from star_jax.run.tables import NOTHING, group_names, header_cells, row_cells
+from star_jax.run import metrics
+from star_jax.run.metrics import NOTHING, IterationMetrics, percent
 
+ASSETS = Path(__file__).parent / "assets"
+TEXTS: dict[str, Any] = tomllib.loads((ASSETS / "texts.toml").read_text("utf-8"))
 Cells: TypeAlias = list[list[str]]  # rows of a table, its header first
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells as text; every row is as long as the header."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""  # needed to read it: units, n, what "not run" means
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure that is already drawn."""
+
+    name: str  # of its file, e.g. "figure4.png"
+    png: bytes
+    alt: str  # a description for those who cannot see it
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report with a title."""
+
+    title: str
+    text: tuple[str, ...] = ()  # paragraphs, plain text
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 def wilson_interval(k: int, n: int) -> tuple[float, float]:
@@ -33,16 +69,6 @@ def right_of(row: IterationMetrics) -> tuple[int, int]:
     return round(row.accuracy * row.n_eval), row.n_eval
 
 
-def number(value: float | None, form: str = ",.0f") -> str:
-    """A number, "-" for None."""
-    return NOTHING if value is None else format(value, form)
-
-
-def percent(share: float | None) -> str:
-    """A share in percent, "-" for None."""
-    return number(times(100, share), ".1f")
-
-
 def share_cells(k: int, n: int) -> tuple[str, str]:
     """(k of n in percent, its interval); "-" for both if n is 0."""
     return (percent(k / n), interval_text(k, n)) if n else (NOTHING, NOTHING)
@@ -62,9 +88,9 @@ def comparison_table(runs: Sequence[RunReport]) -> Cells:
     """The last iteration of each run: its accuracy, overall and by group (%)."""
     groups = groups_of(runs)
     n_accuracies = 2 + len(groups)  # iteration, overall, each group
-    table = [["run", *header_cells(groups)[:n_accuracies], "95 % interval", "n", "seed"]]
+    table = [["run", *metrics.header_cells(groups)[:n_accuracies], "95 % interval", "n", "seed"]]
     for run in runs:
-        cells = row_cells(run.last, groups)[:n_accuracies]
+        cells = metrics.row_cells(run.last, groups)[:n_accuracies]
         interval = interval_text(*right_of(run.last))
         table.append([run.label, *cells, interval, str(run.last.n_eval), str(run.seed)])
     return table
@@ -72,11 +98,11 @@ def comparison_table(runs: Sequence[RunReport]) -> Cells:
 
 def run_cells(run: RunReport) -> Cells:
     """The metrics table with the sample behind each accuracy: interval, n and seed."""
-    groups = group_names(run.rows)
-    header = header_cells(groups)
+    groups = metrics.group_names(run.rows)
+    header = metrics.header_cells(groups)
     table = [[*header[:2], "95 % interval", "n", *header[2:], "seed"]]
     for row in run.rows:
-        cells = row_cells(row, groups)
+        cells = metrics.row_cells(row, groups)
         sample = [interval_text(*right_of(row)), str(row.n_eval)]
         table.append([*cells[:2], *sample, *cells[2:], str(row.seed)])
     return table

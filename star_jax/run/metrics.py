@@ -1,9 +1,12 @@
-"""Accuracy over attempts, and the line that an outer iteration leaves in `metrics.jsonl`."""
+"""Accuracy over attempts, the line of an outer iteration in `metrics.jsonl`, and its table."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from star_jax.records import Attempt
+from star_jax.run.progress import aligned
+
+NOTHING = "-"  # does not apply, or is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,3 +63,57 @@ def group_order(group: str) -> tuple[bool, int, str]:
     """Sorts digit counts by size ("2" before "10"), then other groups by name."""
     is_name = not group.isdecimal()
     return is_name, 0 if is_name else int(group), group
+
+
+def iteration_name(n: int) -> str:
+    """An outer iteration as tables, figures and the page name it: "base", "1", "2" ..."""
+    return str(n) if n else "base"
+
+
+def group_names(rows: Iterable[IterationMetrics]) -> tuple[str, ...]:
+    """Groups that occur in any row, in `group_order`."""
+    return tuple(sorted({name for row in rows for name in row.accuracy_by_group}, key=group_order))
+
+
+def header_cells(groups: Sequence[str]) -> list[str]:
+    """Column names of the metrics table."""
+    by_group = [f"{name} dig" if name.isdecimal() else name for name in groups]
+    trained = ["kept gen", "kept rat", "train %", "unparsed", "steps", "loss", "seconds"]
+    return ["iter", "acc %", *by_group, *trained]
+
+
+def number(value: float | None, form: str = ",.0f") -> str:
+    """A number, "-" for None."""
+    return NOTHING if value is None else format(value, form)
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, "-" for None."""
+    return number(None if share is None else 100 * share, ".1f")
+
+
+def row_cells(row: IterationMetrics, groups: Sequence[str]) -> list[str]:
+    """One outer iteration as text, "-" for what does not apply; accuracies in percent."""
+    trained = row.iteration > 0
+    return [
+        iteration_name(row.iteration),
+        percent(row.accuracy),
+        *(percent(row.accuracy_by_group.get(name)) for name in groups),
+        number(row.kept.get("generate"), ".0f"),
+        number(row.kept.get("rationalize"), ".0f"),
+        percent(row.train_fraction if trained else None),
+        number(row.unparsable, ".0f"),
+        number(row.training.get("steps") if trained else None, ".0f"),
+        number(row.training.get("loss"), ".4f"),
+        number(sum(row.seconds.values()), ".1f"),
+    ]
+
+
+def live_table(rows: Sequence[IterationMetrics]) -> list[str]:
+    """The table on the screen: a line of names, and one for each row."""
+    groups = group_names(rows)
+    header = header_cells(groups)
+    # Widths come from the header alone, so a row can be printed before the next one is known.
+    widths = [max(6, len(name)) for name in header]
+    lines = [header, *(row_cells(row, groups) for row in rows)]
+    return [aligned([cells], widths=widths)[0] for cells in lines]

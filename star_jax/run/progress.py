@@ -1,7 +1,7 @@
-"""Progress of a run: a bar for each long stage, or lines in a log."""
+"""What a run prints: a bar for each long stage, or lines in a log, and aligned tables."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -17,6 +17,22 @@ CONSOLE = Console(stderr=True)  # shared by bars and `log`, so that lines do not
 def log(message: str) -> None:
     """Prints `message` as it is, above a live bar if there is one."""
     CONSOLE.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def aligned(
+    cells: Sequence[Sequence[str]], *, left: Sequence[int] = (), widths: Sequence[int] = ()
+) -> list[str]:
+    """One line of text for each row of cells.
+
+    Columns align right, those in `left` (from the end if negative) left. `widths` are the least.
+    """
+    least = widths or [0] * len(cells[0])
+    columns = []
+    for i, (column, width) in enumerate(zip(zip(*cells, strict=True), least, strict=True)):
+        width = max(width, *map(len, column))
+        is_left = i in left or i - len(least) in left
+        columns.append([f"{cell:{'<' if is_left else '>'}{width}}" for cell in column])
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
 @contextlib.contextmanager

@@ -17,12 +17,10 @@ import jax
 from star_jax.errors import UserError, some
 from star_jax.parallel import processes
 from star_jax.records import to_json
-from star_jax.run.files import write_atomically
-from star_jax.run.metrics import IterationMetrics, OnMetrics
-from star_jax.run.paths import bucket_errors, path_of, read_if_there
+from star_jax.run.metrics import IterationMetrics, OnMetrics, live_table
+from star_jax.run.paths import bucket_errors, path_of, read_if_there, write_atomically
 from star_jax.run.progress import log
 from star_jax.run.stage_dir import StageDir
-from star_jax.run.tables import group_names, header_cells, live_line, row_cells
 
 FORMAT = 2  # of what is in a run directory; 1 had one attempt a question and no format.json
 # What may change between a run and its continuation, since finished stages do not depend on it.
@@ -163,11 +161,9 @@ class Recorder:
         self.directory.iteration(metrics.iteration).write_metrics(metrics)
         self.directory.write_metrics_lines()
         self.on_metrics(metrics)
-        groups = group_names([metrics])
-        if not self._shown:
-            log(live_line(header_cells(groups), groups))
+        for line in live_table([metrics])[self._shown :]:  # the header comes once
+            log(line)
         self._shown = True
-        log(live_line(row_cells(metrics, groups), groups))
         return metrics
 
 

@@ -17,9 +17,10 @@ from typing import Any, Generic, TypeVar
 from star_jax.errors import UserError
 from star_jax.parallel import processes
 from star_jax.records import Params, Record, from_json, to_json
-from star_jax.run.files import sha256, sha256_of, write_atomically
+from star_jax.run import checkpoints
+from star_jax.run.checkpoints import TrainingCheckpoint
 from star_jax.run.metrics import IterationMetrics
-from star_jax.run.paths import read_if_there
+from star_jax.run.paths import read_if_there, sha256, sha256_of, write_atomically
 
 T = TypeVar("T")
 Notes = dict[str, float | int | None]  # `training` of IterationMetrics
@@ -92,39 +93,38 @@ class StageDir:
     def weights(
         self,
         stage: str,
-        compute: Callable[[], tuple[Params, Notes]],
-        save: Callable[[Path, Params], None],
-        load: Callable[[Path], Params],
+        train: Callable[[TrainingCheckpoint], tuple[Params, Notes]],
+        abstract: Callable[[], Params],
     ) -> tuple[StageResult[Notes], Lazy[Params]]:
-        """The stage's notes (of its training), and its weights.
+        """The stage's notes (of its training), and its weights, laid out as `abstract` says.
 
         Weights that were just made stay in memory until they are dropped; those of a finished
-        stage are read when they are first used. Raises UserError if train.jsonl is not what they
-        were trained on.
-
-        Args:
-          stage: its name, also of the directory with the weights.
-          compute: returns the weights and notes about them (JSON-ready).
-          save: writes weights to a directory, complete or not at all.
-          load: reads them.
+        stage are read when they are first used. `train` is given the place for its state inside
+        training, to resume from. Raises UserError if train.jsonl is not what they were trained on.
         """
         directory, marker = self.path / stage, self._marker(stage)
-        train_file = self.path / "train.jsonl"
+        train_file, inside = self.path / "train.jsonl", TrainingCheckpoint(self.path / "training")
         trained_on = processes.from_lead(lambda: sha256_of(train_file))
+
+        def load() -> Params:
+            return checkpoints.load(directory, abstract())
+
         if marker is not None:
             if marker["sha256"] != trained_on:
                 raise UserError(
                     f"{directory} was not trained on {train_file} as it is now; restore that file, "
                     f"or remove {stage}.done and all that came after it to train again"
                 )
-            return StageResult(marker["notes"], marker["seconds"]), Lazy(lambda: load(directory))
+            inside.clear()
+            return StageResult(marker["notes"], marker["seconds"]), Lazy(load)
         start = time.monotonic()
-        weights, notes = compute()
+        weights, notes = train(inside)
         if processes.is_lead():
             self.path.mkdir(parents=True, exist_ok=True)
-        save(directory, weights)
+        checkpoints.save(directory, weights)
         seconds = self._finish(stage, start, notes.get("steps") or 0, trained_on, notes)
-        return StageResult(notes, seconds), Lazy(lambda: load(directory), weights)
+        inside.clear()
+        return StageResult(notes, seconds), Lazy(load, weights)
 
     def write_stats(self, stage: str, summary: Mapping[str, float]) -> None:
         """Adds to sampling.json what sampling the stage cost."""

@@ -12,15 +12,16 @@ import hashlib
 import importlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from flax import traverse_util
 
 from star_jax.errors import UserError
 from star_jax.parallel import processes
 from star_jax.records import to_json
-from star_jax.run.files import write_atomically
 from star_jax.run.metrics import IterationMetrics, OnMetrics
-from star_jax.run.paths import bucket_errors, is_dir, path_of, read_if_there
+from star_jax.run.paths import bucket_errors, is_dir, path_of, read_if_there, write_atomically
 from star_jax.run.run_dir import RunDir
 
 NOT_MEASURED = ("iteration", "seed", "rationalize")  # of metrics.json
@@ -59,7 +60,8 @@ def scalars(run: RunDir, metrics: IterationMetrics) -> dict[str, float]:
     """
     measured = {name: x for name, x in to_json(metrics).items() if name not in NOT_MEASURED}
     stats = run.iteration(metrics.iteration).read_stats()
-    return dict(_flat({**measured, "sampling": stats}))
+    flat = traverse_util.flatten_dict({**measured, "sampling": stats}, sep="/")
+    return {name: float(x) for name, x in flat.items() if isinstance(x, int | float)}
 
 
 def write_events(run: RunDir, metrics: IterationMetrics) -> None:
@@ -130,11 +132,3 @@ def _to_wandb(run: RunDir, project: str) -> OnMetrics:
             wandb_run.log(scalars(run, metrics), step=metrics.iteration)
 
     return on_metrics
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            yield f"{prefix}{name}", float(value)

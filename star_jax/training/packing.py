@@ -47,22 +47,6 @@ def pack_rows(
         yield [waiting.pop(place) for place in places]
 
 
-def batches_of_rows(
-    examples: Iterable[TokenizedExample], batch_size: int, row_length: int, loss_share: float = 1.0
-) -> Iterator[list[list[TokenizedExample]]]:
-    """The documents of each row of each batch.
-
-    Args:
-      examples: the documents, in order.
-      batch_size: rows of a batch; the last batch may have fewer.
-      row_length: tokens of a row.
-      loss_share: the largest share of a row's tokens with loss.
-    """
-    rows = pack_rows(examples, row_length, loss_share)
-    while batch := list(itertools.islice(rows, batch_size)):
-        yield batch
-
-
 def fill_batch(
     rows: Sequence[Sequence[TokenizedExample]], batch_size: int, row_length: int
 ) -> PackedBatch:

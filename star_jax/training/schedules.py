@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import optax
 
@@ -47,7 +48,8 @@ class EpochSteps:
         return _capped(math.ceil(self.epochs * n_examples / examples_per_step), self.cap)
 
 
-StepSchedule = GeometricSteps | LinearSteps | EpochSteps
+# Optimizer steps by outer iteration (1, 2, ...), number of examples and examples per step.
+StepSchedule = Callable[[int, int, float], int]
 
 
 def warmup_then_constant(peak: float, warmup_steps: int) -> optax.Schedule:

@@ -137,12 +137,12 @@ class Trainer:
         self.check(examples)
         first = int(state.step)
         losses: list[float] = []
-        n_batches = filled = 0
+        filled = 0
         pending = None  # a loss is fetched one step late, so that the device never waits for it
         stream = packing.epochs(examples, seed)
-        batches = packing.batches_of_rows(stream, *size, self.config.loss_share)
-        for step, rows in enumerate(itertools.islice(batches, n_steps), start=1):
-            n_batches += 1
+        packed = packing.pack_rows(stream, self.config.row_length, self.config.loss_share)
+        for step in range(1, n_steps + 1):
+            rows = list(itertools.islice(packed, self.config.batch_size))
             filled += sum(len(example.tokens) for row in rows for example in row)
             if step <= first:
                 continue
@@ -155,7 +155,7 @@ class Trainer:
             on_step(step, state)
         if pending is not None:
             losses.append(_finite(float(pending), n_steps))
-        return Trained(state, losses, filled / (n_batches * math.prod(size)) if n_batches else None)
+        return Trained(state, losses, filled / (n_steps * math.prod(size)) if n_steps else None)
 
     def lower_step(self) -> jax.stages.Lowered:
         """The optimizer step, lowered for the mesh without any array; it can be compiled."""

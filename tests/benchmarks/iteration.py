@@ -35,8 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # to be run by its path
 from star_jax.loop.examples import examples_of, tokenized
 from star_jax.loop.filters import NoHintLeak, RightAnswer, keep
 from star_jax.loop.finetune import finetune_from_base
-from star_jax.loop.rationales import Rollout, draw_attempts, failures
-from star_jax.loop.stages import EVALUATE, GENERATE, RATIONALIZE
+from star_jax.loop.stages import EVALUATE, GENERATE, RATIONALIZE, Rollout, draw_attempts, failures
 from star_jax.models import base_weights
 from star_jax.records import Attempt, Question
 from star_jax.run import checkpoints, progress
@@ -226,9 +225,9 @@ def outer_iteration(folder: Path, config: Any, task: ParityTask, sizes: Sizes) -
         tokens = sum(len(example.tokens) for example in examples)
         per_step = sizes.rows * sizes.row_length * len(examples) / tokens
         n_steps = math.ceil(sizes.epochs * len(examples) / per_step)
-        tuned = finetune_from_base(load_base, examples, trainer, n_steps=n_steps, seed=0)
-        checkpoints.save(folder / "checkpoint", tuned.params)
-        return tuned.params, per_step
+        tuned, _ = finetune_from_base(load_base, examples, trainer, n_steps=n_steps, seed=0)
+        checkpoints.save(folder / "checkpoint", tuned)
+        return tuned, per_step
 
     model, said = stage("generate", generate)
     hinted = stage(

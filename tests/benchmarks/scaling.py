@@ -25,8 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # to be run by its path
 from star_jax.loop.finetune import finetune_from_base
-from star_jax.loop.rationales import Rollout, draw_attempts
-from star_jax.loop.stages import GENERATE
+from star_jax.loop.stages import GENERATE, Rollout, draw_attempts
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Attempt, Question
@@ -113,14 +112,14 @@ def trained(sizes: Sizes, seed: int) -> tuple[DecoderConfig, Any]:
         TrainerConfig(batch_size=8, row_length=128),
         one_device(),
     )
-    finetuned = finetune_from_base(
+    params, _ = finetune_from_base(
         lambda: trainer.random_params(seed),
         corpus.documents(arithmetic_vocabulary()),
         trainer,
         n_steps=sizes.steps,
         seed=seed,
     )
-    return model, finetuned.params
+    return model, params
 
 
 def one_device() -> jax.sharding.Mesh:

@@ -192,7 +192,17 @@ EDITS = [
         ),
     ),
     *edits_of(
-        "loop/rationales.py",
+        "loop/evaluate.py",
+        LINE_BY_LINE,
+        (
+            "evaluation_metrics(attempts, chance(rollout.task, questions))",
+            "evaluation_metrics(attempts)",
+            "no chance level in the metrics of trained models",
+            "test_loop.py::test_reward_choices_and_loss_on_prompts_reach_the_loop",
+        ),
+    ),
+    *edits_of(
+        "loop/stages.py",
         "test_loop.py",
         (
             'f"{q.id}{hint}"',
@@ -231,7 +241,7 @@ EDITS = [
             "test_loop.py::test_generate_samples_every_question_in_order_without_hints",
         ),
         (
-            "reward=reward_of(rollout.reward, question, written.text, reading)",
+            "reward=_reward_of(rollout.reward, question, written.text, reading)",
             "reward=float(reading.correct)",
             "the reward of the rollout is ignored",
             "test_loop.py::test_a_users_reward_is_noted_with_the_attempt",

@@ -83,7 +83,7 @@ EDITS = [
         ),
     ),
     *edits_of(
-        "loop/direct.py",
+        "loop/baselines.py",
         "test_baselines.py",
         (
             "[seed, 6]",
@@ -92,8 +92,8 @@ EDITS = [
             "test_baselines.py::test_gold_pairs_are_the_whole_data_or_drawn_from_it_by_the_seed",
         ),
         (
-            "measure(after, weights)",
-            "measure(after, Lazy(load_base))",
+            "measure(after, weights,",
+            "measure(after, Lazy(load_base),",
             "the base is evaluated in place of the trained model",
             "test_baselines.py::test_direct_fine_tuning_by_hand",
         ),
@@ -104,14 +104,14 @@ EDITS = [
             "test_baselines.py::test_gold_pairs_are_the_whole_data_or_drawn_from_it_by_the_seed",
         ),
         (
-            "        seed=seed,\n",
-            "        seed=0,\n",
+            "schedule=direct.length, seed=seed\n",
+            "schedule=direct.length, seed=0\n",
             "the order of examples ignores the seed",
             "test_baselines.py::test_direct_fine_tuning_by_hand",
         ),
     ),
     *edits_of(
-        "loop/few_shot.py",
+        "loop/baselines.py",
         "test_baselines.py",
         (
             "held_out, few_shot=True)",
@@ -127,7 +127,7 @@ EDITS = [
         ),
     ),
     *edits_of(
-        "loop/pretrain.py",
+        "loop/finetune.py",
         "test_resume.py::test_pretraining_that_dies_goes_on_to_the_same_base",
         (
             "optimizer=phase.optimizer",
@@ -136,8 +136,8 @@ EDITS = [
             "test_resume.py::test_each_phase_of_pretraining_starts_from_the_one_before_with_its_own_optimizer",
         ),
         (
-            "done, params = train_stage",
-            "done, _ = train_stage",
+            "done, params = StageDir",
+            "done, _ = StageDir",
             "each phase starts from random weights",
             "test_resume.py::test_each_phase_of_pretraining_starts_from_the_one_before_with_its_own_optimizer",
         ),

@@ -27,7 +27,7 @@ EDITS = [
             "test_resume.py::test_dying_before_any_write_changes_nothing",
         ),
         (
-            "        save(directory, weights)\n",
+            "        checkpoints.save(directory, weights)\n",
             "",
             "weights are not saved",
             "test_loop.py::test_the_weights_come_from_train_jsonl_alone_bit_by_bit",
@@ -39,7 +39,7 @@ EDITS = [
             "test_run_dir.py::test_what_sampling_cost_is_noted_by_stage",
         ),
         (
-            "Lazy(lambda: load(directory), weights)",
+            "Lazy(load, weights)",
             "Lazy(lambda: weights)",
             "new weights stay in memory when they are dropped",
             "test_run_dir.py::test_weights_are_read_lazily_and_once",

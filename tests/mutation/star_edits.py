@@ -8,11 +8,15 @@ EDITS = edits_of(
     "loop/star.py",
     LINE_BY_LINE,
     (
-        "previous, measured = outer_iteration(",
-        "_, measured = outer_iteration(",
+        "previous, found = outer_iteration(",
+        "_, found = outer_iteration(",
         "every iteration samples from M_0",
     ),
-    ("EVALUATE, current,", "EVALUATE, previous,", "M_{n-1} is evaluated in place of M_n"),
+    (
+        "        current,\n        n_questions",
+        "        previous,\n        n_questions",
+        "M_{n-1} is evaluated in place of M_n",
+    ),
     (
         "        star.load_base,\n",
         "        star.load_base if n == 1 else dataclasses.replace(\n"
@@ -21,7 +25,7 @@ EDITS = edits_of(
         "training starts from M_{n-1} in place of M",
     ),
     (
-        "hinted_share=config.hinted_share",
+        "hinted_share=share",
         "hinted_share=0.0",
         "hinted_share does not reach the loop",
     ),
@@ -37,13 +41,13 @@ EDITS = edits_of(
         'few_shot = "first" samples M_0 without examples',
     ),
     (
-        "few_shot=config.shows_examples(n)",
-        "few_shot=config.shows_examples(n - 1)",
+        "shows_examples(stages.rollout.iteration)",
+        "shows_examples(max(0, stages.rollout.iteration - 1))",
         "M_n is evaluated with the prompts of M_{n-1}",
     ),
     (
-        "few_shot, stages = star.config.shows_examples(0)",
-        "few_shot, stages = star.config.shows_examples(1)",
+        "shows_examples(stages.rollout.iteration)",
+        "shows_examples(max(1, stages.rollout.iteration))",
         "the base is evaluated as a trained model is",
     ),
     ("[star.config.seed, 5, n]", "[0, 5, n]", "the order of training ignores the seed"),
@@ -124,11 +128,5 @@ EDITS = edits_of(
         "",
         "M_{n-1} stays in memory while M_n is trained",
         "test_loop.py::test_the_previous_model_is_dropped_before_the_next_is_trained",
-    ),
-    (
-        "evaluation_metrics(evaluated, chance(star.task, star.questions[VALIDATION]))",
-        "evaluation_metrics(evaluated)",
-        "no chance level in the metrics of trained models",
-        "test_loop.py::test_reward_choices_and_loss_on_prompts_reach_the_loop",
     ),
 )

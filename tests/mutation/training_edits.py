@@ -149,7 +149,7 @@ EDITS = [
             "test_training.py::test_the_learning_rate_of_a_resumed_training_decays_as_if_it_had_not_stopped",
         ),
         (
-            "filled / (n_batches * math.prod(size))",
+            "filled / (n_steps * math.prod(size))",
             "filled / (len(losses) * math.prod(size))",
             "packing efficiency over the steps since it was resumed",
             "test_training.py::test_resumed_training_is_bit_identical",

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from star_jax.reporting.tables import interval_text, wilson_interval
-from star_jax.run.tables import NOTHING, aligned
+from star_jax.run.metrics import NOTHING
+from star_jax.run.progress import aligned
 from star_jax.tools.comparison.answers import AnswerKey, Answers
 
 Scores: TypeAlias = dict[str, Any]  # a JSON object

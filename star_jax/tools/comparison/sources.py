@@ -6,8 +6,7 @@ from pathlib import Path
 from star_jax.errors import UserError
 from star_jax.loop.stages import EVALUATE
 from star_jax.records import Key, Question
-from star_jax.reporting.former_format import Row
-from star_jax.reporting.stage_files import WRITTEN, key_of, lines_of
+from star_jax.reporting.stage_files import WRITTEN, Row, key_of, lines_of
 from star_jax.run.paths import bucket_errors, is_dir, path_of
 from star_jax.tasks.task import ReasoningTask
 from star_jax.tools.comparison.items import normalized

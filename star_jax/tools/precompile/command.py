@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from star_jax.errors import UserError
 from star_jax.parallel.topologies import find_topologies, larger
-from star_jax.run.files import check_writable, write_atomically
-from star_jax.run.paths import path_of
-from star_jax.run.progress import log
-from star_jax.run.tables import aligned
+from star_jax.run.paths import check_writable, path_of, write_atomically
+from star_jax.run.progress import aligned, log
 from star_jax.tools.precompile.compiler import GIB, Devices, Verdict, tpu_devices
 from star_jax.tools.precompile.fit import TRAINING, Fit, precompile
 from star_jax.tools.precompile.prediction import StageTime, assumptions_in_words

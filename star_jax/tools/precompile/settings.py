@@ -5,8 +5,8 @@ import dataclasses
 from jax.sharding import Mesh
 
 from star_jax.errors import check_not_negative, check_positive, check_share
+from star_jax.loop.baselines import TrainingLength
 from star_jax.loop.config import StarConfig
-from star_jax.loop.direct import TrainingLength
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import MeshConfig
