@@ -28,7 +28,7 @@ class CompareMode(mode.RunMode):
         from star_jax.run.files import write_together
         from star_jax.run.paths import path_of, read_if_there
         from star_jax.tools.comparison import items, sheets
-        from star_jax.tools.comparison.sources import read_rationales
+        from star_jax.tools.comparison.items import read_rationales
 
         self._check()
         task = self.task
