@@ -65,6 +65,7 @@ setup(
         "seqio>=0.0.20,<0.1",
         "tensorboard>=2.20,<3",  # clu.metric_writers imports it and does not say so
         "tensorflow-datasets>=4.9.9,<5",
+        "typing_extensions>=4.12,<5",  # Python 3.11 has no typing.override
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],

@@ -20,17 +20,18 @@ from star_jax.records import to_json
 from star_jax.reporting.tables import wilson_interval
 from star_jax.tasks.arithmetic import ArithmeticTask
 from star_jax.tasks.task import TRAIN, VALIDATION
-from star_jax.tools.comparison.answers import AnswerKey, read_answers
 from star_jax.tools.comparison.items import draw_items, normalized
 from star_jax.tools.comparison.scores import fleiss_kappa, majority, score, tally
 from star_jax.tools.comparison.sheets import (
     COLUMNS,
     FORMULA,
+    AnswerKey,
     as_csv,
     as_html,
     as_key,
     as_written,
     harmless,
+    read_answers,
 )
 from tests.attempts_data import attempt, kept
 from tests.browser import running_browser
@@ -251,7 +252,7 @@ def test_planted_preferences_are_recovered(planted):
             return "tie"
         return side_of(item, "star" if draws.random() < planted else "few_shot")
 
-    answers = [read_answers(f"r{i}", f"r{i}.csv", filled(items, choose), key) for i in range(5)]
+    answers = {f"r{i}": read_answers("r.csv", filled(items, choose), key) for i in range(5)}
     scores = score(answers, key)
     [pair] = scores["pairs"]
     assert pair["sources"] == ["few_shot", "star"]
@@ -267,7 +268,7 @@ def test_raters_who_all_see_the_same_agree_though_one_source_always_wins():
     items = draw_items({"few_shot": OURS, "star": THEIRS}, TEXTS, 40, 0)
     key = key_of(items)
     data = filled(items, lambda item: side_of(item, "star"))
-    scores = score([read_answers(f"r{i}", "r.csv", data, key) for i in range(3)], key)
+    scores = score({f"r{i}": read_answers("r.csv", data, key) for i in range(3)}, key)
     assert scores["agreement"]["fleiss_kappa"] == pytest.approx(1.0)
     assert scores["pairs"][0]["majority"]["preferred"] == {"few_shot": 0, "star": 40}
     left = sum(item.source_a == "star" for item in items)
@@ -316,7 +317,7 @@ def test_missing_and_invalid_entries_are_named_by_file_and_line():
     ]
     said = dict(zip([i.name for i in items], ["A", " b ", "", "C", "TIE", "B"], strict=True))
     rows = filled(items[:5], lambda item: said[item.name]) + b"zzzz-9,,,,A\r\nkxbf-1,,,,B\r\n"
-    answers = read_answers("ann", "ann.csv", rows, key_of(items, ("a", "b")))
+    answers = read_answers("ann.csv", rows, key_of(items, ("a", "b")))
     assert answers.preferences == {"kxbf-1": "A", "kxbf-2": "B", "kxbf-5": "tie"}
     assert answers.missing == (  # an item takes three lines
         "ann.csv, line 8: item kxbf-3 has no preference",
@@ -334,7 +335,7 @@ def test_missing_and_invalid_entries_are_named_by_file_and_line():
 def test_what_spreadsheets_and_the_page_write_is_read(delimiter, mark):
     text = "Preference,item,x\r\nA,kxbf-1,\r\ntie,kxbf-2\r\n,,\r\n".replace(",", delimiter)
     key = AnswerKey(("a", "b"), {f"kxbf-{i}": {"A": "a", "B": "b"} for i in (1, 2)})
-    answers = read_answers("ann", "ann.csv", mark + text.encode(), key)
+    answers = read_answers("ann.csv", mark + text.encode(), key)
     assert answers.preferences == {"kxbf-1": "A", "kxbf-2": "tie"}
     assert answers.missing == answers.invalid == ()
 
@@ -632,7 +633,7 @@ def test_what_a_rater_chooses_on_the_page_is_what_the_scorer_reads(tmp_path, bro
         "document.getElementById('save').click()"
     )
     assert browser.js("file") == "Zoë_2.csv"
-    answers = read_answers("zoe", "zoe.csv", browser.js("saved.text()").encode(), key_of(items))
+    answers = read_answers("zoe.csv", browser.js("saved.text()").encode(), key_of(items))
     assert answers.preferences == chosen
     assert answers.missing == (f"zoe.csv, line 5: item {items[3].name} has no preference",)
     assert (browser.complaints(), browser.requests()) == ([], [])

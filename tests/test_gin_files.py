@@ -14,7 +14,6 @@ from star_jax.modes import MODES
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import GENERATED
 from star_jax.tasks.task import ReasoningTask
-from star_jax.tools.precompile import command as precompile_command
 from star_jax.tools.precompile.fit import sampling, training_lowering
 from tests import tiny
 
@@ -252,9 +251,10 @@ def test_the_full_rows_are_the_papers_setting(name):
 def test_the_full_rows_are_laid_out_on_a_v3_8_and_fit_the_models_context(name, monkeypatch):
     """All but the compiler, which tests/test_precompile_tpu.py asks."""
     found = []
-    monkeypatch.setattr(precompile_command, "run", lambda settings, *rest: found.append(settings))
+    mode = MODES["precompile"]
+    monkeypatch.setattr(mode, "print_fits", lambda self, settings: found.append(settings))
     load(name)
-    bound_mode("precompile", MODES["precompile"])()
+    bound_mode("precompile", mode)()
     (settings,) = found
     assert (settings.trainer is None) == (mode_of(name) == "few_shot")
     assert (settings.loop is None) == (mode_of(name) != "star")

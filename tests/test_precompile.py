@@ -22,14 +22,11 @@ from star_jax.parallel.partitioning import DECODING_RULES, TRAINING_RULES, MeshC
 from star_jax.parallel.topologies import TOPOLOGIES, find_topologies, find_topology, larger
 from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.rollout.native.shapes import shapes_for
-from star_jax.tools.precompile import command as precompile_command
-from star_jax.tools.precompile import compiler
 from star_jax.tools.precompile import fit as programs
 from star_jax.tools.precompile import search as precompile_search
-from star_jax.tools.precompile.command import duration, fit_json, fit_text
-from star_jax.tools.precompile.compiler import is_out_of_memory, used_of
-from star_jax.tools.precompile.fit import precompile
-from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds
+from star_jax.tools.precompile.document import duration, fit_json, fit_text
+from star_jax.tools.precompile.fit import is_out_of_memory, precompile, used_of
+from star_jax.tools.precompile.prediction import Assumptions, Prediction, Settings
 from star_jax.tools.precompile.roofline import (
     DeviceModel,
     Peaks,
@@ -38,7 +35,6 @@ from star_jax.tools.precompile.roofline import (
     roofline,
     split_of,
 )
-from star_jax.tools.precompile.settings import Assumptions, Settings
 from star_jax.training import train_step as steps
 from star_jax.training.schedules import GeometricSteps
 from star_jax.training.train_step import OptimizerConfig
@@ -303,9 +299,10 @@ def test_the_slowest_of_three_decides():
 # Prediction.
 
 
-EACH = ProgramSeconds(
-    training_step=1.0, decode_step=0.01, refill=0.1, prefix=2.0, released_question=3.0
-)
+EACH = {
+    "training step": 1.0, "decode step": 0.01, "refill": 0.1, "prefix": 2.0,
+    "released question": 3.0,
+}  # fmt: skip
 
 
 def prediction_of(assumed=None, **changes):
@@ -314,9 +311,7 @@ def prediction_of(assumed=None, **changes):
         n_questions=1000, n_eval=100, question_tokens=64, longest_question=64, new_tokens=50,
         hinted_share=0.4, kept_share=0.8, busy_slots=1.0, packed_share=1.0,
     )  # fmt: skip
-    shapes = shapes_for(
-        64, 64, n_shards=1, batch_size=100, max_new_tokens=96, refill_share=0.1, prefill_tokens=640
-    )
+    shapes = shapes_for(64, 64, 1, SamplerConfig(100, 96, 0.1, 640))
     fields = {field.name for field in dataclasses.fields(Settings)}
     loop = {name: value for name, value in changes.items() if name not in fields}
     settings = Settings(
@@ -429,6 +424,11 @@ def fails(message):
 
 
 @pytest.fixture
+def cpu_for_tpu(monkeypatch):
+    monkeypatch.setattr(programs, "tpu_devices", here)
+
+
+@pytest.fixture
 def too_large(monkeypatch):
     """The training step does not fit."""
     monkeypatch.setattr(programs, "training_lowering", lambda settings, mesh: fails(OOM))
@@ -464,7 +464,7 @@ def test_without_few_shot_examples_there_is_no_prefix():
     loop = StarConfig(few_shot="never")
     fit = precompile(settings_of(loop=loop), find_topology("v3-8"), here)
     assert [v.program for v in fit.verdicts] == ["training step", "refill", "decode step"]
-    assert fit.prediction.each.prefix == 0
+    assert "prefix" not in fit.prediction.each
 
 
 def test_a_baselines_programs_are_those_that_it_runs():
@@ -525,17 +525,16 @@ def test_what_the_run_would_refuse_is_refused_before_anything_is_compiled(change
         assert word in raised.value.message
 
 
-def test_a_mesh_that_does_not_fit_one_of_many_topologies_is_reported(capsys, tmp_path):
+def test_a_mesh_that_does_not_fit_one_of_many_topologies_is_reported(tmp_path, cpu_for_tpu):
     file = tmp_path / "fits.json"
-    names = ["v3-8", "v5p-8"]
-    assert precompile_command.run(settings_of(), names, str(file), devices=here) == 1
+    assert PrecompileMode(["v3-8", "v5p-8"], str(file)).print_fits(settings_of()) == 1
     fine, refused = json.loads(file.read_text())
     assert fine["fits"] and fine["mesh"] == {"data": 1, "fsdp": 8, "sequence": 1, "tensor": 1}
     assert fine["programs"][0]["program"] == "training step"
     assert fine["assumed"]["n_questions"] == 9741
     assert not refused["fits"] and "fsdp=8" in refused["problem"]
     with pytest.raises(UserError, match="fsdp=8"):
-        precompile_command.run(settings_of(), ["v5p-8"], devices=here)
+        PrecompileMode(["v5p-8"]).print_fits(settings_of())
 
 
 # The search.
@@ -561,10 +560,9 @@ def test_the_search_takes_the_quickest_mesh_that_fits(monkeypatch):
     assert f"SamplerConfig.batch_size = {found.settings.sampler.batch_size} " in text
 
 
-def test_the_search_says_when_nothing_fits(monkeypatch, capsys):
+def test_the_search_says_when_nothing_fits(monkeypatch, capsys, cpu_for_tpu):
     monkeypatch.setattr(programs, "training_lowering", lambda s, mesh: fails(OOM))
-    code = precompile_command.run(settings_of(), ["v3-8"], searching=True, devices=here)
-    assert code == 1
+    assert PrecompileMode(["v3-8"], search=True).print_fits(settings_of()) == 1
     out = capsys.readouterr().out
     assert out.count("23.24 GiB of 15.75, does not fit") == precompile_search.MOST_COMPILED
     assert "take more chips" in out
@@ -575,11 +573,11 @@ def test_the_search_finds_the_most_slots(monkeypatch):
     monkeypatch.setattr(DeviceModel, "slot_bytes", lambda *args: 2**30)
 
     def says(settings, mesh):
-        def verdict_of(name, lower, topology, work, peaks):
+        def verdict_of(name, lower, topology, work):
             needed = (4 + settings.sampler.batch_size) * 2**30
             fits = needed <= 15.48 * 2**30
-            times = roofline(work, peaks)
-            return compiler.Verdict(name, fits, needed, 15.48 * 2**30, 0.0, work, times)
+            times = roofline(work, topology.peaks)
+            return programs.Verdict(name, fits, needed, 15.48 * 2**30, 0.0, work, times)
 
         monkeypatch.setattr(precompile_search, "verdict", verdict_of)
         return dict.fromkeys(("refill", "decode step"))
@@ -609,7 +607,7 @@ def bound(*files, **flags):
 
 def settings_bound(monkeypatch):
     found = []
-    monkeypatch.setattr(precompile_command, "run", lambda settings, *rest: found.append(settings))
+    monkeypatch.setattr(PrecompileMode, "print_fits", lambda mode, run: found.append(run))
     bound_mode("precompile", PrecompileMode)()
     return found[0]
 
@@ -673,11 +671,6 @@ def command_line(tmp_path, *flags):
     return ["--run_mode=precompile", f"--gin_file={file}", *flags]
 
 
-@pytest.fixture
-def cpu_for_tpu(monkeypatch):
-    monkeypatch.setattr(precompile_command, "tpu_devices", here)
-
-
 def test_the_run_mode_prints_and_writes_what_fits(tmp_path, capsys, cpu_for_tpu):
     file = tmp_path / "fits.json"
     argv = command_line(tmp_path, "--topology=v3-8", "--topology", "v5e:2x4", f"--json={file}")
@@ -719,6 +712,6 @@ def test_its_flags_belong_to_precompile(capsys):
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"star_jax\[precompile\]"):
-        compiler.tpu_devices(find_topology("v3-8"))
+        programs.tpu_devices(find_topology("v3-8"))

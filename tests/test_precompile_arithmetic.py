@@ -16,9 +16,13 @@ from star_jax.parallel.partitioning import DECODING_RULES, TRAINING_RULES, MeshC
 from star_jax.parallel.topologies import find_topology
 from star_jax.rollout.native.sampler import SamplerConfig
 from star_jax.rollout.native.shapes import Shapes
-from star_jax.tools.precompile.compiler import Verdict
-from star_jax.tools.precompile.fit import Fit, peaks_of, work_of
-from star_jax.tools.precompile.prediction import Prediction, ProgramSeconds, released_question
+from star_jax.tools.precompile.fit import Fit, Verdict, with_latency, work_of
+from star_jax.tools.precompile.prediction import (
+    Assumptions,
+    Prediction,
+    Settings,
+    released_question,
+)
 from star_jax.tools.precompile.roofline import (
     DeviceModel,
     Peaks,
@@ -28,7 +32,6 @@ from star_jax.tools.precompile.roofline import (
     roofline,
     split_of,
 )
-from star_jax.tools.precompile.settings import Assumptions, Settings
 from star_jax.training.schedules import EpochSteps
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import TrainerConfig
@@ -188,7 +191,7 @@ def test_each_programs_work_is_that_of_its_own_sizes():
 
 def test_the_peaks_of_a_device_by_hand():
     # A v3 chip has two devices, and in a square of 2 x 2 a link to each of two neighbours.
-    peaks = peaks_of(find_topology("v3-8"), ASSUMED)
+    peaks = with_latency(find_topology("v3-8"), ASSUMED).peaks
     assert dataclasses.astuple(peaks) == pytest.approx((61.5e12, 450e9, 82e9, 7e-6))
 
 
@@ -205,12 +208,14 @@ def test_the_released_code_samples_one_question_at_a_time():
     split = Split(heads=7, kv_heads=7, mlp=7, vocab=7)
     prompt = roofline(DeviceModel(MODEL, split).prefill(1536, 0, 1), PEAKS).seconds
     step = roofline(DeviceModel(MODEL, split).decode_step(1, 0, 1536 + 97), PEAKS).seconds
-    assert released_question(MODEL, 7, 97, PEAKS) == pytest.approx(prompt + 97 * step)
+    topology = dataclasses.replace(find_topology("v3-8"), n_devices=7, peaks=PEAKS)
+    assert released_question(SETTINGS, topology) == pytest.approx(prompt + 97 * step)
 
 
-EACH = ProgramSeconds(
-    training_step=11.0, decode_step=0.013, refill=0.17, prefix=1.9, released_question=2.3
-)
+EACH = {
+    "training step": 11.0, "decode step": 0.013, "refill": 0.17, "prefix": 1.9,
+    "released question": 2.3,
+}  # fmt: skip
 
 
 def sampled(n_chunks, n_steps):
@@ -271,7 +276,8 @@ def test_a_device_takes_its_time_by_the_efficiency():
         Verdict(name, True, 1.0, 2.0, 0.0, Work(), Roofline(time, 0.0, 0.0))
         for name, time in seconds.items()
     )
-    fit = Fit(SETTINGS, find_topology("v3-8"), MESH.shape, SHAPES, PEAKS, verdicts, 1.0, 11.0)
-    assert fit.prediction.each == ProgramSeconds(
-        training_step=8.0, decode_step=28.0, refill=20.0, prefix=12.0, released_question=44.0
-    )
+    fit = Fit(SETTINGS, find_topology("v3-8"), MESH.shape, SHAPES, verdicts, 1.0, 11.0)
+    assert fit.prediction.each == {
+        "training step": 8.0, "decode step": 28.0, "refill": 20.0, "prefix": 12.0,
+        "released question": 44.0,
+    }  # fmt: skip

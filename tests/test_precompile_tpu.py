@@ -12,22 +12,22 @@ from star_jax.main import main
 from star_jax.modes.precompile import PrecompileMode
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.parallel.topologies import GENERATIONS, TOPOLOGIES, find_topology
-from star_jax.tools.precompile import command as precompile_command
-from star_jax.tools.precompile.command import fit_text
-from star_jax.tools.precompile.compiler import GIB, tpu_devices, verdict
+from star_jax.tools.precompile.document import fit_text
 from star_jax.tools.precompile.fit import (
     DECODE,
+    GIB,
     PREFIX,
     REFILL,
     TRAINING,
-    peaks_of,
     precompile,
     sampling,
+    tpu_devices,
     training_lowering,
+    verdict,
+    with_latency,
     work_of,
 )
 from star_jax.tools.precompile.roofline import Work
-from star_jax.tools.precompile.settings import Assumptions
 from tests.test_gin_files import FULL
 
 pytestmark = pytest.mark.slow
@@ -49,20 +49,20 @@ def settings_of(monkeypatch, *files, **flags):
     )  # fmt: skip
     gin_errors.load(sources)
     found = []
-    monkeypatch.setattr(precompile_command, "run", lambda settings, *rest: found.append(settings))
+    monkeypatch.setattr(PrecompileMode, "print_fits", lambda mode, run: found.append(run))
     bound_mode("precompile", PrecompileMode)()
     return found[0]
 
 
 def verdicts_of(settings, name, *programs):
     """The verdicts on some of a run's programs."""
-    topology = find_topology(name)
+    topology = with_latency(find_topology(name), settings.assumed)
     mesh = make_mesh(settings.mesh, list(tpu_devices(topology)))
     lowerings = sampling(settings, mesh)
     if settings.trainer:
         lowerings[TRAINING] = training_lowering(settings, mesh)
-    works, peaks = work_of(settings, mesh), peaks_of(topology, settings.assumed)
-    found = [verdict(one, lowerings[one], topology, works[one], peaks) for one in programs]
+    works = work_of(settings, mesh)
+    found = [verdict(one, lowerings[one], topology, works[one]) for one in programs]
     for one in found:
         needed = "?" if one.needed is None else f"{one.needed / GIB:.2f}"
         print(f"\n{name} {one.program}: {needed} GiB, {one.compile_seconds:.0f} s")
@@ -169,7 +169,6 @@ def test_what_the_compiler_has_for_a_program_is_what_we_say(generation):
         lambda: jax.jit(lambda x: x @ x.T).lower(huge),
         topology,
         Work(),
-        peaks_of(topology, Assumptions()),
     )
     assert not found.fits
     assert found.available / GIB == pytest.approx(generation.hbm_gib, abs=0.01)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from star_jax.loop.config import StarConfig
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.rollout.engine import prompt_key
-from star_jax.rollout.native.meter import SamplingStats
+from star_jax.rollout.native.meter import Meter
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.rollout.native.shapes import (
     FEWEST_SLOTS,
@@ -51,7 +51,7 @@ def test_refilled_slots_give_the_ids_of_one_row_at_a_time(temperature):
     refilled, _ = run(temperature=temperature)
     alone, stats = run(temperature=temperature, batch_size=1)
     assert refilled == alone
-    assert stats.slot_steps == stats.decode_steps
+    assert stats["slot_steps"] == stats["decode_steps"]
     assert len({len(ids) for ids in refilled}) > 2
 
 
@@ -59,8 +59,8 @@ def test_batches_without_refill_give_the_same_ids_in_more_steps():
     refilled, few = run(LIMITS)
     batches, many = run(LIMITS, refill_share=1.0)
     assert refilled == batches
-    assert few.decode_steps < many.decode_steps
-    assert few.occupancy > many.occupancy
+    assert few["decode_steps"] < many["decode_steps"]
+    assert few["slot_occupancy"] > many["slot_occupancy"]
 
 
 def test_a_prompts_own_limit_cuts_its_completion():
@@ -69,7 +69,7 @@ def test_a_prompts_own_limit_cuts_its_completion():
     for mine, long, limit in zip(ids, whole, LIMITS, strict=True):
         assert mine == long[:limit]
     assert any(len(mine) < len(long) for mine, long in zip(ids, whole, strict=True))
-    assert stats.new_tokens <= sum(LIMITS)
+    assert stats["new_tokens"] <= sum(LIMITS)
 
 
 @pytest.mark.parametrize("n_prompts", [1, 9, 20])
@@ -103,7 +103,7 @@ def test_a_prefix_is_computed_once_for_every_set_of_weights():
     def prefix_tokens(model, prompts):
         stats = []
         tiny.sample(mine, model, prompts, keys, on_stats=stats.append)
-        return stats[0].prefix_tokens
+        return stats[0]["prefix_tokens"]
 
     model = mine.load(params())
     assert prefix_tokens(model, prompts) == len(WORDS.encode("a b c\n"))
@@ -120,27 +120,26 @@ def test_a_prefix_is_computed_once_for_every_set_of_weights():
 def test_the_cost_adds_up():
     ids, stats = run()
     written = sum(len(x) for x in ids) + sum(c.ended for c in _completions())
-    assert stats.n_questions == len(MANY)
-    assert stats.prompt_tokens == sum(len(WORDS.encode(prompt.text)) for prompt in MANY)
-    assert stats.new_tokens == written
-    assert stats.slot_steps >= stats.new_tokens - stats.n_questions
-    assert 0 < stats.occupancy <= 1
-    assert 0 < stats.device_seconds <= stats.seconds
-    assert 0 <= stats.device_idle_share < 1
-    summary = stats.summary()
-    assert summary["slot_occupancy"] == pytest.approx(stats.occupancy, abs=1e-4)
-    assert summary["questions_per_second"] > 0
-    assert summary["device_share"] + summary["device_idle_share"] == pytest.approx(1, abs=1e-3)
+    assert stats["n_questions"] == len(MANY)
+    assert stats["prompt_tokens"] == sum(len(WORDS.encode(prompt.text)) for prompt in MANY)
+    assert stats["new_tokens"] == written
+    steps = stats["new_tokens"] - stats["n_questions"]
+    assert stats["slot_steps"] >= steps
+    assert 0 < stats["slot_occupancy"] <= 1
+    assert stats["slot_occupancy"] == pytest.approx(steps / stats["slot_steps"], abs=1e-4)
+    assert 0 < stats["prefill_seconds"] + stats["decode_seconds"] <= stats["seconds"]
+    assert 0 <= stats["device_idle_share"] < 1
+    assert stats["questions_per_second"] > 0
+    assert stats["device_share"] + stats["device_idle_share"] == pytest.approx(1, abs=1e-3)
 
 
 def test_the_shares_of_the_cost_by_hand():
-    stats = SamplingStats(
+    summary = Meter(
         n_questions=10, prefix_tokens=7, prompt_tokens=13, new_tokens=30, decode_steps=20,
         slot_steps=40, seconds=10.0, compile_seconds=2.0, prefill_seconds=0.5, decode_seconds=1.5,
-    )  # fmt: skip
-    assert stats.occupancy == (30 - 10) / 40  # the first token of each row is the prefill's
-    assert stats.device_idle_share == 1 - 2.0 / 8.0
-    summary = stats.summary()
+    ).summary()  # fmt: skip
+    assert summary["slot_occupancy"] == (30 - 10) / 40  # each row's first token is the prefill's
+    assert summary["device_idle_share"] == 1 - 2.0 / 8.0
     assert summary["questions_per_second"] == 10 / 8
     assert summary["prefill_tokens_per_second"] == (7 + 13) / 0.5
     assert summary["decode_tokens_per_second"] == 30 / 1.5
@@ -200,10 +199,8 @@ def test_a_chunk_is_drawn_as_promised():
 )  # fmt: skip
 def test_shapes_hold_what_they_are_for(mean, more, n_shards, n_slots, share, prefill):
     longest = int(np.ceil(mean)) + more
-    shapes = shapes_for(
-        mean, longest, n_shards=n_shards, batch_size=n_slots * n_shards, max_new_tokens=20,
-        refill_share=share, prefill_tokens=prefill,
-    )  # fmt: skip
+    config = SamplerConfig(n_slots * n_shards, 20, share, prefill)
+    shapes = shapes_for(mean, longest, n_shards, config)
     assert shapes.window >= longest
     assert shapes.chunk_tokens >= longest
     assert 1 <= shapes.chunk_prompts <= shapes.wave <= shapes.n_slots == n_slots

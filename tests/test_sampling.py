@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from star_jax.errors import UserError
-from star_jax.models.attention import causal_mask
+from star_jax.models.attention import Store, causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
@@ -153,7 +153,7 @@ def test_cached_decode_equals_full_forward():
     shapes = Shapes(1, 2, 16, 16, chunk_tokens=32, chunk_prompts=2, wave=2)
     keys = [prompt_key(0, 0, "a")] * 2
     chunk = fill_chunk([[0, 1]], 1, shapes, tokens[:, :16].tolist(), [0, 1], keys, [9, 9])
-    state, _ = decode.refill(writer, 16, weights, None, decode.empty_slots(model, 2, 16, 16), chunk)
+    state, _ = decode.refill(writer, 16, weights, None, decode.empty_slots(model, 2, shapes), chunk)
     step = jax.jit(
         lambda token, length, context: Decoder(model).apply(
             {"params": weights}, token, length, jnp.ones((2, 1, 1), bool), context,
@@ -162,7 +162,8 @@ def test_cached_decode_equals_full_forward():
     )  # fmt: skip
     cache, length = state.cache, state.length
     for column in range(16, 20):
-        context = decode.contexts(model, None, cache, jnp.arange(32) < length[:, None])
+        seen = jnp.arange(32) < length[:, None, None]
+        context = decode.contexts(model, None, [Store(kv, seen) for kv in cache])
         logits, new = step(tokens[:, column : column + 1], length[:, None], context)
         np.testing.assert_allclose(logits[:, 0], full[:, column], rtol=1e-5, atol=1e-5)
         cache = jax.tree.map(
@@ -237,7 +238,7 @@ def test_prompts_with_different_prefixes_keep_their_order():
 
 def test_prefix_store_has_no_batch_axis():
     ids = tuple(WORDS.encode(PREFIX))
-    prefix = sampler().prefix(sampler().load(params()), ids)
+    prefix = sampler().load(params()).prefix(ids)
     assert int(prefix.length) == len(ids)
     assert {leaf.shape for leaf in jax.tree.leaves(prefix.key_values)} == {
         (MODEL.n_heads, 64, MODEL.head_dim)
@@ -422,7 +423,7 @@ def test_sizes_that_mean_nothing_are_refused(bad):
     "bad", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}]
 )
 def test_impossible_sampling_is_refused_at_the_head(bad):
-    with pytest.raises(UserError, match="need temperature >= 0"):
+    with pytest.raises(UserError, match=f"SamplerConfig.{next(iter(bad))}"):
         Sampler(MODEL, WORDS, SamplerConfig(**bad), one_device())
 
 

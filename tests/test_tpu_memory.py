@@ -6,7 +6,7 @@ from jax.experimental import topologies
 
 from star_jax.models.config import DecoderConfig
 from star_jax.parallel.partitioning import DECODING_RULES, MeshConfig, make_mesh
-from star_jax.rollout.native.logits import SamplingParams
+from star_jax.rollout.native.logits import SamplerConfig, SamplingParams
 from star_jax.rollout.native.programs import Programs
 from star_jax.rollout.native.shapes import shapes_for
 from star_jax.rollout.native.slots import Writer
@@ -26,10 +26,7 @@ def needed(monkeypatch, topology, batch_size, n_layers, **chips):
     described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **chips)
     mesh = make_mesh(MeshConfig(data=1, tensor=-1), list(described.devices))
     writer = Writer(DecoderConfig(n_layers=n_layers, **GPTJ_6B), SamplingParams(), 50257, (50256,))
-    shapes = shapes_for(
-        100, 128, n_shards=1, batch_size=batch_size, max_new_tokens=192, refill_share=0.125,
-        prefill_tokens=512,
-    )  # fmt: skip
+    shapes = shapes_for(100, 128, 1, SamplerConfig(batch_size, 192, 0.125, 512))
     lowered = Programs(writer, mesh, DECODING_RULES).lower(shapes, prefix_tokens=1280)
     found = {}
     for name in ("decode", "refill"):

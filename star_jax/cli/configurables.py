@@ -30,7 +30,7 @@ from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.toy.corpus import ToyCorpus, toy_vocabulary
 from star_jax.tokenizers.loading import load_vocabulary
-from star_jax.tools.precompile.settings import Assumptions
+from star_jax.tools.precompile.prediction import Assumptions
 from star_jax.training.schedules import EpochSteps, GeometricSteps, LinearSteps
 from star_jax.training.train_step import OptimizerConfig
 from star_jax.training.trainer import TrainerConfig

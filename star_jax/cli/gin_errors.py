@@ -30,10 +30,7 @@ def load(sources: Sources) -> None:
         _check_names(sources.bindings)
     try:
         with _files_only():
-            for path in sources.files:
-                gin.parse_config_file(str(path))
-            gin.parse_config(list(sources.flags))
-            gin.finalize()
+            gin.parse_config_files_and_bindings(list(map(str, sources.files)), sources.flags)
     except (ValueError, KeyError, NameError, AttributeError, SyntaxError, OSError) as error:
         # Only gin finds mistakes with ambiguous names, dynamic registration and scoped macros.
         raise UserError(f"gin: {one_line(error)}") from error

@@ -90,7 +90,7 @@ class Stages:
         rollout = dataclasses.replace(
             self.rollout,
             few_shot=few_shot,
-            on_stats=lambda stats: self.directory.write_stats(stage.name, stats.summary()),
+            on_stats=lambda stats: self.directory.write_stats(stage.name, stats),
         )
         done = self.directory.records(
             stage.file, Attempt, lambda: draw_attempts(model(), questions, rollout, stage)

@@ -27,7 +27,7 @@ class CompareMode(mode.RunMode):
         """Draws the pairs; UserError if there are none, or if another comparison's key is there."""
         from star_jax.run.paths import path_of, read_if_there, write_together
         from star_jax.tools.comparison import items, sheets
-        from star_jax.tools.comparison.sources import read_rationales
+        from star_jax.tools.comparison.items import read_rationales
 
         self._check()
         task = self.task

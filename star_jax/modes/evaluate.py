@@ -55,7 +55,7 @@ class EvaluateMode(mode.CheckpointMode):
 
     def _print(self, attempts: Sequence[mode.Attempt], chance: float | None) -> None:
         from star_jax.loop import evaluate
-        from star_jax.reporting.tables import wilson_interval
+        from star_jax.reporting.tables import interval_text
 
         result = evaluate.evaluation_metrics(attempts)
         print(f"grading: {evaluate.GRADINGS[self.grading]}")
@@ -65,10 +65,9 @@ class EvaluateMode(mode.CheckpointMode):
             how = f"{self.grading} per choice, by {self.normalize}"
         for name, accuracy in {**result["accuracy_by_group"], "all": result["accuracy"]}.items():
             n = result["n_eval_by_group"].get(name, result["n_eval"])
-            low, high = wilson_interval(round(accuracy * n), n)
             print(
                 f"{self.task.name} {self.split} {name}: {100 * accuracy:.1f} % "
-                f"(95 %: {100 * low:.1f} to {100 * high:.1f}, n = {n}, {how})"
+                f"(95 %: {interval_text(round(accuracy * n), n)}, n = {n}, {how})"
             )
         if chance:
             print(f"chance: {100 * chance:.1f} %")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # for the fields of all run modes
     from star_jax.rollout.engine import Engine
     from star_jax.rollout.native.sampler import SamplerConfig
     from star_jax.tasks.task import ReasoningTask
-    from star_jax.tools.precompile.settings import Assumptions, Settings
+    from star_jax.tools.precompile.prediction import Assumptions, Settings
     from star_jax.training.schedules import StepSchedule as StepSchedule
     from star_jax.training.train_step import OptimizerConfig as OptimizerConfig
     from star_jax.training.trainer import TrainerConfig as TrainerConfig
@@ -94,7 +94,7 @@ class RunDirMode(PromptingMode):
 
     def settings(self, assumed: Assumptions) -> Settings:
         """What `precompile` needs to know of the run."""
-        from star_jax.tools.precompile.settings import Settings
+        from star_jax.tools.precompile.prediction import Settings
 
         names = ("trainer", "optimizer", "schedule", "loop")  # of which a baseline has not all
         trained: dict[str, Any] = {name: getattr(self, name, None) for name in names}

@@ -1,11 +1,18 @@
 """Run mode `precompile`: does a run fit a TPU, and how long would it take there."""
 
-import dataclasses
-from collections.abc import Sequence
+from __future__ import annotations
 
-from star_jax.errors import check_one_of
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from star_jax.errors import UserError, check_one_of
 from star_jax.modes.mode import RunDirMode, RunMode, flag
 from star_jax.parallel.topologies import ALL, find_topologies
+
+if TYPE_CHECKING:
+    from star_jax.tools.precompile.prediction import Settings
 
 
 def _known(name: str) -> str:
@@ -47,7 +54,6 @@ class PrecompileMode(RunMode):
         import gin
 
         from star_jax.modes import MODES
-        from star_jax.tools.precompile import command
 
         known = [name for name, mode in MODES.items() if issubclass(mode, RunDirMode)]
         check_one_of("precompile.run", self.run, known)
@@ -55,6 +61,37 @@ class PrecompileMode(RunMode):
         run = gin.get_configurable(f"star_jax.{self.run}")(
             gin.REQUIRED, None, None, gin.REQUIRED, "", ""
         )
-        settings = run.settings(gin.get_configurable("star_jax.Assumptions")())
-        given = self.topologies, self.json_file, self.search
-        return command.run(settings, *given, command.tpu_devices)
+        return self.print_fits(run.settings(gin.get_configurable("star_jax.Assumptions")()))
+
+    def print_fits(self, settings: Settings) -> int:
+        """The same for the settings of a run.
+
+        Settings that the mesh cannot split raise UserError; with several topologies they are
+        reported and count as not fitting.
+        """
+        from star_jax.run.paths import check_writable, path_of, write_atomically
+        from star_jax.run.progress import log
+        from star_jax.tools.precompile import document, fit, search
+
+        topologies = find_topologies(self.topologies)
+        if self.json_file:
+            check_writable(path_of(self.json_file))
+        steps: tuple[Callable[..., Any], ...] = fit.precompile, document.fit_text, document.fit_json
+        if self.search:
+            steps = search.search, search.found_text, search.found_json
+        results = []
+        for topology in topologies:
+            try:
+                found = steps[0](settings, topology, fit.tpu_devices)
+                print(steps[1](found), end="\n\n", flush=True)
+                results.append(steps[2](found))
+            except UserError as error:
+                if len(topologies) == 1:
+                    raise
+                log(f"{topology.cloud_name} ({topology.name}): {error.message}")
+                problem = {"fits": False, "problem": error.message}
+                results.append({"topology": topology.name, **problem})
+        if self.json_file:
+            data = (json.dumps(results, indent=1) + "\n").encode()
+            write_atomically(path_of(self.json_file), data)
+        return 0 if all(result["fits"] for result in results) else 1

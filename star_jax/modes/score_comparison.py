@@ -21,8 +21,8 @@ class ScoreComparisonMode(RunMode):
     def __call__(self) -> int:
         """Prints the preferences and writes them as JSON; UserError for invalid answers or none."""
         from star_jax.run.paths import path_of, write_together
-        from star_jax.tools.comparison.answers import read_all_answers, read_key
         from star_jax.tools.comparison.scores import score, score_lines
+        from star_jax.tools.comparison.sheets import read_all_answers, read_key
 
         known = read_key(self.key)
         files = [self.answers] if isinstance(self.answers, str) else list(self.answers)

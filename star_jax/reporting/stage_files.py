@@ -120,6 +120,8 @@ def malformed(where: object, way_out: str) -> Iterator[None]:
     """Raises what malformed content causes as a UserError that names its place and a way out."""
     try:
         yield
+    except KeyError as error:
+        raise UserError(f"{where}: {error} is missing; {way_out}") from error
     except (ValueError, TypeError, AttributeError, RecursionError, UserError) as error:
         raise UserError(f"{where}: {error}; {way_out}") from error
 

@@ -15,24 +15,19 @@ import seqio
 from star_jax.records import Completion, Params, Prompt
 
 Loaded = Any  # weights as an engine keeps them; only the engine that made it looks inside
-
-
-class Stats(Protocol):
-    """What sampling a stage cost."""
-
-    def summary(self) -> Mapping[str, float]:
-        """Numbers by name, JSON-ready."""
+Stats = Mapping[str, float]  # what sampling a stage cost: numbers by name, JSON-ready
 
 
 class Engine(Protocol):
     """Samples completions of prompts and scores texts; holds no weights itself."""
 
-    @property
-    def vocabulary(self) -> seqio.Vocabulary:
-        """How texts become the ids of completions."""
+    vocabulary: seqio.Vocabulary  # how texts become the ids of completions
 
     def load(self, params: Params) -> Loaded:
-        """Takes weights in the layout of training; what it returns goes into the other methods."""
+        """Takes weights in the layout of training.
+
+        What it returns goes into the other methods; keep it from stage to stage.
+        """
 
     def generate(
         self,
@@ -53,6 +48,10 @@ class Engine(Protocol):
 
         Yields:
           None instead of a completion for a prompt that exceeds the context length.
+
+        Raises:
+          UserError: a prompt is empty, or none fits into the model's context together with its
+            completion.
         """
 
     def score(
@@ -72,6 +71,9 @@ class Engine(Protocol):
 
         Returns:
           A list for each prompt; None for one that exceeds the context length.
+
+        Raises:
+          UserError: a prompt or a continuation is empty, or no prompt fits the model's context.
         """
 
     def for_prompts(self, texts: Sequence[str]) -> Self:

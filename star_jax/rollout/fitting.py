@@ -1,6 +1,7 @@
 """Which prompts fit into the model's context, and with how many of their few-shot examples."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import seqio
@@ -76,23 +77,11 @@ def newest_that_fit(lengths: Sequence[int], room: int) -> int | None:
     """How many of the last `lengths` fit into `room` together; None when room is negative."""
     if room < 0:
         return None
-    n_kept = 0
-    for length in reversed(lengths):
-        room -= length
-        if room < 0:
-            break
-        n_kept += 1
-    return n_kept
+    return sum(total <= room for total in itertools.accumulate(reversed(lengths)))
 
 
 def warn_of_dropped_examples(n_dropped: Sequence[int], what: str, limit: str) -> None:
-    """Logs how many few-shot examples were dropped, if any.
-
-    Args:
-      n_dropped: of each item.
-      what: the items are.
-      limit: that they exceed.
-    """
+    """Logs how many few-shot examples of the items (`what`) exceed the limit, if any do."""
     n_items = sum(n > 0 for n in n_dropped)
     if n_items:
         log(

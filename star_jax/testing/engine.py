@@ -13,19 +13,11 @@ from typing import Self
 import jax
 import numpy as np
 import seqio
+from typing_extensions import override
 
 from star_jax.errors import UserError
 from star_jax.records import Completion, Params, Prompt
-from star_jax.rollout.engine import Stats
-
-
-@dataclasses.dataclass(frozen=True)
-class NoStats:
-    """Sampling that cost nothing."""
-
-    def summary(self) -> dict[str, float]:
-        """No numbers."""
-        return {}
+from star_jax.rollout.engine import Engine, Stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +31,12 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
-class FakeEngine:
+class FakeEngine(Engine):
     """Writes what `says` returns for a prompt; None stands for one that exceeds the context.
 
     Completions come in reverse order: a loop must not count on the order of the prompts. Engines
-    made of this one by `at_temperature` and `for_prompts` share its `calls`.
+    made of this one by `at_temperature` and `for_prompts` share its `calls`. Two prompts with one
+    key are refused. The continuation that `says` writes is likely, all others are not.
     """
 
     says: Callable[..., str | None]  # of a prompt, and of the temperature where there is one
@@ -51,10 +44,11 @@ class FakeEngine:
     temperature: float | None = None
     calls: list[Call] = dataclasses.field(default_factory=list)
 
+    @override
     def load(self, params: Params) -> str:
-        """The weights' digest stands for them."""
         return digest(params)
 
+    @override
     def generate(
         self,
         model: str,
@@ -63,14 +57,6 @@ class FakeEngine:
         *,
         on_stats: Callable[[Stats], None] = lambda stats: None,
     ) -> Iterator[tuple[int, Completion | None]]:
-        """As `Engine.generate`; refuses two prompts with one key.
-
-        Args:
-          model: made by `load`.
-          prompts: to be answered.
-          keys: of each.
-          on_stats: called with no numbers.
-        """
         texts = [np.asarray(key).tobytes() for key in keys]
         assert len(set(texts)) == len(prompts), "every prompt needs a key of its own"
         self.calls.extend(
@@ -81,8 +67,9 @@ class FakeEngine:
         said = [self.says(prompt, *warm) for prompt in prompts]
         for i, text in reversed(list(enumerate(said))):
             yield i, None if text is None else self._completion(text)
-        on_stats(NoStats())
+        on_stats({})
 
+    @override
     def score(
         self,
         model: str,
@@ -90,17 +77,6 @@ class FakeEngine:
         continuations: Sequence[Sequence[str]],
         on_progress: Callable[[int], None] = lambda n: None,
     ) -> list[list[float] | None]:
-        """The continuation that `says` writes is likely, all others are not.
-
-        Args:
-          model: made by `load`.
-          prompts: what comes before.
-          continuations: of each prompt.
-          on_progress: called with the number of prompts just finished.
-
-        Returns:
-          A list for each prompt; None where `says` gives None.
-        """
         on_progress(len(prompts))
         said = [self.says(prompt) for prompt in prompts]
         return [
@@ -108,12 +84,12 @@ class FakeEngine:
             for text, others in zip(said, continuations, strict=True)
         ]
 
+    @override
     def for_prompts(self, texts: Sequence[str]) -> Self:
-        """Itself: there is nothing to prepare."""
         return self
 
+    @override
     def at_temperature(self, temperature: float) -> Self:
-        """The same engine, which gives `says` the temperature, too."""
         return dataclasses.replace(self, temperature=temperature)
 
     def _completion(self, text: str) -> Completion:

@@ -202,7 +202,7 @@ def ours_in_batches(
                 on_stats=stats.append,
             )
         )
-        return Pass(seconds, ids, stats[0].summary())
+        return Pass(seconds, ids, stats[0])
 
     run()
     return Contender(name, run, n)
@@ -257,7 +257,7 @@ def beside_fixed_batches(
             stats = []
             sample = functools.partial(workload.sample_once, sampler, model, prompts)
             seconds, ids = common.timed(lambda: sample(limits=lengths, on_stats=stats.append))
-            return Pass(seconds, ids, stats[0].summary())
+            return Pass(seconds, ids, stats[0])
 
         return Contender(name, run, len(questions))
 

@@ -150,7 +150,7 @@ def stages(
         stats.clear()
         seconds, attempts = common.timed(ask)
         means = {
-            name: float(np.mean([s.summary()[name] for s in stats]))
+            name: float(np.mean([s[name] for s in stats]))
             for name in ("device_idle_share", "slot_occupancy")
         }
         tokens = float(np.mean([len(attempt.token_ids) for attempt in attempts]))

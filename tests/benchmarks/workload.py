@@ -32,7 +32,7 @@ from star_jax.records import Completion, Prompt
 from star_jax.rollout.engine import prompt_key
 from star_jax.rollout.native import decode
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
-from star_jax.rollout.native.weights import DecodingModel
+from star_jax.rollout.native.slots import DecodingModel
 from star_jax.tools.convert import hf_tensors
 
 FIRM = 2e-3  # logits; float32 leaves some 1e-5 of noise in those of the models here
@@ -222,7 +222,7 @@ def greedy_paths(
         assert len(text) == n_new, "EOS is ruled out"
         tokens[row, : len(question) + n_new] = [*question, *text]
         starts[row] = len(question) - 1
-    config, shared = sampler.programs.writer.model, sampler.prefix(model, tuple(prefix))
+    config, shared = sampler.programs.writer.model, model.prefix(tuple(prefix))
     weights = with_eos_bias(model.params, 0.0)
     parts = [
         _margins(config, n_new, weights, shared, tokens[i : i + ROWS], starts[i : i + ROWS])
@@ -248,7 +248,7 @@ def _margins(
         tokens_BL,
         positions + decode.prefix_length(prefix),
         causal_mask(jnp.ones_like(tokens_BL)),
-        context=decode.contexts(config, prefix, None, None),
+        context=decode.contexts(config, prefix),
     )
     read = starts_B1 + jnp.arange(n_new)
     logits_BTV = jnp.take_along_axis(logits_BLV, read[:, :, None], axis=1)

@@ -27,7 +27,7 @@ FITTING = edits_of(
         "the newest examples are dropped",
     ),
     ("if room < 0:\n        return", "if room <= 0:\n        return", "a full context is too long"),
-    ("if room < 0:\n            break", "if room <= 0:\n            break", "one example less"),
+    ("total <= room", "total < room", "one example less"),
     ("            start + tuple(", "            tuple(", "BOS is not shown to the model"),
 )
 
@@ -47,12 +47,6 @@ SAMPLER = edits_of(
         "test_sampling.py::test_eos_ends_a_completion_and_is_not_part_of_it",
     ),
     (
-        "tokens, np.int32(len(ids)))",
-        "tokens, np.int32(len(tokens)))",
-        "the padding of a prefix is read",
-        PREFIX,
-    ),
-    (
         "self.config.params, n_ids, stop_ids",
         "self.config.params, 0, stop_ids",
         "ids that the vocabulary does not know are picked",
@@ -70,8 +64,8 @@ SAMPLER = edits_of(
         "at_temperature keeps the temperature",
         "test_sampling.py::test_the_settings_decide_how_tokens_are_picked",
     ),
-    ("self.new_tokens += count", "self.new_tokens += len(ids)", "EOS is not counted", COST),
-    ("n * n_slots for n, n_slots", "n for n, n_slots", "slot steps are decode steps", COST),
+    ("meter.new_tokens += count", "meter.new_tokens += len(ids)", "EOS is not counted", COST),
+    ("+= steps * n_slots", "+= steps", "slot steps are decode steps", COST),
     (
         "most_in_a_shard(wave))",
         "1)",
@@ -103,7 +97,7 @@ PROGRAMS = [
             "positions[shard, span] = np.arange(span.start, span.stop)",
             "positions go on from prompt to prompt",
         ),
-        ("max(longest, min(math.ceil(", "max(1, min(math.ceil(", "chunks too short for a prompt"),
+        ("max(longest, entering)", "max(1, entering)", "chunks too short for a prompt"),
         ("prompt[place], keys[place]", "prompt[place], keys[i]", "keys of other prompts"),
     ),
     *edits_of(
@@ -199,8 +193,13 @@ PROGRAMS = [
         ),
     ),
     *edits_of(
-        "rollout/native/weights.py",
-        "test_refill.py",
+        "rollout/native/programs.py",
+        PREFIX,
+        (
+            "tokens, np.int32(len(ids)))",
+            "tokens, np.int32(len(tokens)))",
+            "the padding of a prefix is read",
+        ),
     ),
     *edits_of(
         "rollout/native/meter.py",

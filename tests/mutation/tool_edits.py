@@ -61,6 +61,11 @@ EDITS = [
             "self.shapes.n_shards",
             "packed share of chunks",
         ),
+        (
+            "chunks * each[REFILL] + steps * each[DECODE]",
+            "chunks * each[DECODE] + steps * each[REFILL]",
+            "times are swapped",
+        ),
         ("max(busy, sampler.max_new_tokens)", "busy", "fewer steps than the longest row"),
         ("min(sampler.batch_size, n)", "sampler.batch_size", "more slots than rows"),
         (
@@ -71,8 +76,8 @@ EDITS = [
         ("settings.assumed.hinted_share * ", "", "hinted share is ignored"),
         ("assumed.kept_share * ", "", "kept share is ignored"),
         (
-            "n * each.released_question",
-            "each.released_question",
+            "n * each[RELEASED]",
+            "each[RELEASED]",
             "the released code's one question",
         ),
         (
@@ -84,12 +89,7 @@ EDITS = [
     *edits_of(
         "tools/precompile/fit.py",
         "test_precompile_arithmetic.py",
-        ("time / efficiency", "time", "efficiency is ignored"),
-        (
-            "(TRAINING, DECODE, REFILL, PREFIX)]",
-            "(TRAINING, REFILL, DECODE, PREFIX)]",
-            "times are swapped",
-        ),
+        ("seconds / efficiency", "seconds", "efficiency is ignored"),
         ("shapes.chunk_tokens, prefix,", "shapes.chunk_tokens, 0,", "refill without the prefix"),
         (
             "columns = shapes.window + shapes.max_new_tokens",
@@ -99,7 +99,7 @@ EDITS = [
         ("message_microseconds * 1e-6", "message_microseconds", "microseconds as seconds"),
     ),
     *edits_of(
-        "tools/precompile/settings.py",
+        "tools/precompile/prediction.py",
         "test_precompile_arithmetic.py",
         (
             "split_of(mesh, self.mesh.decoding_rules)",

@@ -70,11 +70,14 @@ def read_modern(config: ConfigJson, head_dim: int = 0) -> DecoderConfig:
     )
 
 
+def _names_of(model_type: str) -> dict[str, object]:
+    return {"architectures": [f"{model_type.title()}ForCausalLM"], "model_type": model_type}
+
+
 def write_modern(model_type: str, config: DecoderConfig) -> dict[str, object]:
     """The config.json of Llama and its relatives."""
     return {
-        "architectures": [transformers_class(model_type)],
-        "model_type": model_type,
+        **_names_of(model_type),
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
         "hidden_size": config.d_model,
@@ -90,11 +93,6 @@ def write_modern(model_type: str, config: DecoderConfig) -> dict[str, object]:
         "tie_word_embeddings": config.head == "tied",
         "attention_bias": False,
     }
-
-
-def transformers_class(model_type: str) -> str:
-    """The name of its class in transformers: "llama" -> "LlamaForCausalLM"."""
-    return f"{model_type.title()}ForCausalLM"
 
 
 def modern_gguf_config(gguf: GgufFile) -> dict[str, Any]:
@@ -117,8 +115,7 @@ def modern_gguf_config(gguf: GgufFile) -> dict[str, Any]:
         for name, stored in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     }
     return {
-        "architectures": [transformers_class(model_type)],
-        "model_type": model_type,
+        **_names_of(model_type),
         "hidden_act": "silu",
         **sizes,
         "vocab_size": embedding.shape[0],  # whatever the metadata say

@@ -14,6 +14,7 @@ never moves data in another. New prompts come in chunks: in each shard some prom
 one row, without padding between them, one for each of the first free slots.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
@@ -24,21 +25,16 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
 from star_jax.records import Params
 from star_jax.rollout.native.logits import pick_tokens
+from star_jax.rollout.native.shapes import Shapes
 from star_jax.rollout.native.slots import EMPTY, Chunk, Finished, Prefix, Slots, Writer
 
 Tree = TypeVar("Tree")
 
 
-def empty_slots(model: DecoderConfig, n_slots: int, window: int, max_new_tokens: int) -> Slots:
-    """Free slots.
-
-    Args:
-      model: whose keys and values they hold.
-      n_slots: in all shards.
-      window: tokens of the longest prompt.
-      max_new_tokens: columns for what is sampled.
-    """
-    columns = window + max_new_tokens
+def empty_slots(model: DecoderConfig, n_slots: int, shapes: Shapes) -> Slots:
+    """Free slots, `n_slots` of each shard."""
+    n_slots, max_new_tokens = n_slots * shapes.n_shards, shapes.max_new_tokens
+    columns = shapes.window + max_new_tokens
     kv = jnp.zeros((n_slots, model.kv_heads, columns, model.head_dim), model.dtype)
     number, flag = jnp.zeros(n_slots, jnp.int32), jnp.zeros(n_slots, bool)
     return Slots(
@@ -104,13 +100,13 @@ def refill(
         chunk.tokens,
         chunk.positions + prefix_length(prefix),
         chunk.segment_ids,
-        context=contexts(writer.model, prefix, None, None),
+        context=contexts(writer.model, prefix),
         read_at_BR=last_DR,
         return_key_values=True,
     )
     slots = _in_shards(slots, n_shards)
     slot_DR = _free_first(slots.done)[:, :n_new]
-    left = jax.vmap(_written)(slots, slot_DR)
+    left = jax.vmap(written)(slots, slot_DR)
     left = left._replace(prompt=jnp.where(chunk.lengths > 0, left.prompt, EMPTY))
     columns_DRW = chunk.starts[:, :, None] + jnp.arange(window)
     rows = jax.vmap(lambda kv, at: jax.tree.map(lambda leaf: _rows(leaf, at), kv))
@@ -162,17 +158,13 @@ def decode(
             slots.newest,
         )
         n_cached = slots.n_tokens - 1  # the token picked last comes now
+        seen = _seen(slots.length, window, n_cached, last, max_new_tokens)[:, None]
         logits_B1V, newest = Decoder(writer.model).apply(
             {"params": params},
             slots.token[:, None],
             (slots.length + n_cached)[:, None] + prefix_length(prefix),
             jnp.ones((n_rows, 1, 1), bool),
-            context=contexts(
-                writer.model,
-                prefix,
-                cache,
-                _seen(slots.length, window, n_cached, last, max_new_tokens),
-            ),
+            context=contexts(writer.model, prefix, [Store(kv, seen) for kv in cache]),
             return_key_values=True,
         )
         live = ~slots.done
@@ -199,14 +191,14 @@ def shrink(n_shards: int, slots: Slots) -> tuple[Slots, Finished]:
     slots = _in_shards(slots, n_shards)
     order_DS = _free_first(slots.done)
     half = order_DS.shape[1] // 2
-    left = jax.vmap(_written)(slots, order_DS[:, :half])
+    left = jax.vmap(written)(slots, order_DS[:, :half])
     take = jax.vmap(lambda leaves, at: jax.tree.map(lambda leaf: leaf[at], leaves))
     return _flat(take(slots, order_DS[:, half:])), _flat(left)
 
 
-def written(slots: Slots) -> Finished:
-    """What the rows of all slots sampled."""
-    return _written(slots, slice(None))
+def written(slots: Slots, at: jax.Array | slice = slice(None)) -> Finished:
+    """What the rows of some slots, or of all, sampled."""
+    return Finished(*(getattr(slots, name)[at] for name in Finished._fields))
 
 
 def prefix_length(prefix: Prefix | None) -> jax.Array | int:
@@ -215,29 +207,15 @@ def prefix_length(prefix: Prefix | None) -> jax.Array | int:
 
 
 def contexts(
-    config: DecoderConfig,
-    prefix: Prefix | None,
-    cache: tuple[KeyValues, ...] | None,
-    seen_BC: jax.Array | None,
+    config: DecoderConfig, prefix: Prefix | None, own: Sequence[Store] = ()
 ) -> tuple[tuple[Store, ...], ...]:
-    """For each layer the stores a new token may see: [shared prefix | own cache, where seen].
-
-    Args:
-      config: of the model.
-      prefix: shared by all rows; None for none.
-      cache: each layer's, of the rows; None for none.
-      seen_BC: bool, columns of the cache that count.
-    """
-    layers: list[tuple[Store, ...]] = [()] * config.n_layers
+    """For each layer the stores a new token may see: [shared prefix | the layer's of `own`]."""
+    stores: list[Sequence[Store]] = [own] if own else []
     if prefix is not None:
         size = prefix.key_values[0].key.shape[1]
         mask = (jnp.arange(size) < prefix.length)[None, None]
-        layers = [(Store(kv, mask),) for kv in prefix.key_values]
-    if cache is not None:
-        assert seen_BC is not None
-        mask = seen_BC[:, None]
-        layers = [(*stores, Store(kv, mask)) for stores, kv in zip(layers, cache, strict=True)]
-    return tuple(layers)
+        stores.insert(0, [Store(kv, mask) for kv in prefix.key_values])
+    return tuple(zip(*stores, strict=True)) if stores else ((),) * config.n_layers
 
 
 def _seen(
@@ -283,10 +261,6 @@ def _pick(
 def _free_first(done_DS: jax.Array) -> jax.Array:
     """Each shard's slots, the free ones in front."""
     return jnp.argsort(~done_DS, axis=1, stable=True)
-
-
-def _written(slots: Slots, at: jax.Array | slice) -> Finished:
-    return Finished(*(getattr(slots, name)[at] for name in Finished._fields))
 
 
 def _rows(leaf_GTK: jax.Array, columns_RW: jax.Array) -> jax.Array:

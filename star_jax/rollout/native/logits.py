@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from star_jax.errors import UserError
+from star_jax.errors import check_not_negative, check_positive, check_share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,24 @@ class SamplingParams:
 
     def __post_init__(self):
         """Raises UserError for values that mean nothing."""
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise UserError(
-                f"sampling with temperature {self.temperature}, top_k {self.top_k}, top_p "
-                f"{self.top_p}: need temperature >= 0, top_k >= 0 and 0 < top_p <= 1"
-            )
+        check_not_negative(self, "temperature", "top_k")
+        check_positive(self, "top_p")
+        check_share(self, "top_p")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig(SamplingParams):
+    """How completions are sampled: SamplingParams, and the sizes of batches."""
+
+    batch_size: int = 64  # slots: rows decoded together
+    max_new_tokens: int = 96  # completions are truncated here; 96 as in the released code for CQA
+    refill_share: float = 0.125  # of the slots, free before new prompts enter; 1 for batches
+    prefill_tokens: int = 512  # about so many tokens of new prompts run together, on each shard
+
+    @property
+    def params(self) -> SamplingParams:
+        """How the next token is picked, without the sizes."""
+        return SamplingParams(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
 
 def pick_tokens(

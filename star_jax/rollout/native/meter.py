@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import jax
 
-PREFILL, DECODE = "prefill", "decode"
+PREFILL, DECODE = "prefill_seconds", "decode_seconds"  # where the time of a program is added
 COMPILING = "/jax/core/compile/"  # prefix of JAX's events for tracing, lowering and compiling
 
 # Event -> its seconds in this process so far; JAX reports events and keeps no count.
@@ -25,76 +25,36 @@ def _count(event: str, duration_secs: float, **_: str | int) -> None:
 jax.monitoring.register_event_duration_secs_listener(_count)
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplingStats:
-    """What sampling a stage cost; times are wall-clock seconds."""
-
-    n_questions: int
-    prefix_tokens: int  # of few-shot prefixes computed in this stage
-    prompt_tokens: int  # of the questions' own prompts
-    new_tokens: int  # written, EOS included
-    decode_steps: int
-    slot_steps: int  # decode steps times slots
-    seconds: float
-    compile_seconds: float
-    prefill_seconds: float  # the device spent on prefixes and prompts
-    decode_seconds: float  # ... and on writing
-
-    @property
-    def device_seconds(self) -> float:
-        """In which the device worked."""
-        return self.prefill_seconds + self.decode_seconds
-
-    @property
-    def device_idle_share(self) -> float:
-        """Of the stage's time, compiling apart, in which the device waited for the host."""
-        return max(0.0, 1 - self.device_seconds / self._seconds)
-
-    @property
-    def occupancy(self) -> float:
-        """Share of the slots' steps that sampled a token; a row's first token is no step."""
-        return (self.new_tokens - self.n_questions) / max(1, self.slot_steps)
-
-    def summary(self) -> dict[str, float]:
-        """All of it and the rates, JSON-ready."""
-        rates = {
-            "questions_per_second": self.n_questions / self._seconds,
-            "prefill_tokens_per_second": (self.prefix_tokens + self.prompt_tokens)
-            / max(1e-9, self.prefill_seconds),
-            "decode_tokens_per_second": self.new_tokens / max(1e-9, self.decode_seconds),
-            "slot_occupancy": self.occupancy,
-            "device_share": 1 - self.device_idle_share,
-            "device_idle_share": self.device_idle_share,
-        }
-        return {name: round(x, 4) for name, x in {**dataclasses.asdict(self), **rates}.items()}
-
-    @property
-    def _seconds(self) -> float:
-        return max(1e-9, self.seconds - self.compile_seconds)
-
-
+@dataclasses.dataclass
 class Meter:
-    """Times the programs of one stage without making the host wait for them.
+    """What sampling a stage cost; times are wall-clock seconds. Never makes the host wait.
 
     Programs run in the order in which they are dispatched. A thread waits for each one's end; it
     worked from then back to its dispatch, or to the end of the one before if that came later.
     """
 
-    def __init__(self):
-        """Starts the clock of the stage."""
-        self.seconds = {PREFILL: 0.0, DECODE: 0.0}
-        self.compile_seconds = 0.0
+    n_questions: int = 0
+    prefix_tokens: int = 0  # of few-shot prefixes computed in this stage
+    prompt_tokens: int = 0  # of the questions' own prompts
+    new_tokens: int = 0  # written, EOS included
+    decode_steps: int = 0
+    slot_steps: int = 0  # decode steps times slots
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    prefill_seconds: float = 0.0  # the device spent on prefixes and prompts
+    decode_seconds: float = 0.0  # ... and on writing
+
+    def __enter__(self) -> Self:
         self._start = time.perf_counter()
         self._dispatched: queue.SimpleQueue = queue.SimpleQueue()
         self._watch = threading.Thread(target=self._wait_for_all, daemon=True)
-
-    def __enter__(self) -> Self:
         self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._dispatched.put(None)
         self._watch.join()
+        self.seconds = time.perf_counter() - self._start
 
     def run(self, kind: str, program: Callable[..., object], *args: Any) -> Any:
         """Dispatches `program(*args)`; the last leaf of its result must not be given up."""
@@ -106,9 +66,22 @@ class Meter:
         self._dispatched.put((kind, start + compiling, jax.tree.leaves(result)[-1]))
         return result
 
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self._start
+    def summary(self) -> dict[str, float]:
+        """All of it and the rates, JSON-ready."""
+        seconds = max(1e-9, self.seconds - self.compile_seconds)
+        # The share of the time, compiling apart, in which the device waited for the host.
+        idle = max(0.0, 1 - (self.prefill_seconds + self.decode_seconds) / seconds)
+        prefilled = self.prefix_tokens + self.prompt_tokens
+        rates = {
+            "questions_per_second": self.n_questions / seconds,
+            "prefill_tokens_per_second": prefilled / max(1e-9, self.prefill_seconds),
+            "decode_tokens_per_second": self.new_tokens / max(1e-9, self.decode_seconds),
+            # Of the slots' steps, those that sampled a token; a row's first token is no step.
+            "slot_occupancy": (self.new_tokens - self.n_questions) / max(1, self.slot_steps),
+            "device_share": 1 - idle,
+            "device_idle_share": idle,
+        }
+        return {name: round(x, 4) for name, x in {**dataclasses.asdict(self), **rates}.items()}
 
     def _wait_for_all(self) -> None:
         end = 0.0
@@ -116,5 +89,5 @@ class Meter:
             kind, start, leaf = item
             jax.block_until_ready(leaf)
             now = time.perf_counter()
-            self.seconds[kind] += max(0.0, now - max(start, end))
+            setattr(self, kind, getattr(self, kind) + max(0.0, now - max(start, end)))
             end = now

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -49,23 +50,29 @@ class Programs:
     def prefill_prefix(self) -> jax.stages.Wrapped:
         """(params, tokens_P, length) -> Prefix."""
         prefill = functools.partial(decode.prefill_prefix, self.writer.model)
-        return jax.jit(self._on_mesh(prefill), out_shardings=self._prefix)
+        on_mesh = partitioning.on_mesh(self.mesh, self.rules)  # as splash attention needs it
+        return jax.jit(on_mesh(prefill), out_shardings=self._prefix)
+
+    def prefix(self, params: Params, ids: tuple[int, ...]) -> Prefix | None:
+        """The keys and values of few-shot examples; None for no ids."""
+        if not ids:
+            return None
+        tokens = np.zeros(up_to(len(ids), PREFIX_COLUMNS), np.int32)
+        tokens[: len(ids)] = ids
+        return self.prefill_prefix(params, tokens, np.int32(len(ids)))
 
     @functools.cached_property
-    def empty_slots(self) -> Callable[[int, Shapes], Slots]:
+    def empty_slots(self) -> jax.stages.Wrapped:
         """(slots of a shard, shapes) -> Slots."""
-
-        def make(n_slots: int, shapes: Shapes) -> Slots:
-            sizes = (n_slots * shapes.n_shards, shapes.window, shapes.max_new_tokens)
-            return decode.empty_slots(self.writer.model, *sizes)
-
+        make = functools.partial(decode.empty_slots, self.writer.model)
         return jax.jit(make, static_argnums=(0, 1), out_shardings=self._slots)
 
     @functools.cached_property
     def refill(self) -> jax.stages.Wrapped:
         """(window, params, prefix, slots, chunk) -> (Slots, Finished)."""
+        on_mesh = partitioning.on_mesh(self.mesh, self.rules)  # as splash attention needs it
         return jax.jit(
-            self._on_mesh(functools.partial(decode.refill, self.writer)),
+            on_mesh(functools.partial(decode.refill, self.writer)),
             static_argnums=0,
             donate_argnums=3,
             out_shardings=(self._slots, self._whole),
@@ -91,13 +98,6 @@ class Programs:
         model, n_shards = self.writer.model, shapes.n_shards
         split = partitioning.batch_sharding(self.mesh, self.rules)
 
-        def place(shapes_of: Any, shardings: Any) -> Any:
-            return jax.tree.map(
-                lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
-                shapes_of,
-                shardings,
-            )
-
         def numbers(*shape: int, dtype: Any = jnp.int32, to: Any = split) -> Params:
             return jax.ShapeDtypeStruct(shape, dtype, sharding=to)
 
@@ -105,15 +105,15 @@ class Programs:
         params = jax.tree.map(lambda p: numbers(*p.shape, dtype=model.dtype, to=p.sharding), placed)
         scalar = numbers(to=self._whole)
         prefix_tokens_P = numbers(up_to(prefix_tokens, PREFIX_COLUMNS), to=self._whole)
-        prefix = jax.eval_shape(self.prefill_prefix, params, prefix_tokens_P, scalar)
-        prefix = place(prefix, self._prefix)
-        slots = place(jax.eval_shape(lambda: self.empty_slots(shapes.n_slots, shapes)), self._slots)
+        prefill = self.prefill_prefix.lower(params, prefix_tokens_P, scalar)
+        prefix = prefill.out_info
+        slots = self.empty_slots.lower(shapes.n_slots, shapes).out_info
         tokens = numbers(n_shards, shapes.chunk_tokens)
         each = numbers(n_shards, shapes.chunk_prompts)
         keys = numbers(n_shards, shapes.chunk_prompts, 2, dtype=jnp.uint32)
         chunk = Chunk(tokens, tokens, tokens, each, each, each, keys, each)
         return {
-            "prefix": self.prefill_prefix.lower(params, prefix_tokens_P, scalar),
+            "prefix": prefill,
             "refill": self.refill.lower(shapes.window, params, prefix, slots, chunk),
             "decode": self.decode.lower(params, prefix, slots, scalar, scalar),
         }
@@ -130,15 +130,6 @@ class Programs:
     def written(self) -> Callable[[Slots], Finished]:
         """Slots -> what all of them sampled."""
         return jax.jit(decode.written, out_shardings=self._whole)
-
-    def _on_mesh(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function with the mesh at hand, as splash attention needs it."""
-
-        def run(*args: Any) -> Any:
-            with partitioning.on_mesh(self.mesh, self.rules):
-                return function(*args)
-
-        return run
 
     @property
     def _kv_axis(self) -> tuple[str, ...]:
@@ -165,7 +156,5 @@ class Programs:
         return Slots((layer,) * n_layers, newest, *[rows] * (len(Slots._fields) - 2))
 
 
-@functools.lru_cache(maxsize=16)
-def programs_for(writer: Writer, mesh: Mesh, rules: partitioning.Rules) -> Programs:
-    """The same programs for the same arguments, so that two samplers compile them once."""
-    return Programs(writer, mesh, rules)
+# The same programs for the same arguments, so that two samplers compile them once.
+programs_for = functools.lru_cache(maxsize=16)(Programs)

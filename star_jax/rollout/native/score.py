@@ -8,7 +8,8 @@ rest of the prompt is run once and shared by all continuations of the prompt.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -16,15 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from star_jax.errors import UserError
-from star_jax.models.attention import KeyValues, causal_mask
+from star_jax.models.attention import KeyValues, Store, causal_mask
 from star_jax.models.config import DecoderConfig
 from star_jax.models.decoder import Decoder
 from star_jax.parallel import partitioning
 from star_jax.records import Params, Prompt
 from star_jax.rollout.fitting import fit_prompts
 from star_jax.rollout.native import decode
-from star_jax.rollout.native.slots import Prefix
-from star_jax.rollout.native.weights import DecodingModel
+from star_jax.rollout.native.slots import DecodingModel, Prefix
 
 if TYPE_CHECKING:
     from star_jax.rollout.native.sampler import Sampler
@@ -39,10 +39,9 @@ def score_continuations(
     continuations: Sequence[Sequence[str]],
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> list[list[float] | None]:
-    """The log-probability (nats) of each continuation of each prompt, summed over its tokens.
+    """As `Engine.score`; it is the method `score` of `Sampler`.
 
-    Prompt and continuation are encoded apart and joined, as in sampling and training; EOS is no
-    part of a continuation. A prompt that does not fit the model's context gets None.
+    Prompt and continuation are encoded apart and joined, as in sampling and training.
 
     Args:
       sampler: its model, vocabulary, batch size and mesh; how it picks tokens does not matter.
@@ -50,9 +49,6 @@ def score_continuations(
       prompts: those with the same examples are batched together and pay for them once.
       continuations: of each prompt, in the order of the prompts.
       on_progress: called with the number of prompts that were just finished.
-
-    Raises:
-      UserError: a prompt or a continuation is empty, or no prompt fits the model's context.
     """
     encode = sampler.vocabulary.encode
     encoded = [encode(prompt.text) for prompt in prompts]
@@ -65,8 +61,9 @@ def score_continuations(
     groups = fit_prompts(prompts, encoded, sampler.vocabulary, n_new, sampler.model.context_length)
     scores: list[list[float] | None] = [None] * len(prompts)
     for group in groups:
-        prefix = sampler.prefix(model, group.prefix_ids)
-        for places in _chunks(group.members, sampler.config.batch_size):
+        prefix, size = model.prefix(group.prefix_ids), sampler.config.batch_size
+        for start in range(0, len(group.members), size):
+            places = group.members[start : start + size]
             ids = [encoded[i] for i in places], [endings[i] for i in places]
             for i, row in zip(places, _score_batch(sampler, model, prefix, *ids), strict=True):
                 scores[i] = row
@@ -88,9 +85,8 @@ def _score_batch(
     tokens, lengths = _padded(sampler, prompts)
     key_values = _run_prompts(config, model.params, prefix, tokens, lengths)
     scores = []
-    for j in range(max(map(len, endings))):
-        # A prompt with fewer endings gets an empty one, which is not read.
-        turn = [list(texts[j]) if j < len(texts) else [] for texts in endings]
+    # A prompt with fewer endings gets an empty one, which is not read.
+    for turn in itertools.zip_longest(*endings, fillvalue=()):
         shifted = [[prompt[-1], *ids[:-1]] for prompt, ids in zip(prompts, turn, strict=True)]
         inputs, (targets, counts) = _padded(sampler, shifted)[0], _padded(sampler, turn)
         scores.append(
@@ -118,7 +114,7 @@ def _run_prompts(
         tokens_BL,
         jnp.broadcast_to(columns, tokens_BL.shape) + decode.prefix_length(prefix),
         causal_mask((columns < lengths_B[:, None]).astype(jnp.int32)),
-        context=decode.contexts(config, prefix, None, None),
+        context=decode.contexts(config, prefix),
         read_at_BR=jnp.zeros_like(lengths_B)[:, None],
         return_key_values=True,
     )[1]
@@ -143,13 +139,13 @@ def _log_probabilities(
     columns = jnp.arange(inputs_BT.shape[1])
     counted_BT = columns < counts_B[:, None]
     n_seen_B = lengths_B - 1  # the prompt's last token comes with the continuation
-    seen_BC = jnp.arange(key_values[0].key.shape[2]) < n_seen_B[:, None]
+    seen_B1C = jnp.arange(key_values[0].key.shape[2]) < n_seen_B[:, None, None]
     logits_BTV, _ = Decoder(config).apply(
         {"params": params},
         inputs_BT,
         decode.prefix_length(prefix) + n_seen_B[:, None] + columns,
         causal_mask(counted_BT.astype(jnp.int32)),
-        context=decode.contexts(config, prefix, key_values, seen_BC),
+        context=decode.contexts(config, prefix, [Store(kv, seen_B1C) for kv in key_values]),
     )
     known_V = jnp.arange(logits_BTV.shape[-1]) < n_ids
     log_probs_BTV = jax.nn.log_softmax(jnp.where(known_V, logits_BTV, -jnp.inf))
@@ -159,7 +155,8 @@ def _log_probabilities(
 
 def _padded(sampler: "Sampler", rows: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
     """Ids [B, L] of a whole batch, its last rows dummies of one token, and lengths [B]."""
-    longest = bucket(max(len(ids) for ids in rows))
+    # So that few shapes are compiled: 16, 32, 64, ...
+    longest = max(SMALLEST_BUCKET, 1 << (max(map(len, rows)) - 1).bit_length())
 
     def fill(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         tokens = np.zeros((stop - start, longest), np.int32)
@@ -171,16 +168,3 @@ def _padded(sampler: "Sampler", rows: Sequence[Sequence[int]]) -> tuple[jax.Arra
 
     split = partitioning.batch_sharding(sampler.mesh, sampler.rules)
     return partitioning.in_rows(split, sampler.config.batch_size, fill)
-
-
-def bucket(length: int) -> int:
-    """The smallest of 16, 32, 64, ... that holds `length`, so that few shapes are compiled."""
-    size = SMALLEST_BUCKET
-    while size < length:
-        size *= 2
-    return size
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from star_jax.packing import pack
+from star_jax.rollout.native.logits import SamplerConfig
 from star_jax.rollout.native.slots import EMPTY, Chunk
 
 COLUMNS = 16  # prompts and caches are padded to a multiple of this many columns
@@ -45,16 +46,7 @@ class Shapes:
         return halves
 
 
-def shapes_for(
-    mean: float,
-    longest: int,
-    *,
-    n_shards: int,
-    batch_size: int,
-    max_new_tokens: int,
-    refill_share: float,
-    prefill_tokens: int,
-) -> Shapes:
+def shapes_for(mean: float, longest: int, n_shards: int, config: SamplerConfig) -> Shapes:
     """Sizes that suit prompts of such lengths (tokens).
 
     A chunk is large enough for the longest prompt, and for about as many prompts as enter at
@@ -64,20 +56,17 @@ def shapes_for(
       mean: of the prompts' lengths.
       longest: of them.
       n_shards: parts in which the mesh splits a batch.
-      batch_size: slots of all shards.
-      max_new_tokens: of a completion.
-      refill_share: of the slots, free before new prompts enter.
-      prefill_tokens: of new prompts that run together, about.
+      config: of sampling.
     """
-    n_slots = batch_size // n_shards
-    wave = max(1, round(refill_share * n_slots))
-    window = up_to(longest, COLUMNS)
-    tokens = up_to(max(longest, min(math.ceil(1.05 * wave * mean), prefill_tokens)), COLUMNS)
+    n_slots = config.batch_size // n_shards
+    wave = max(1, round(config.refill_share * n_slots))
+    entering = min(math.ceil(1.05 * wave * mean), config.prefill_tokens)
+    tokens = up_to(max(longest, entering), COLUMNS)
     return Shapes(
         n_shards,
         n_slots,
-        window,
-        max_new_tokens,
+        window=up_to(longest, COLUMNS),
+        max_new_tokens=config.max_new_tokens,
         chunk_tokens=tokens,
         chunk_prompts=min(wave, math.ceil(1.5 * tokens / mean)),
         wave=wave,
@@ -112,10 +101,8 @@ def waves(lengths: Sequence[int], shapes: Shapes, n_slots: int) -> Iterator[list
 
 def most_in_a_shard(wave: Sequence[Sequence[Sequence[int]]]) -> int:
     """Free slots that each shard needs for the whole wave."""
-    n_shards = max(len(chunk) for chunk in wave)
-    return max(
-        sum(len(chunk[shard]) for chunk in wave if shard < len(chunk)) for shard in range(n_shards)
-    )
+    shards = itertools.zip_longest(*wave, fillvalue=())  # each one's bins of all chunks
+    return max(sum(map(len, bins)) for bins in shards)
 
 
 def fill_chunk(

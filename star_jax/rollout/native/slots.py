@@ -1,14 +1,18 @@
 """What decoding carries from program to program: slots, prefixes and chunks of prompts."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
 from star_jax.models.attention import KeyValues
 from star_jax.models.config import DecoderConfig
+from star_jax.records import Params
 from star_jax.rollout.native.logits import SamplingParams
 
 EMPTY = -1  # the prompt of a slot that holds none
+KEPT_PREFIXES = 16  # plain and hinted examples of arithmetic's five digit counts, and some more
 
 
 class Prefix(NamedTuple):
@@ -16,6 +20,18 @@ class Prefix(NamedTuple):
 
     key_values: tuple[KeyValues, ...]
     length: jax.Array  # int32 scalar
+
+
+class DecodingModel:
+    """Weights laid out for decoding, and the few-shot prefixes used last.
+
+    A prefix is computed once for these weights, whatever stages use it: `prefix(ids)`.
+    """
+
+    def __init__(self, params: Params, compute: Callable[[Params, tuple[int, ...]], Prefix | None]):
+        """`params` and `compute` are as `Programs.place` and `Programs.prefix` return them."""
+        self.params = params
+        self.prefix = functools.lru_cache(KEPT_PREFIXES)(functools.partial(compute, params))
 
 
 class Slots(NamedTuple):

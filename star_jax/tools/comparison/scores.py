@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from star_jax.reporting.tables import interval_text, wilson_interval
 from star_jax.run.metrics import NOTHING
 from star_jax.run.progress import aligned
-from star_jax.tools.comparison.answers import AnswerKey, Answers
+from star_jax.tools.comparison.sheets import AnswerKey, Answers
 
 Scores: TypeAlias = dict[str, Any]  # a JSON object
 
@@ -16,7 +16,7 @@ TIE = "tie"
 SHOWN = 10  # missing and invalid entries on the screen; the JSON has all of them
 
 
-def score(answers: Sequence[Answers], key: AnswerKey) -> Scores:
+def score(answers: Mapping[str, Answers], key: AnswerKey) -> Scores:
     """All scores: of each pair of sources, the raters' agreement, each rater, and what is amiss.
 
     `ratings` counts every rating; those of one item depend on each other. `majority` counts each
@@ -24,7 +24,7 @@ def score(answers: Sequence[Answers], key: AnswerKey) -> Scores:
     and `fleiss_kappa` for the numbers.
     """
     chosen: dict[str, list[str]] = {}  # item -> the source that each rater preferred, or a tie
-    for given in answers:
+    for given in answers.values():
         for item, source in _sources(given, key).items():
             chosen.setdefault(item, []).append(source)
     pairs = []
@@ -35,15 +35,16 @@ def score(answers: Sequence[Answers], key: AnswerKey) -> Scores:
             tallies = {"ratings": tally(ratings, two), "majority": tally(majorities, two)}
             pairs.append({"sources": list(two), **tallies})
     by_item = [
-        [a.preferences[item] for a in answers if item in a.preferences] for item in key.sides
+        [given.preferences[item] for given in answers.values() if item in given.preferences]
+        for item in key.sides
     ]
     return {
         "n_items": len(key.sides),
         "pairs": pairs,
         "agreement": fleiss_kappa(by_item),
-        "raters": {a.rater: _rater(a, key) for a in answers},
-        "missing": [line for a in answers for line in a.missing],
-        "invalid": [line for a in answers for line in a.invalid],
+        "raters": {rater: _rater(given, key) for rater, given in answers.items()},
+        "missing": [line for given in answers.values() for line in given.missing],
+        "invalid": [line for given in answers.values() for line in given.invalid],
     }
 
 

@@ -17,10 +17,9 @@ from star_jax.parallel.partitioning import Rules, make_mesh
 from star_jax.parallel.topologies import Topology
 from star_jax.run.progress import log
 from star_jax.tools.precompile import fit as programs
-from star_jax.tools.precompile.compiler import GIB, Devices, Lower, Verdict, tpu_devices, verdict
-from star_jax.tools.precompile.fit import DECODE, REFILL, TRAINING
+from star_jax.tools.precompile.fit import GIB, Devices, Lower, Verdict, tpu_devices, verdict
+from star_jax.tools.precompile.prediction import DECODE, REFILL, TRAINING, Settings
 from star_jax.tools.precompile.roofline import roofline
-from star_jax.tools.precompile.settings import Settings
 
 ACCUMULATIONS = (1, 2, 4, 8)
 MOST_COMPILED = 6  # training steps that are compiled before the search stops
@@ -50,6 +49,7 @@ def search(settings: Settings, topology: Topology, devices: Devices = tpu_device
     if settings.trainer is None:
         raise UserError("--search looks for a mesh to train on; --run_mode=few_shot never trains")
     tried: list[str] = []
+    topology = programs.with_latency(topology, settings.assumed)
     ranked = _fastest_first(settings, topology, list(devices(topology)))
     for candidate, mesh in ranked[:MOST_COMPILED]:
         lower = programs.training_lowering(candidate, mesh)
@@ -119,8 +119,7 @@ def _fastest_first(
     settings: Settings, topology: Topology, devices: Sequence[jax.Device]
 ) -> list[tuple[Settings, Mesh]]:
     """Candidates that can be laid out and whose state fits, by seconds per row."""
-    peaks, ours = programs.peaks_of(topology, settings.assumed), settings.training.batch_size
-    ranked = []
+    ours, ranked = settings.training.batch_size, []
     for candidate in candidates(settings, len(devices)):
         try:
             mesh = make_mesh(candidate.mesh, list(devices))
@@ -129,7 +128,8 @@ def _fastest_first(
             continue
         if candidate.trained_model(mesh).state_bytes < topology.generation.hbm_gib * GIB:
             batch_size = candidate.training.batch_size
-            seconds = roofline(programs.work_of(candidate, mesh)[TRAINING], peaks).seconds
+            work = programs.work_of(candidate, mesh)[TRAINING]
+            seconds = roofline(work, topology.peaks).seconds
             ranked.append(((batch_size != ours, seconds / batch_size), candidate, mesh))
     ranked.sort(key=lambda one: one[0])
     return [(candidate, mesh) for _, candidate, mesh in ranked]
@@ -186,8 +186,7 @@ def _compiled(
     settings: Settings, mesh: Mesh, topology: Topology, program: str, lower: Lower
 ) -> Verdict:
     log(f"{topology.cloud_name}: compiling {program}, {_named(settings)}")
-    work = programs.work_of(settings, mesh)[program]
-    return verdict(program, lower, topology, work, programs.peaks_of(topology, settings.assumed))
+    return verdict(program, lower, topology, programs.work_of(settings, mesh)[program])
 
 
 def _named(settings: Settings) -> str:

@@ -1,69 +1,19 @@
-"""The run mode `precompile`: a table on the screen for each topology, and everything as JSON."""
+"""What the run mode `precompile` found on a topology: a table for the screen, and JSON."""
 
 import dataclasses
-import json
-from collections.abc import Sequence
 
-from star_jax.errors import UserError
-from star_jax.parallel.topologies import find_topologies, larger
-from star_jax.run.paths import check_writable, path_of, write_atomically
-from star_jax.run.progress import aligned, log
-from star_jax.tools.precompile.compiler import GIB, Devices, Verdict, tpu_devices
-from star_jax.tools.precompile.fit import TRAINING, Fit, precompile
+from star_jax.parallel.topologies import larger
+from star_jax.run.progress import aligned
+from star_jax.tools.precompile.fit import GIB, TRAINING, Fit, Verdict
 from star_jax.tools.precompile.prediction import StageTime, assumptions_in_words
-from star_jax.tools.precompile.search import found_json, found_text, search
-from star_jax.tools.precompile.settings import Settings
 
 COLUMNS = ("program", "needs", "has, GiB", "fits", "compiled in", "TFLOP", "GB read+written",
            "GB received", "roofline", "bound by")  # fmt: skip
 
 
-def run(
-    settings: Settings,
-    names: Sequence[str],
-    json_file: str = "",
-    searching: bool = False,
-    devices: Devices = tpu_devices,
-) -> int:
-    """Prints whether a run fits; returns 0 if it fits all topologies and 1 if not.
-
-    Settings that the mesh cannot split raise UserError; with several topologies they are reported
-    and count as not fitting.
-
-    Args:
-      settings: of the run.
-      names: of the topologies.
-      json_file: gets the results as JSON; "" for none.
-      searching: look for a mesh that fits, instead of using the run's own.
-      devices: of a topology.
-    """
-    topologies = find_topologies(names)
-    if json_file:
-        check_writable(path_of(json_file))
-    results = []
-    for topology in topologies:
-        try:
-            if searching:
-                found = search(settings, topology, devices)
-                text, result = found_text(found), found_json(found)
-            else:
-                fit = precompile(settings, topology, devices)
-                text, result = fit_text(fit), fit_json(fit)
-            print(text, end="\n\n", flush=True)
-        except UserError as error:
-            if len(topologies) == 1:
-                raise
-            log(f"{topology.cloud_name} ({topology.name}): {error.message}")
-            result = {"topology": topology.name, "fits": False, "problem": error.message}
-        results.append(result)
-    if json_file:
-        write_atomically(path_of(json_file), (json.dumps(results, indent=1) + "\n").encode())
-    return 0 if all(result["fits"] for result in results) else 1
-
-
 def fit_text(fit: Fit) -> str:
     """A table of the programs, what would help, and the predicted times."""
-    topology, generation = fit.topology, fit.topology.generation
+    topology, generation, peaks = fit.topology, fit.topology.generation, fit.topology.peaks
     mesh = " x ".join(f"{axis}={size}" for axis, size in fit.mesh.items())
     lines = [
         f"{topology.cloud_name} ({topology.name}): {_count(topology.n_chips, 'chip')}, "
@@ -72,9 +22,9 @@ def fit_text(fit: Fit) -> str:
         *aligned([COLUMNS, *map(_row, fit.verdicts)], left=(0, -1)),
         "evaluation: the same programs as sampling (prefix, refill, decode step)",
         "",
-        f"peaks per device in the roofline: {fit.peaks.flops / 1e12:g} TFLOP/s in bfloat16, "
-        f"{fit.peaks.hbm_bytes / 1e9:g} GB/s of memory, "
-        f"{fit.peaks.link_bytes / 1e9:g} GB/s from its neighbours",
+        f"peaks per device in the roofline: {peaks.flops / 1e12:g} TFLOP/s in bfloat16, "
+        f"{peaks.hbm_bytes / 1e9:g} GB/s of memory, "
+        f"{peaks.link_bytes / 1e9:g} GB/s from its neighbours",
         "memory is the compiler's report; FLOPs and traffic are estimates, per device and run of "
         "the program (for decoding: one token per slot)",
     ]
@@ -139,7 +89,7 @@ def fit_json(fit: Fit) -> dict[str, object]:
         "devices": fit.topology.n_devices,
         "mesh": dict(fit.mesh),
         "fits": fit.fits,
-        "peaks": dataclasses.asdict(fit.peaks),
+        "peaks": dataclasses.asdict(fit.topology.peaks),
         "programs": [
             {
                 **dataclasses.asdict(verdict),
