@@ -34,8 +34,9 @@ from star_launch.fetch.table import TABLE
 from star_launch.tpu_vm import command as tpu_vm
 from star_launch.tpu_vm import create, gcloud, pack, results, run, up
 from star_launch.tpu_vm.tpu import Tpu
-from star_launch.tpu_vm.worker import environment, supervise, tpu_worker
+from star_launch.tpu_vm.worker import environment, self_delete, supervise, tpu_worker
 from tests import fake_gcloud
+from tests.fake_google import FakeGoogle
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -130,6 +131,7 @@ class Cloud:
         monkeypatch.setenv("FAKE_GCLOUD_DIR", str(self.folder))
         monkeypatch.setattr(run, "ROOT", self.checkout)
         monkeypatch.setattr(run, "RECORDS", folder / "records")
+        self.google = FakeGoogle(self.folder)
         self.scenario()
         self.program("write(1)\nreport()\n")
 
@@ -146,7 +148,8 @@ class Cloud:
 
     def run(self, command, *options, arguments=(), poll="0.02"):
         """Runs tpu_vm.py and returns its exit code."""
-        tail = ["--", *arguments] if arguments else []
+        checked = ["--checked"] if command in ("up", "run") else []  # no star_jax in the checkout
+        tail = [*checked, *(["--", *arguments] if arguments else [])]
         argv = [command, "star", *PLACE, f"--poll_seconds={poll}", *options, *tail]
         code = tpu_vm.main(argv)
         self.out, self.err = self.capfd.readouterr()
@@ -209,9 +212,12 @@ class Cloud:
         return self.out
 
     def close(self):
-        for path in self.folder.glob("nodes/*/*/star_jax/run/pid"):
-            with contextlib.suppress(OSError):
-                os.killpg(int(path.read_text()), signal.SIGKILL)
+        for name in ("star_jax/run/pid", "state/pid"):
+            for path in self.folder.glob(f"nodes/*/*/{name}"):
+                with contextlib.suppress(OSError):
+                    os.killpg(int(path.read_text()), signal.SIGKILL)
+        self.google.shutdown()
+        self.google.server_close()
 
 
 def verb_of(call):
@@ -223,6 +229,14 @@ def verb_of(call):
         command = next(word for word in call if word.startswith("--command=")).split()
         return command[2] if command[1] == "tpu_worker.py" else command[0].partition("=")[2]
     return words[3] if words[2] == "tpu-vm" else f"{words[2]} {words[3]}"
+
+
+def commands_of(printed):
+    """Returns the arguments of each gcloud command that a dry run printed for a shell."""
+    lines = printed.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert all(words[0] == "gcloud" for words in commands if words)
+    return [words[1:] for words in commands if words]
 
 
 def once_each(verbs):
@@ -249,8 +263,8 @@ def cloud(tmp_path, monkeypatch, capfd):
 def test_up_does_it_all(cloud):
     words = cloud.up("--data=gptj", "--delete_at_end", arguments=(BUCKET, ODD, "--x"))
     assert once_each(cloud.verbs()) == [
-        *["describe", "create", "describe", "report", "storage cat"],
-        *["scp", "setup", "report", "start"],
+        *["describe", "storage cat", "create", "describe", "report", "storage cat"],
+        *["scp", "setup", "report", "scp", "start"],
         *["describe", "report", "storage cat"],
         *["describe", "storage cp"],
         *["queued-resources describe", "describe", "delete"],
@@ -271,7 +285,7 @@ def test_a_dry_run_prints_what_up_really_does(cloud, monkeypatch):
     real = cloud.calls()
     monkeypatch.setattr(run, "RECORDS", cloud.folder / "other_records")
     cloud.up("--spot", "--delete_at_end", "--dry_run", arguments=arguments)
-    printed = [shlex.split(line)[1:] for line in cloud.out.splitlines()]
+    printed = commands_of(cloud.out)
     assert cloud.calls() == [] and cloud.err == ""
     assert once_each(map(verb_of, printed)) == once_each(map(verb_of, real))
     for verb in ("create", "setup", "start", "delete"):
@@ -393,7 +407,7 @@ def test_a_worker_that_fails_ends_the_run_of_all(cloud):
     cloud.program("if worker == 1:\n  print('ValueError: broken')\n  sys.exit(1)\nhang()\n")
     line = cloud.up("--accelerator_type=v3-32", check=False)
     assert "worker 1: ended with exit code 1" in line and "ValueError: broken" in line
-    assert "logs --worker=1" in line
+    assert "logs star --worker=1`" in line
     assert cloud.err.count("checking whether the TPU VM was preempted") == up.PATIENCE - 1
     assert cloud.verbs()[-1] == "stop"
     assert "worker 0: was stopped" in cloud.until_over()
@@ -471,8 +485,11 @@ def test_each_generation_gets_its_image(cloud, options, flags):
     cloud.does("create", *options)
     (call,) = [call for call in cloud.calls() if verb_of(call).endswith("create")]
     name = options[0].partition("=")[2].replace("v5e", "v5litepod")
-    own = {word for word in call if word.startswith("--")} - {*PLACE, "--quiet"}
-    assert own == {*flags, f"--accelerator-type={name}"}
+    own = {word for word in call if word.startswith("--") and "metadata" not in word}
+    assert own - {*PLACE, "--quiet"} == {*flags, f"--accelerator-type={name}"}
+    settings = "star-jax-max-hours=24,star-jax-node=projects/my-project/locations/us-central1-a"
+    assert f"--metadata={settings}/nodes/star" in call
+    assert f"--metadata-from-file=startup-script={self_delete.__file__}" in call
 
 
 @pytest.mark.parametrize(
@@ -660,7 +677,7 @@ def test_logs_show_the_end_of_a_workers_log(cloud):
     assert cloud.out == "line of worker 1\n"
     assert "--command=tail -n 1 star_jax/run/log.txt" in cloud.calls()[-1]
     cloud.run("logs", "--follow", "--dry_run")
-    assert "'--command=tail -n 50 -F star_jax/run/log.txt'" in cloud.out
+    assert "--command='tail -n 50 -F star_jax/run/log.txt'" in cloud.out
 
 
 def test_goodput_is_finished_iterations_over_all_time(cloud):
@@ -859,7 +876,7 @@ def test_the_worker_script_runs_alone_on_a_bare_python(tmp_path):
         cwd=tmp_path, env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     answer = json.loads(done.stdout)
-    assert answer.pop("worker") and answer == {"state": "none", "digest": ""}
+    assert answer.pop("worker") and answer == {"state": "none", "digest": "", "ends_at": None}
 
 
 # What it has in common with star_jax, which it cannot import
@@ -972,10 +989,10 @@ def test_each_tpu_vm_command_of_the_readme_has_a_dry_run(cloud, monkeypatch, lin
     for word in export.split()[1:]:
         monkeypatch.setenv(*word.split("="))
     assert tpu_vm.main([argv[0], argv[1], "--dry_run", *argv[2:]]) == 0
-    printed = cloud.capfd.readouterr().out.splitlines()
-    assert printed and all(line.startswith("gcloud ") for line in printed)
-    for line in printed:
-        fake_gcloud.parse(shlex.split(line)[1:])  # ends the program at a flag gcloud has not
+    printed = commands_of(cloud.capfd.readouterr().out)
+    assert printed
+    for words in printed:
+        fake_gcloud.parse(words)  # ends the program at a flag gcloud has not
 
 
 def test_the_readmes_gcloud_commands_are_known_ones():

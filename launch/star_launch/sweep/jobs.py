@@ -43,7 +43,7 @@ def tpu_jobs(
     jobs = []
     for i, run in enumerate(runs):
         number = run.name.partition("_")[0] if run.is_point else f"before-{i}"
-        own = [*options, "--delete_at_end", f"--to={directory / run.name}"]
+        own = [*options, "--checked", "--delete_at_end", f"--to={directory / run.name}"]
         arguments = ("up", tpu_name(directory.name, number), *own, "--", *run.arguments())
         tpu_vm.parse(arguments)
         jobs.append(_job(run, configs, (*TPU_VM, *arguments)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import star_jax
 from star_jax.errors import UserError
 from star_jax.tools.sweep import expand
-from star_launch import ROOT, command_line
+from star_launch import ROOT, check, command_line
 from star_launch.sweep import PROG, SWEEPS, configurations, jobs, machine
 from star_launch.sweep.logs import last_accuracy
 from star_launch.sweep.runner import (
@@ -46,7 +46,11 @@ def run_sweep(
     default = SWEEPS / Path(options.file).stem
     directory = Path(options.output_dir or sweep.output_dir or default)
     runs = expand(sweep, options.tpu or str(directory))
-    configs = configurations.checked_configurations(runs)
+    try:
+        commands = {run.name: run.arguments() for run in runs}
+        configs = check.checked_configurations(commands, on_worker=bool(options.tpu))
+    except check.CheckError as error:
+        raise UserError(str(error)) from error
     if options.tpu:
         wanted = jobs.tpu_jobs(runs, configs, directory, tpu_options)
     else:

@@ -1,12 +1,17 @@
-"""--dry_run: prints the gcloud commands instead of running them."""
+"""--dry_run: prints the gcloud commands, step by step and ready for a shell, and runs none."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import textwrap
+from collections.abc import Sequence
 
 from star_launch.tpu_vm.gcloud import Gcloud, GcloudError
 from star_launch.tpu_vm.worker import tpu_worker
+
+WIDTH = 100  # columns
 
 
 class DryRun(Gcloud):
@@ -14,9 +19,18 @@ class DryRun(Gcloud):
 
     is_dry_run = True
 
-    def __init__(self, exists: bool):
-        """`exists` is whether there is a TPU VM before the first command."""
+    def __init__(self, exists: bool, rate: str):
+        """`exists` is whether there is a TPU VM before the first command, `rate` what it costs."""
         self._exists, self._queued, self._state = exists, False, tpu_worker.NONE
+        self._steps, self._rate = 0, rate
+
+    def step(self, title: str, *lines: str) -> None:
+        """Prints a heading and what is to be known about the step, as comments."""
+        self._steps += 1
+        cost = f" ({self._rate})" if self._rate and self._exists else ""
+        print(f"\n# {self._steps}. {title}{cost}")
+        for line in lines:
+            print(comment(line))
 
     def call(self, *arguments: str, what: str = "") -> str:
         """Prints the command and returns what gcloud would."""
@@ -34,7 +48,7 @@ class DryRun(Gcloud):
 
     def stream(self, *arguments: str) -> None:
         """Prints the command."""
-        print(shlex.join(["gcloud", *arguments, "--quiet"]), flush=True)
+        print(wrapped(["gcloud", *arguments, "--quiet"]), flush=True)
 
     def _describe(self, group: str) -> str:
         if not (self._queued if group == "queued-resources" else self._exists):
@@ -48,3 +62,29 @@ class DryRun(Gcloud):
             self._state = tpu_worker.EXITED
         answer = {"worker": "w-0", "state": self._state, "exit_code": 0, "digest": "x"}
         return json.dumps(answer) + "\n"
+
+
+def comment(line: str) -> str:
+    """Returns a line as a comment of the shell; prose is wrapped, lines that begin with blanks not."""
+    if line.startswith(" "):
+        return f"#    {line}"
+    return textwrap.fill(line, WIDTH, initial_indent="#    ", subsequent_indent="#    ")
+
+
+def wrapped(words: Sequence[str]) -> str:
+    """Returns a command for a shell in lines of WIDTH where its words allow that."""
+    lines = [words[0]]
+    for word in map(quoted, words[1:]):
+        if len(lines[-1]) + 1 + len(word) + len(" \\") <= WIDTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines)
+
+
+def quoted(word: str) -> str:
+    """Quotes what needs it: --command='tail -n 50', not '--command=tail -n 50'."""
+    flag, equals, value = word.partition("=")
+    if equals and re.fullmatch(r"--[a-z-]+", flag):
+        return f"{flag}={shlex.quote(value)}"
+    return shlex.quote(word)
