@@ -98,8 +98,8 @@ class Cloud:
             path.write_text(script)
             path.chmod(0o755)
             subprocess.run(
-                [path], env=worker_environment(self, worker), timeout=20, check=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                [path], env=worker_environment(self, worker), timeout=60, check=True,
+                stdin=subprocess.DEVNULL, capture_output=True,
             )  # fmt: skip
             path.unlink()
 

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from star_jax.cli import gin_sources
-from star_jax.cli.command_line import parse_command_line
+from star_jax.cli.command_line import help_text, parse_command_line
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.modes import MODES
@@ -30,9 +30,11 @@ from star_jax.parallel.topologies import TOPOLOGIES
 from star_jax.records import to_json
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import RunDir
+from star_launch import check
 from star_launch.fetch.table import TABLE
+from star_launch.sweep import configurations
 from star_launch.tpu_vm import command as tpu_vm
-from star_launch.tpu_vm import create, gcloud, pack, results, run, up
+from star_launch.tpu_vm import create, gcloud, pack, prices, results, run, up
 from star_launch.tpu_vm.tpu import Tpu
 from star_launch.tpu_vm.worker import environment, self_delete, supervise, tpu_worker
 from tests import fake_gcloud
@@ -739,6 +741,299 @@ def test_a_run_that_was_killed_leaves_its_signal_as_exit_code(cloud):
 def test_commands_for_a_tpu_that_is_not_there_say_so(cloud, command):
     arguments = (BUCKET,) if command == "run" else ()
     assert "there is no such TPU VM; create it first" in cloud.fails(command, arguments=arguments)
+
+
+# What ends the cost
+
+
+WATCHER = """\
+import sys
+from pathlib import Path
+from star_launch.tpu_vm import command, run, up
+run.ROOT, run.RECORDS, up.GRACE_SECONDS = Path(sys.argv[1]), Path(sys.argv[2]), 0.3
+sys.exit(command.main(sys.argv[3:]))
+"""
+WAITS = "while not (fake / 'go').exists(): time.sleep(0.02)\n"
+
+
+def until_deleted(cloud):
+    cloud.until(lambda: cloud.google.deleted)
+    assert set(cloud.google.deleted) == {NODE_PATH}
+
+
+NODE_PATH = "/tpu/v2/projects/my-project/locations/us-central1-a/nodes/star"
+
+
+def killed_watcher(cloud, *options):
+    """Kills an `up` with its whole group once the run is active, and lets the run go on."""
+    folders = [str(cloud.checkout), str(cloud.folder.parent / "records")]
+    argv = ["up", "star", *PLACE, "--accelerator_type=v3-8", "--checked", "--poll_seconds=0.02"]
+    command = [*argv, f"--to={cloud.results}", *options, "--", "--run_mode=star", BUCKET]
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", WATCHER, *folders, *command],
+        cwd=LAUNCH, stderr=subprocess.PIPE, start_new_session=True, text=True,
+    )  # fmt: skip
+    cloud.until(cloud.runs)
+    os.killpg(watcher.pid, signal.SIGKILL)
+    watcher.communicate()
+    (cloud.folder / "go").touch()
+
+
+def test_a_failed_run_is_deleted_although_its_watcher_was_killed(cloud):
+    cloud.program(WAITS + "print('ValueError: broken')\nsys.exit(1)\n")
+    killed_watcher(cloud, "--delete_at_end")
+    until_deleted(cloud)
+    saved = cloud.folder / "bucket/bucket/star.tpu_vm"
+    assert "ValueError: broken" in (saved / "worker_0.log").read_text()
+    assert cloud.run("status") == 0
+    assert cloud.out.startswith("star: there is no TPU VM\nworker 0: ended with exit code 1")
+    cloud.program("write(7)\n")
+    assert "iteration 7" in cloud.up()  # tries again, on another TPU VM
+    assert [run["made"] for run in cloud.runs()] == [1, 2]
+
+
+def test_a_finished_run_is_deleted_and_its_results_are_fetched_later(cloud):
+    cloud.program(WAITS + "write(1)\nreport()\n")
+    killed_watcher(cloud, "--delete_at_end")
+    until_deleted(cloud)
+    cloud.calls()
+    assert "the run has ended, and the TPU VM deleted itself" in cloud.up()
+    assert "create" not in cloud.verbs() and len(cloud.runs()) == 1
+    assert (cloud.results / "report/report.md").read_text() == "the table"
+
+
+def test_without_delete_at_end_a_finished_run_leaves_its_tpu_vm(cloud):
+    cloud.program(WAITS + "write(1)\n")
+    killed_watcher(cloud)
+    cloud.until_over()
+    time.sleep(0.6)
+    assert cloud.google.deleted == []
+
+
+def test_a_tpu_vm_deletes_itself_after_its_hours(cloud):
+    cloud.does("create", "--accelerator_type=v3-8", "--max_hours=0.0003")
+    until_deleted(cloud)
+    assert cloud.run("status") == 0 and cloud.out == "star: there is no TPU VM\n"
+
+
+def test_up_ends_when_the_hours_of_its_tpu_vm_are_over(cloud):
+    cloud.program("hang()\n")
+    line = cloud.up("--max_hours=0.002", check=False)
+    assert "the TPU VM deleted itself after 0.002 h (--max_hours), before the run ended" in line
+    assert "the same command resumes" in line and cloud.verbs().count("create") == 1
+
+
+def test_a_reboot_does_not_begin_the_hours_again(cloud):
+    cloud.does("create", "--accelerator_type=v3-8")
+    cloud.until((cloud.home() / "state/ends_at").exists)
+    ends_at = (cloud.home() / "state/ends_at").read_text()
+    assert 23.9 < (float(ends_at) - time.time()) / 3600 <= 24
+    (cloud.folder / "reboot").touch()
+    cloud.does("setup")
+    assert (cloud.home() / "state/ends_at").read_text() == ends_at
+    cloud.run("status")
+    assert "the TPU VM deletes itself in 23 h 59 min" in cloud.out
+
+
+def test_a_deletion_that_fails_is_tried_again(cloud, monkeypatch, capsys):
+    cloud.does("create", "--accelerator_type=v3-8")
+    url = (cloud.folder / "apis").read_text()
+    monkeypatch.setattr(self_delete, "METADATA", url)
+    monkeypatch.setattr(self_delete, "API", url + "/{}")
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+
+    clock = types.SimpleNamespace(sleep=sleep, ctime=time.ctime)
+    monkeypatch.setattr(self_delete, "time", clock)
+    cloud.google.refused = 2
+    with pytest.raises(KeyboardInterrupt):
+        self_delete.delete_this_vm("why")
+    assert cloud.google.deleted == [NODE_PATH] * 3 and waits == [60] * 3
+    assert cloud.capfd.readouterr().out.count("503") == 2
+
+
+def test_a_failed_run_that_is_watched_is_deleted_and_its_log_kept(cloud):
+    cloud.program("print('ValueError: broken')\nsys.exit(2)\n")
+    line = cloud.up("--delete_at_end", check=False)
+    assert "ended with exit code 2" in line and "the TPU VM is deleted" in line
+    assert "ValueError: broken" in (cloud.results / "log.txt").read_text()
+    assert cloud.verbs()[-1] == "delete"
+
+
+def test_a_run_that_was_stopped_keeps_its_tpu_vm(cloud, monkeypatch):
+    monkeypatch.setattr(up, "GRACE_SECONDS", 0.1)
+    cloud.program("hang()\n")
+    cloud.make()
+    cloud.does("run", "--delete_at_end", arguments=(BUCKET,))
+    cloud.does("stop")
+    time.sleep(0.6)
+    assert cloud.google.deleted == []
+
+
+def test_another_run_before_the_deletion_keeps_its_tpu_vm(cloud, monkeypatch):
+    monkeypatch.setattr(up, "GRACE_SECONDS", 5)
+    cloud.make()
+    cloud.does("run", "--delete_at_end", arguments=(BUCKET,))
+    cloud.until_over()
+    cloud.program("hang()\n")
+    cloud.does("run", arguments=(BUCKET, "--other"))
+    time.sleep(6)
+    assert cloud.google.deleted == []
+    assert cloud.run("status") == 0 and "worker 0: running" in cloud.out
+
+
+def test_an_account_that_may_not_delete_is_found_before_the_run(cloud):
+    cloud.google.may_delete = False
+    line = cloud.up("--delete_at_end", check=False)
+    assert "may not delete this TPU VM" in line and "--role=roles/tpu.admin" in line
+    assert "the TPU VM is deleted" in line  # by this machine, whose account may
+    assert cloud.runs() == [] and cloud.verbs()[-1] == "delete"
+
+
+def test_results_on_a_disk_that_is_deleted_are_refused(cloud):
+    arguments = ("--gin.MODEL_DIR='runs/x'",)
+    line = cloud.up("--delete_at_end", arguments=arguments, check=False)
+    assert "deletes itself after the run, and its disk" in line and "gs://BUCKET/NAME" in line
+    assert cloud.calls() == []
+
+
+def test_a_smoke_run_says_what_it_costs_first_and_deletes_its_tpu_vm(cloud):
+    words = cloud.does("up", "--smoke", f"--to={cloud.results}")
+    price = "v5litepod-1: about 1.20 dollars per hour while it exists, 1.20 dollars in 1 h"
+    assert words.index(price) < words.index("creating a v5litepod-1")
+    (call,) = [call for call in cloud.calls() if "create" in call]
+    assert "--accelerator-type=v5litepod-1" in call
+    assert any("star-jax-max-hours=1," in word for word in call)
+    assert words.splitlines()[-1].endswith("the TPU VM is deleted")
+    assert [run["arguments"] for run in cloud.runs()] == [list(tpu_vm.SMOKE_ARGUMENTS)]
+
+
+def test_the_smoke_runs_arguments_are_star_jaxs():
+    command, sources = configurations.read_run("", tpu_vm.SMOKE_ARGUMENTS)
+    assert command.run_mode == "pretrain" and sources.bindings
+
+
+def test_both_ends_have_the_same_file_of_the_end():
+    assert tpu_worker.ENDS_AT == self_delete.STATE / "ends_at"
+
+
+# What is checked before anything costs money
+
+
+OWN_FLAGS = [
+    "--dry_run",
+    "--max_hours=1",
+    "--delete_at_end",
+    "--spot",
+    "--zone=us-central1-a",
+    "-h",
+]
+
+
+@pytest.mark.parametrize("flag", OWN_FLAGS)
+def test_a_flag_of_tpu_vm_after_the_dashes_is_refused(cloud, flag):
+    with pytest.raises(SystemExit) as ended:
+        cloud.up("--delete_at_end", arguments=("--run_mode=star", BUCKET, flag))
+    name = flag.partition("=")[0]
+    line = f"tpu_vm.py: error: {name} is an option of tpu_vm.py; move it before the lone --"
+    assert ended.value.code == 2 and line in cloud.capfd.readouterr().err
+    assert cloud.calls() == []
+
+
+def test_no_flag_of_star_jax_is_one_of_tpu_vm():
+    own = {flag for action in tpu_vm.make_parser()._actions for flag in action.option_strings}
+    theirs = set(re.findall(r"--[a-z_]+", help_text()))
+    assert {"--run_mode", "--gin_file", "--topology"} <= theirs
+    assert theirs & own == {"--help"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--run_mode=sart", "--gin_file=runs/own_questions.gin"], "did you mean 'star'"),
+        (["--run_mode=star", "--gin_file=paper/nothing.gin"], "paper/nothing.gin"),
+        (["--run_mode=star", "--gin_flie=x.gin"], "--gin_flie"),
+        (["--run_mode=star"], "must be"),
+        (
+            ["--run_mode=star", "--gin_file=runs/own_questions.gin", "--gin.StarConfig.sede=1"],
+            "did you mean 'seed'",
+        ),
+    ],
+)
+def test_a_mistake_in_star_jaxs_arguments_is_found_before_create(cloud, arguments, reason):
+    words = ["up", "star", *PLACE, "--accelerator_type=v3-8", "--", *arguments, BUCKET]
+    assert tpu_vm.main(words) == 1
+    *_, line = cloud.capfd.readouterr().err.splitlines()
+    assert line.startswith("tpu_vm.py: error: ") and reason in line
+    assert cloud.calls() == []
+
+
+def test_gin_files_are_looked_for_where_the_worker_has_them(monkeypatch, tmp_path):
+    (tmp_path / "mine.gin").write_text("include 'runs/own_questions.gin'\n")
+    monkeypatch.chdir(tmp_path)
+    commands = {"": ["--run_mode=star", "--gin_file=mine.gin"]}
+    with pytest.raises(check.CheckError, match=r"mine\.gin"):
+        check.checked_configurations(commands, on_worker=True)
+    found = ["--run_mode=pretrain", "--gin_file=code/gin_configs/runs/own_questions.gin"]
+    (text,) = check.checked_configurations({"": found}, on_worker=True).values()
+    assert "JsonlTask.held_out" in text
+
+
+def test_without_star_jaxs_packages_the_check_says_how_to_get_them(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\necho \"ModuleNotFoundError: No module named 'gin'\" >&2\nexit 1\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(check, "_python", lambda: str(python))
+    with pytest.raises(check.CheckError) as raised:
+        check.checked_configurations({"": []})
+    assert "No module named 'gin'" in str(raised.value)
+    assert "make .venv with bash -c '. launch/install.sh; ensure_venv" in str(raised.value)
+
+
+# A dry run that a person can read and paste
+
+
+def test_a_dry_run_has_a_heading_a_step_with_its_price_and_what_ends_it(cloud):
+    cloud.up("--delete_at_end", "--dry_run", "--data=gptj", arguments=("--run_mode=star", BUCKET))
+    headings = re.findall(r"^# \d\. (.*)$", cloud.out, re.MULTILINE)
+    rate = " (about 8.00 dollars per hour)"
+    assert headings == [
+        "Create the TPU VM, if there is none",
+        f"Send the code and set up every worker{rate}",
+        f"Start star_jax on every worker{rate}",
+        f"Watch the run to its end{rate}",
+        f"Copy the results into {cloud.results}{rate}",
+        f"Delete the TPU VM{rate}",
+    ]
+    prose = re.sub(r"\n#    (?=\S)", " ", cloud.out)
+    assert "about 8.00 dollars per hour while it exists, 192.00 dollars in 24 h" in prose
+    assert f"{prices.READ}, not verified for your zone and day: {prices.PRICE_LIST}" in prose
+    assert "24 h after it started (--max_hours)" in prose and "`stop` does not" in prose
+    assert f"\n#        {BUCKET}\n" in cloud.out
+    long = [line for line in cloud.out.splitlines() if len(line) > 100 and line.count(" ") > 6]
+    assert all("tpu_worker.py setup" in line for line in long)
+
+
+def test_the_commands_of_a_dry_run_can_be_pasted(cloud):
+    cloud.up("--delete_at_end", "--dry_run", arguments=("--run_mode=star", BUCKET, ODD))
+    subprocess.run(["bash"], input=cloud.out, text=True, capture_output=True)
+    cloud.until(cloud.runs)
+    assert cloud.runs() == [{"worker": 0, "made": 1, "arguments": ["--run_mode=star", BUCKET, ODD]}]
+    assert cloud.run("status") == 0 and "there is no TPU VM" in cloud.out
+
+
+def test_prices_are_by_chip():
+    cost = {name: prices.per_hour(create.full_type(name)) for name in
+            ("v2-8", "v3-8", "v4-8", "v5e-1", "v5e-16", "v5p-8", "v6e-8")}  # fmt: skip
+    expected = [4.5, 8.0, 12.88, 1.2, 19.2, 16.8, 21.6]
+    assert list(cost.values()) == pytest.approx(expected)
+    assert create.RUNTIME_VERSIONS.keys() == prices.PER_CHIP.keys()
 
 
 # The command line

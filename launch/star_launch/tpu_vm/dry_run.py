@@ -65,7 +65,7 @@ class DryRun(Gcloud):
 
 
 def comment(line: str) -> str:
-    """Returns a line as a comment of the shell; prose is wrapped, lines that begin with blanks not."""
+    """Returns a line as a comment of the shell, wrapped unless it is indented."""
     if line.startswith(" "):
         return f"#    {line}"
     return textwrap.fill(line, WIDTH, initial_indent="#    ", subsequent_indent="#    ")

@@ -2,7 +2,7 @@
 
 Dollars per chip and hour, on demand, in us-central1 (v4: us-central2), as SkyPilot's catalog of
 Google's price API had them on 2026-11-28 (github.com/skypilot-org/skypilot-catalog, commit 006059e,
-catalogs/v8/gcp/vms.csv). Other regions cost up to 40 % more, spot TPUs less. Prices change:
+catalogs/v8/gcp/vms.csv). Other regions cost up to 45 % more, spot TPUs less. Prices change:
 PRICE_LIST has the current ones.
 """
 
@@ -38,6 +38,6 @@ def cost_line(accelerator_type: str, spot: bool, max_hours: float) -> str:
     most = per_hour(accelerator_type) * max_hours
     return (
         f"{accelerator_type}: {rate(accelerator_type)}{' or less (spot)' if spot else ''} while it "
-        f"exists, {most:.2f} dollars in {max_hours:g} h; US on-demand prices of {READ}, not verified "
-        f"for your zone and day: {PRICE_LIST}"
+        f"exists, {most:.2f} dollars in {max_hours:g} h; US on-demand prices of {READ}, not "
+        f"verified for your zone and day: {PRICE_LIST}"
     )

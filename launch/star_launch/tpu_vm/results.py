@@ -59,7 +59,7 @@ def fetch_one(tpu: Tpu, path: str, folder: Path) -> bool:
 
 
 def fetch_log(tpu: Tpu, folder: Path, worker: int) -> str:
-    """Copies a worker's log before its TPU VM is deleted; returns its file, or why there is none."""
+    """Copies a worker's log into a folder here; returns its file, or why there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         tpu.bring(tpu_worker.LOG_FILE, f"{folder}/", worker)

@@ -131,7 +131,7 @@ def setup(tpu: Tpu, node: Node, data: Sequence[str]) -> None:
 
 
 def local_file(name: str, content: bytes) -> Path:
-    """Writes a file that is sent to the workers; a dry run too, so that its commands can be used."""
+    """Writes a file for the workers; a dry run also does, so that its commands can be used."""
     RECORDS.mkdir(parents=True, exist_ok=True)
     write_whole(RECORDS / name, content)
     return RECORDS / name
@@ -153,9 +153,7 @@ def start(tpu: Tpu, node: Node, arguments: Sequence[str], delete_after: float | 
     about = [f"{file} has star_jax's arguments, one per line:", *(f"    {a}" for a in arguments)]
     if delete_after is not None:
         wait = human_time(delete_after)
-        about.append(
-            f"{wait} after the end of the run, also a failed one, the TPU VM deletes itself."
-        )
+        about.append(f"{wait} after its end, also after a failure, the TPU VM deletes itself.")
     tpu.gcloud.step("Start star_jax on every worker", *about)
     answers = tpu.ask(node, "report")
     if len({answer["digest"] for answer in answers}) > 1 or not answers[0]["digest"]:

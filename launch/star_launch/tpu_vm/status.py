@@ -112,6 +112,13 @@ def worker_line(answer: dict) -> str:
     return f"{label(answer)}: {words}, attempt {answer['attempts']}: {answer['last_line']}"
 
 
+def end_line(ends_at: float | None) -> str:
+    """Returns when the TPU VM deletes itself (seconds since 1970), in one line."""
+    if ends_at is None:
+        return "the TPU VM does not delete itself; it costs money until `tpu_vm.py delete`"
+    return f"the TPU VM deletes itself in {human_time(max(0.0, ends_at - time.time()))}"
+
+
 def status(tpu: Tpu, model_dir: str) -> str:
     """Returns the state of the TPU VM and its run, as lines."""
     node, request = tpu.node(), None
@@ -126,9 +133,7 @@ def status(tpu: Tpu, model_dir: str) -> str:
         return "\n".join([*lines, f"workers: {error}"])
     lines += [worker_line(answer) for answer in state.answers]
     if node is not None and state.answers:
-        ends_at = state.answers[0].get("ends_at")
-        left = human_time(max(0.0, ends_at - time.time())) if ends_at else ""
-        lines.append(f"deletes itself in {left}" if left else "does NOT delete itself")
+        lines.append(end_line(state.answers[0].get("ends_at")))
     if state.model_dir:
         lines.append(f"{state.model_dir}: {state.line()}")
     return "\n".join(lines)

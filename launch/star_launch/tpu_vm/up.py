@@ -14,7 +14,7 @@ from pathlib import Path
 from star_launch.text import human_time
 from star_launch.tpu_vm import create, results, run
 from star_launch.tpu_vm.gcloud import GcloudError, LaunchError, RunFailed
-from star_launch.tpu_vm.status import RunState, run_state, saved_answers, worker_line
+from star_launch.tpu_vm.status import RunState, end_line, run_state, saved_answers, worker_line
 from star_launch.tpu_vm.tpu import Node, Tpu, index_of
 from star_launch.tpu_vm.worker import supervise, tpu_worker
 
@@ -32,6 +32,7 @@ WORKER = "worker"  # such as a package index that is down
 class Progress:
     """What earlier rounds of this `up` found."""
 
+    exists: bool = False  # whether there is, or was, a TPU VM
     seen_alive: bool = False  # a run that is over now ended during this `up`
     troubles: int = 0  # rounds in a row without an answer from the workers
     answered: bool = False  # whether the workers of this TPU VM ever answered
@@ -86,6 +87,10 @@ def up(tpu: Tpu, plan: Plan) -> None:
                 time.sleep(wanted.poll_seconds)
     except RunFailed as error:
         raise LaunchError(f"{error}; {after_failure(tpu, plan, error)}") from error
+    except LaunchError:
+        if progress.exists:
+            tpu.say("the TPU VM still exists and costs money; see `status` and `delete`")
+        raise
     results.fetch(tpu, tpu.node(), plan.folder, plan.model_dir)
     if plan.delete_at_end:
         create.delete(tpu, plan.wanted.poll_seconds)
@@ -121,6 +126,7 @@ def one_round(tpu: Tpu, plan: Plan, progress: Progress) -> bool:
         if node is None and ended_before(tpu, plan, progress):
             return True
         node = create.ensure_ready(tpu, plan.wanted, node, why_not_again(plan, progress))
+        progress.exists = True
         finished = advance(tpu, node, plan, progress)
         progress.troubles, progress.setbacks, progress.answered = 0, 0, True
         return finished
@@ -160,8 +166,8 @@ def ended_before(tpu: Tpu, plan: Plan, progress: Progress) -> bool:
         raise LaunchError(f"{tpu.name}: {words}; the TPU VM deleted itself; its log: {log}")
     if progress.ends_at is not None and time.time() > progress.ends_at - CLOCK_SECONDS:
         raise LaunchError(
-            f"{tpu.name}: the TPU VM deleted itself after {plan.wanted.max_hours:g} h (--max_hours) "
-            "before the run ended; the same command resumes on another one"
+            f"{tpu.name}: the TPU VM deleted itself after {plan.wanted.max_hours:g} h "
+            "(--max_hours), before the run ended; the same command resumes on another one"
         )
     return False
 
@@ -200,8 +206,10 @@ def advance(tpu: Tpu, node: Node, plan: Plan, progress: Progress) -> bool:
       LaunchError: the run failed, was stopped, or cannot be resumed.
     """
     state = run_state(tpu, node, plan.model_dir)
-    if state.answers:
-        progress.ends_at = state.answers[0].get("ends_at")
+    ends_at = state.answers[0].get("ends_at") if state.answers else None
+    if ends_at != progress.ends_at:
+        progress.ends_at = ends_at
+        tpu.say(end_line(ends_at))
     own_id = tpu_worker.run_id(plan.arguments)
     answers = [a for a in state.answers if a.get("run_id", own_id) == own_id]
     states = {answer["state"] for answer in answers} - {tpu_worker.NONE}
@@ -279,7 +287,7 @@ def note_failure(tpu: Tpu, node: Node, failed: Sequence[dict], progress: Progres
         tpu.say(f"{words}; checking whether the TPU VM was preempted")
         return
     if stopped:
-        raise LaunchError(f"{tpu.name}: {words}; the TPU VM still exists and costs money")
+        raise LaunchError(f"{tpu.name}: {words}")
     run.stop(tpu, node)  # the other workers would wait for the failed one
     raise RunFailed(f"{tpu.name}: {words}", index_of(failed[0]["worker"]))
 

@@ -223,9 +223,7 @@ def start(file: str, delete_after: str) -> dict:
         record["attempts"].append({"began": time.time()})
         write_json(RECORD, record)
         with open(LOG, "a") as log:
-            print(
-                f"--- attempt {len(record['attempts'])}, {time.ctime()} ---", file=log, flush=True
-            )
+            print("--- attempt", len(record["attempts"]), time.ctime(), file=log, flush=True)
             supervisor = subprocess.Popen(
                 [sys.executable, "-m", f"{SCRIPTS}.supervise", str(lock)],
                 cwd=CODE / "launch",
