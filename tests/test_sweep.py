@@ -539,10 +539,16 @@ def test_a_directory_takes_one_sweep_and_one_command_at_a_time(bench):
     assert "no sweep.json, so it is not a sweep's directory" in bench.words
 
 
+def printed_commands(text):
+    """The words of each command of a dry run, as a shell reads them."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
 def test_a_dry_run_prints_each_command_and_touches_nothing(bench):
     assert bench.run("--dry_run") == 0
     assert not bench.out.exists()
-    *runs, report = [shlex.split(line) for line in bench.printed.splitlines()]
+    *runs, report = printed_commands(bench.printed)
     assert runs[1][-5:] == [
         *["--run_mode=star", "--gin_file=run.gin", "--gin.SEED=0", "--gin.LEVEL=1"],
         f"--gin.MODEL_DIR='out/{POINTS[1]}'",
@@ -691,7 +697,7 @@ def test_the_command_itself_dry_runs_the_papers_search_for_a_learning_rate(tmp_p
         [sys.executable, LAUNCH / "sweep.py", "sweeps/learning_rate.gin", "--dry_run"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    *runs, _ = done.stdout.splitlines()
+    *runs, _ = map(shlex.join, printed_commands(done.stdout))
     rates = [float(re.search(r"learning_rate=(\S+)", line)[1]) for line in runs]
     assert rates == [1e-7, 1e-6, 1e-5, 1e-4]
     assert not any(tmp_path.iterdir())

@@ -1296,6 +1296,10 @@ def test_the_readmes_gcloud_commands_are_known_ones():
         "projects create": set(),
         "billing projects link": {"--billing-account"},
         "services enable": set(),
+        "billing budgets create": {
+            *("--billing-account", "--display-name", "--budget-amount", "--filter-projects"),
+            "--threshold-rule",
+        },
         "storage buckets create": {
             "--location",
             "--uniform-bucket-level-access",
@@ -1303,6 +1307,11 @@ def test_the_readmes_gcloud_commands_are_known_ones():
         },
         "storage buckets add-iam-policy-binding": {"--member", "--role"},
         "iam service-accounts create": set(),
+        "projects add-iam-policy-binding": {"--member", "--role"},
+        "compute tpus tpu-vm list": set(),
+        "compute tpus queued-resources list": set(),
+        "storage rm": {"--recursive"},
+        "projects delete": set(),
     }
     commands = [line for line in readme_commands() if line.startswith("gcloud ")]
     assert len(commands) == len(known)
@@ -1320,6 +1329,14 @@ def test_what_the_readme_gives_star_jax_is_read_and_its_files_are_there(command)
     gin_sources.read_sources(parsed.gin_files, parsed.bindings, not_needed=parsed.mode.not_needed)
 
 
+def test_the_readme_turns_on_what_the_launcher_calls():
+    (command,) = [line for line in readme_commands() if line.startswith("gcloud services enable")]
+    worker = (PACKAGE / "tpu_vm/worker/self_delete.py").read_text()
+    called = set(re.findall(r'call\("[A-Z]+", "(\w+)"', worker))
+    assert called == {"cloudresourcemanager", "storage", "tpu"}
+    assert {f"{service}.googleapis.com" for service in called | {"iam"}} <= set(command.split())
+
+
 def test_the_readmes_data_is_what_fetch_py_downloads():
     fetched = {artefact.path for what in TABLE.values() for artefact in what.files}
     folders = {path.rpartition("/")[0] for path in fetched}
@@ -1331,9 +1348,11 @@ def test_the_readmes_data_is_what_fetch_py_downloads():
 def test_the_readmes_prices_add_up_and_its_files_are_there():
     text = README.read_text()
     rows = re.findall(r"^\| (v\w+-\d+).* \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
-    assert len(rows) == 6
+    assert len(rows) == 7
     for name, chips, price, hour in rows:
         assert int(chips) * float(price) == pytest.approx(float(hour)), name
-        create.full_type(name)
+        full = create.full_type(name)
+        assert (prices.chips(full), prices.per_hour(full)) == (int(chips), float(hour))
+    assert f"read on {prices.READ}" in text and prices.PRICE_LIST in text
     for file in re.findall(r"`((?:star_jax|launch|gin_configs)/[\w/.]*)`", text):
         assert (ROOT / file).exists(), file

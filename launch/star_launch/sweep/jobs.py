@@ -12,6 +12,7 @@ from star_jax.tools.sweep import SweepRun, gin_text
 from star_launch import ROOT
 from star_launch.sweep.runner import Job
 from star_launch.tpu_vm import command as tpu_vm
+from star_launch.tpu_vm import prices
 
 STAR_JAX = (sys.executable, "-m", "star_jax.main")
 TPU_VM = (sys.executable, str(ROOT / "launch/tpu_vm.py"))
@@ -48,6 +49,12 @@ def tpu_jobs(
         tpu_vm.parse(arguments)
         jobs.append(_job(run, configs, (*TPU_VM, *arguments)))
     return jobs
+
+
+def tpu_cost(jobs: Sequence[Job]) -> str:
+    """What the TPU VM of a job costs, in one line."""
+    options, _ = tpu_vm.parse(jobs[0].command[len(TPU_VM) :])
+    return prices.cost_line(options.accelerator_type, options.spot, options.max_hours)
 
 
 def _job(run: SweepRun, configs: Mapping[str, str], command: tuple[str, ...]) -> Job:

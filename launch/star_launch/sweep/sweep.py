@@ -2,8 +2,8 @@
 
 import argparse
 import functools
-import shlex
 import subprocess
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from star_launch.sweep.runner import (
     finished_seconds,
 )
 from star_launch.sweep.state import claimed
-from star_launch.text import human_time
+from star_launch.text import command_text, human_time
 
 say = functools.partial(command_line.say, PROG)
 
@@ -53,6 +53,7 @@ def run_sweep(
         raise UserError(str(error)) from error
     if options.tpu:
         wanted = jobs.tpu_jobs(runs, configs, directory, tpu_options)
+        say(f"{len(wanted)} TPU VMs, {options.parallel} at a time; each: {jobs.tpu_cost(wanted)}")
     else:
         wanted = jobs.local_jobs(runs, configs)
     if options.dry_run:
@@ -83,12 +84,13 @@ def check_checkout() -> None:
 
 
 def print_commands(directory: Path, wanted: Sequence[Job]) -> int:
-    """Prints every command, after a # if its run is finished; returns the exit code."""
+    """Prints every command, as a comment if its run is finished; returns the exit code."""
     for job in wanted:
-        mark = "" if finished_seconds(directory, job) is None else "# finished: "
-        print(mark + shlex.join(job.command))
+        done = finished_seconds(directory, job) is not None
+        print(f"\n# {job.name}{' is finished' if done else ''}")
+        print(textwrap.indent(command_text(job.command), "# " if done else ""))
     points = [directory / job.name for job in wanted if job.is_point]
-    print(shlex.join(jobs.report_command(points, directory / "report")))
+    print(f"\n# report\n{command_text(jobs.report_command(points, directory / 'report'))}")
     return 0
 
 

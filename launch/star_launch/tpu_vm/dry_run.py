@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import textwrap
-from collections.abc import Sequence
 
+from star_launch.text import WIDTH, command_text
 from star_launch.tpu_vm.gcloud import Gcloud, GcloudError
 from star_launch.tpu_vm.worker import tpu_worker
-
-WIDTH = 100  # columns
 
 
 class DryRun(Gcloud):
@@ -48,7 +44,7 @@ class DryRun(Gcloud):
 
     def stream(self, *arguments: str) -> None:
         """Prints the command."""
-        print(wrapped(["gcloud", *arguments, "--quiet"]), flush=True)
+        print(command_text(["gcloud", *arguments, "--quiet"]), flush=True)
 
     def _describe(self, group: str) -> str:
         if not (self._queued if group == "queued-resources" else self._exists):
@@ -69,22 +65,3 @@ def comment(line: str) -> str:
     if line.startswith(" "):
         return f"#    {line}"
     return textwrap.fill(line, WIDTH, initial_indent="#    ", subsequent_indent="#    ")
-
-
-def wrapped(words: Sequence[str]) -> str:
-    """Returns a command for a shell in lines of WIDTH where its words allow that."""
-    lines = [words[0]]
-    for word in map(quoted, words[1:]):
-        if len(lines[-1]) + 1 + len(word) + len(" \\") <= WIDTH:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(f"    {word}")
-    return " \\\n".join(lines)
-
-
-def quoted(word: str) -> str:
-    """Quotes what needs it: --command='tail -n 50', not '--command=tail -n 50'."""
-    flag, equals, value = word.partition("=")
-    if equals and re.fullmatch(r"--[a-z-]+", flag):
-        return f"{flag}={shlex.quote(value)}"
-    return shlex.quote(word)
