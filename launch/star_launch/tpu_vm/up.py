@@ -81,8 +81,7 @@ def up(tpu: Tpu, plan: Plan) -> None:
     tpu.gcloud.step("Create the TPU VM, if there is none", wanted.cost, *what_ends_it(tpu, plan))
     try:
         while not one_round(tpu, plan, progress):
-            every = f"Every {wanted.poll_seconds:g} s. This machine may be off meanwhile."
-            tpu.gcloud.step("Watch the run to its end", every)
+            tpu.gcloud.step("Watch the run to its end", "This machine may be off meanwhile.")
             if not tpu.gcloud.is_dry_run:
                 time.sleep(wanted.poll_seconds)
     except RunFailed as error:
@@ -110,10 +109,8 @@ def what_ends_it(tpu: Tpu, plan: Plan) -> list[str]:
 def after_failure(tpu: Tpu, plan: Plan, error: RunFailed) -> str:
     """Deletes the TPU VM if the plan says so; returns what became of it."""
     if not plan.delete_at_end:
-        return (
-            f"see `tpu_vm.py logs {tpu.name} --worker={error.worker}`; the TPU VM still exists and "
-            "costs money"
-        )
+        logs = f"`tpu_vm.py logs {tpu.name} --worker={error.worker}`"
+        return f"see {logs}; the TPU VM still exists and costs money"
     log = results.fetch_log(tpu, plan.folder, error.worker)
     create.delete(tpu, plan.wanted.poll_seconds)
     return f"the TPU VM is deleted; its log: {log}"
@@ -131,9 +128,10 @@ def one_round(tpu: Tpu, plan: Plan, progress: Progress) -> bool:
         progress.troubles, progress.setbacks, progress.answered = 0, 0, True
         return finished
     except GcloudError as error:
-        progress.troubles += error.kind in BROKEN
+        broken = (*BROKEN, "missing") if progress.exists else BROKEN
+        progress.troubles += error.kind in broken
         progress.setbacks += error.kind == WORKER
-        if error.kind not in (*TRANSIENT, *BROKEN, WORKER):
+        if error.kind not in (*TRANSIENT, *broken, WORKER):
             raise
         if progress.setbacks >= PATIENCE:
             raise RunFailed(str(error)) from error
