@@ -841,7 +841,7 @@ def test_a_reboot_does_not_begin_the_hours_again(cloud):
     assert "the TPU VM deletes itself in 23 h 59 min" in cloud.out
 
 
-def test_a_deletion_that_fails_is_tried_again(cloud, monkeypatch, capsys):
+def test_a_deletion_that_fails_is_tried_again(cloud, monkeypatch):
     cloud.does("create", "--accelerator_type=v3-8")
     url = (cloud.folder / "apis").read_text()
     monkeypatch.setattr(self_delete, "METADATA", url)
@@ -1019,8 +1019,9 @@ def test_a_dry_run_has_a_heading_a_step_with_its_price_and_what_ends_it(cloud):
     assert f"{prices.READ}, not verified for your zone and day: {prices.PRICE_LIST}" in prose
     assert "24 h after it started (--max_hours)" in prose and "`stop` does not" in prose
     assert f"\n#        {BUCKET}\n" in cloud.out
-    long = [line for line in cloud.out.splitlines() if len(line) > 100 and line.count(" ") > 6]
-    assert all("tpu_worker.py setup" in line for line in long)
+    for line in cloud.out.splitlines():
+        if len(line) > 100 and not line.startswith("#"):
+            assert len(shlex.split(line.removesuffix("\\"))) == 1  # a word that is so long
 
 
 def test_the_commands_of_a_dry_run_can_be_pasted(cloud):

@@ -64,4 +64,5 @@ def comment(line: str) -> str:
     """Returns a line as a comment of the shell, wrapped unless it is indented."""
     if line.startswith(" "):
         return f"#    {line}"
-    return textwrap.fill(line, WIDTH, initial_indent="#    ", subsequent_indent="#    ")
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(line, WIDTH, initial_indent="#    ", subsequent_indent="#    ", **whole)
