@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,6 +78,7 @@ def _folder(on_worker: bool) -> Iterator[tuple[Path, Path]]:
         return
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder, "code")
-        code.mkdir()
-        subprocess.run(["tar", "-xz", "-C", str(code)], input=pack.pack(ROOT), check=True)
+        with tarfile.open(fileobj=io.BytesIO(pack.pack(ROOT))) as archive:
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(code)
         yield Path(folder), code
