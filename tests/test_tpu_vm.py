@@ -1123,10 +1123,11 @@ def test_only_what_git_tracks_is_sent_and_the_rest_is_reported(cloud):
 
 
 def test_a_copy_without_git_is_sent_without_what_running_made(tmp_path):
-    for name in ("star_jax/a.py", ".venv/b", "runs/c", "data/d", "x.egg-info/e", "gin_configs/f"):
+    sent = ["gin_configs/f", "gin_configs/runs/g.gin", "star_jax/a.py"]
+    for name in (*sent, ".venv/b", "runs/c", "data/d", "x.egg-info/e", "star_jax/__pycache__/h"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert sorted(pack.walked_files(tmp_path)) == ["gin_configs/f", "star_jax/a.py"]
+    assert sorted(pack.walked_files(tmp_path)) == sent
 
 
 def pins(name):
