@@ -908,6 +908,7 @@ def test_a_smoke_run_says_what_it_costs_first_and_deletes_its_tpu_vm(cloud):
     words = cloud.does("up", "--smoke", f"--to={cloud.results}")
     price = "v5litepod-1: about 1.20 dollars per hour while it exists, 1.20 dollars in 1 h"
     assert words.index(price) < words.index("creating a v5litepod-1")
+    assert "the smoke run: about 0.40 dollars for 20 minutes (never measured)" in words
     (call,) = [call for call in cloud.calls() if "create" in call]
     assert "--accelerator-type=v5litepod-1" in call
     assert any("star-jax-max-hours=1," in word for word in call)

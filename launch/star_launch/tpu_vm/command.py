@@ -63,13 +63,16 @@ class Commands:
             options.smoke,
         )
         self._check_arguments()
+        if options.smoke:
+            dollars = prices.per_hour(options.accelerator_type) * SMOKE_MINUTES / 60
+            about = f"about {dollars:.2f} dollars for {SMOKE_MINUTES} minutes (never measured)"
+            self._tpu.say(f"the smoke run: {about}")
         up.up(self._tpu, plan)
 
     def create(self) -> None:
         """Create the TPU VM and wait until it is ready."""
         wanted = self._wanted()
-        self._tpu.say(wanted.cost)
-        self._tpu.gcloud.step("Create the TPU VM, if there is none", wanted.cost)
+        create.announce(self._tpu, wanted)
         self._tpu.say(str(create.ensure_ready(self._tpu, wanted, self._tpu.node())))
 
     def setup(self) -> None:

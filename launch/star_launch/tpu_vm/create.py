@@ -105,6 +105,23 @@ def runtime_version_of(accelerator_type: str) -> str:
     return RUNTIME_VERSIONS[accelerator_type.partition("-")[0]]
 
 
+def announce(tpu: Tpu, wanted: Wanted, grace: str = "") -> None:
+    """Reports what the TPU VM costs and what ends that.
+
+    Args:
+      tpu: its name and place.
+      wanted: its type and hours.
+      grace: the time from the end of a run to its deletion; "" if the run does not end it.
+    """
+    itself = [f"{wanted.max_hours:g} h after it started (--max_hours)"]
+    itself += [f"{grace} after the end of the run (--delete_at_end)"] if grace else []
+    lines = [f"    the TPU VM itself, {when}" for when in itself]
+    lines.append(f"    `tpu_vm.py delete {tpu.name}`; `stop` does not")
+    title = "Create the TPU VM, if there is none"
+    tpu.gcloud.step(title, wanted.cost, "What ends the cost:", *lines)
+    tpu.say(f"{wanted.cost}; it deletes itself {', or '.join(itself)}")
+
+
 def ensure_ready(tpu: Tpu, wanted: Wanted, node: Node | None, if_lost: str = "") -> Node:
     """Returns the TPU VM when it is ready; creates it if there is none.
 

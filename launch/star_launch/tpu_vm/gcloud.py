@@ -22,9 +22,9 @@ class LaunchError(Exception):
 
 
 class RunFailed(LaunchError):
-    """The run itself failed; `worker` is the number of the worker that shows why."""
+    """The run failed; `worker` is the number of the worker whose log shows why, if there is one."""
 
-    def __init__(self, message: str, worker: int = 0):
+    def __init__(self, message: str, worker: int | None = None):
         super().__init__(message)
         self.worker = worker
 

@@ -77,8 +77,7 @@ def up(tpu: Tpu, plan: Plan) -> None:
     wanted, ends = plan.wanted, plan.delete_at_end and not plan.is_smoke
     run.check_disk(tpu, plan.model_dir, wanted.min_workers, wanted.spot, ends)
     progress = Progress()
-    tpu.say(wanted.cost)
-    tpu.gcloud.step("Create the TPU VM, if there is none", wanted.cost, *what_ends_it(tpu, plan))
+    create.announce(tpu, wanted, human_time(GRACE_SECONDS) if plan.delete_at_end else "")
     try:
         while not one_round(tpu, plan, progress):
             tpu.gcloud.step("Watch the run to its end", "This machine may be off meanwhile.")
@@ -97,23 +96,17 @@ def up(tpu: Tpu, plan: Plan) -> None:
         tpu.say("the run is finished; the TPU VM costs money until `tpu_vm.py delete`")
 
 
-def what_ends_it(tpu: Tpu, plan: Plan) -> list[str]:
-    """Returns what ends the cost of the TPU VM, a line each."""
-    grace = human_time(GRACE_SECONDS)
-    lines = [f"    the TPU VM itself, {plan.wanted.max_hours:g} h after it started (--max_hours)"]
-    if plan.delete_at_end:
-        lines.append(f"    the TPU VM itself, {grace} after the end of the run (--delete_at_end)")
-    return ["What ends the cost:", *lines, f"    `tpu_vm.py delete {tpu.name}`; `stop` does not"]
-
-
 def after_failure(tpu: Tpu, plan: Plan, error: RunFailed) -> str:
     """Deletes the TPU VM if the plan says so; returns what became of it."""
-    if not plan.delete_at_end:
-        logs = f"`tpu_vm.py logs {tpu.name} --worker={error.worker}`"
-        return f"see {logs}; the TPU VM still exists and costs money"
-    log = results.fetch_log(tpu, plan.folder, error.worker)
-    create.delete(tpu, plan.wanted.poll_seconds)
-    return f"the TPU VM is deleted; its log: {log}"
+    hint = ""
+    if plan.delete_at_end:
+        if error.worker is not None:
+            hint = f"; its log: {results.fetch_log(tpu, plan.folder, error.worker)}"
+        create.delete(tpu, plan.wanted.poll_seconds)
+        return f"the TPU VM is deleted{hint}"
+    if error.worker is not None:
+        hint = f"see `tpu_vm.py logs {tpu.name} --worker={error.worker}`; "
+    return f"{hint}the TPU VM still exists and costs money"
 
 
 def one_round(tpu: Tpu, plan: Plan, progress: Progress) -> bool:
@@ -256,7 +249,8 @@ def begin(tpu: Tpu, node: Node, plan: Plan, progress: Progress, state: RunState)
         if progress.restarts > PATIENCE:
             raise RunFailed(
                 f"{tpu.name}: the run was interrupted {PATIENCE} times without finishing an "
-                "iteration"
+                "iteration",
+                worker=0,
             )
         tpu.say(f"the run was interrupted; {state.line()}; starting it again")
     if any(answer["state"] == tpu_worker.RUNNING for answer in state.answers):
