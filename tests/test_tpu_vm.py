@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from star_jax.cli import gin_sources
-from star_jax.cli.command_line import help_text, parse_command_line
+from star_jax.cli.command_line import parse_command_line, quick_answer
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.modes import MODES
@@ -950,7 +950,7 @@ def test_a_flag_of_tpu_vm_after_the_dashes_is_refused(cloud, flag):
 
 def test_no_flag_of_star_jax_is_one_of_tpu_vm():
     own = {flag for action in tpu_vm.make_parser()._actions for flag in action.option_strings}
-    theirs = set(re.findall(r"--[a-z_]+", help_text()))
+    theirs = set(re.findall(r"--[a-z_]+", quick_answer(["--help"])))
     assert {"--run_mode", "--gin_file", "--topology"} <= theirs
     assert theirs & own == {"--help"}
 
