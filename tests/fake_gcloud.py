@@ -20,7 +20,10 @@ FOLDER = Path(os.environ.get("FAKE_GCLOUD_DIR", "."))
 STATE = FOLDER / "state.json"
 
 # What gcloud 528 knows, as far as a launcher may want it.
-MAKING = {"--accelerator-type", "--spot", "--service-account", "--network", "--labels"}
+MAKING = {
+    *("--accelerator-type", "--spot", "--service-account", "--network", "--labels"),
+    *("--metadata", "--metadata-from-file"),
+}
 FLAGS = {
     "tpu-vm create": MAKING | {"--version", "--async", "--preemptible"},
     "tpu-vm describe": {"--format"},
@@ -78,9 +81,27 @@ class Cloud:
             "state": state,
             "acceleratorType": options["--accelerator-type"],
             "schedulingConfig": {"spot": True} if "--spot" in options else {},
+            "metadata": metadata(options),
         }
+        self.save()  # the workers read their metadata
         for worker in range(self.scenario["workers"]):
             self.home(worker).mkdir(parents=True)
+            self.boot(worker)
+
+    def boot(self, worker):
+        """Runs the startup script, which has to end soon."""
+        import subprocess
+
+        script = self.state["node"]["metadata"].get("startup-script")
+        if script:
+            path = self.home(worker) / "startup-script"
+            path.write_text(script)
+            path.chmod(0o755)
+            subprocess.run(
+                [path], env=worker_environment(self, worker), timeout=60, check=True,
+                stdin=subprocess.DEVNULL, capture_output=True,
+            )  # fmt: skip
+            path.unlink()
 
     def home(self, worker):
         return FOLDER / "nodes" / str(self.state["made"]) / f"w-{worker}"
@@ -90,16 +111,24 @@ class Cloud:
         import signal
 
         for worker in range(self.scenario["workers"]):
-            with contextlib.suppress(OSError, ValueError):
-                os.killpg(int((self.home(worker) / "star_jax/run/pid").read_text()), signal.SIGKILL)
+            for pid in ("star_jax/run/pid", "state/pid"):
+                with contextlib.suppress(OSError, ValueError):
+                    os.killpg(int((self.home(worker) / pid).read_text()), signal.SIGKILL)
 
     def take_events(self):
         """Lets what was asked for by touching a file happen."""
-        for name in ("preempt", "reboot"):
+        for name in ("preempt", "reboot", "deleted"):
             if (FOLDER / name).exists():
                 (FOLDER / name).unlink()
                 self.end_processes()
-                if name == "preempt":
+                if name == "deleted":
+                    self.state["node"] = None
+                    if self.state["queued"]:
+                        self.state["queued"] = {"state": "SUSPENDED"}
+                elif name == "reboot":
+                    for worker in range(self.scenario["workers"]):
+                        self.boot(worker)
+                else:
                     self.state["node"]["state"] = "PREEMPTED"
                     if self.state["queued"]:
                         self.state["queued"] = {"state": "SUSPENDING"}
@@ -197,7 +226,20 @@ def worker_environment(cloud, worker):
         "FAKE_GCLOUD_DIR": str(FOLDER),
         "FAKE_HOSTNAME": f"t1v-n-0a1b2c3d-w-{worker}",
         "FAKE_MADE": str(cloud.state["made"]),
+        "STAR_JAX_METADATA": (FOLDER / "apis").read_text(),
+        "STAR_JAX_API": (FOLDER / "apis").read_text() + "/{}",
+        "STAR_JAX_STATE": str(cloud.home(worker) / "state"),
     }
+
+
+def metadata(options):
+    """Returns the metadata of a TPU VM as its metadata server has them."""
+    found = {}
+    for flag in ("--metadata", "--metadata-from-file"):
+        for item in filter(None, options.get(flag, "").split(",")):
+            key, _, value = item.partition("=")
+            found[key] = Path(value).read_text() if flag == "--metadata-from-file" else value
+    return found
 
 
 def scp(cloud, name, words, options):
@@ -259,8 +301,8 @@ def storage(cloud, name, verb, words, options):
     source = FOLDER / "bucket" / words[0].removeprefix("gs://")
     if verb == "cp":
         copy(name, source, Path(words[1]), "")
-    elif source.exists():
-        print(source.read_text(), end="")
+    elif found := sorted(source.parent.glob(source.name)):
+        print("".join(path.read_text() for path in found), end="")
     else:
         fail(name, f"The following URLs matched no objects or files:\n{words[0]}")
 

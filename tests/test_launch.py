@@ -7,10 +7,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from star_launch.text import command_text, quoted
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["launch/install.sh", "launch/quickstart.sh", "launch/test.sh", ".ci/run"]
@@ -321,6 +324,50 @@ def test_each_launcher_can_be_called_from_any_folder(name, tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert f"launch/{name}.py" in done.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fetch", ["all_data", "--dry_run"]),
+        ("fetch", ["--help"]),
+        ("sweep", ["--help"]),
+        ("tpu_vm", ["status", "star", "--zone=us-central1-a", "--project=my-project", "--dry_run"]),
+    ],
+)
+def test_a_reader_that_does_not_wait_for_the_end_gets_no_traceback(name, arguments, tmp_path):
+    """As in `launch/tpu_vm.py ... --dry_run | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", str(ROOT / f"launch/{name}.py"), *arguments],
+        cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_printed_command_is_read_by_bash_as_it_was():
+    random = Random(0)
+    signs = "ab='\"$`\\! -.\n~*@%{}[]()#&|;<>é"
+    words = ["".join(random.choices(signs, k=random.randrange(9))) for _ in range(3000)]
+    words += ["--gin.X" + word for word in words]
+    script = command_text(["printf", "%s\\0", *words])
+    done = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\0")[:-1] == words
+
+
+@pytest.mark.parametrize(
+    ("word", "printed"),
+    [
+        ("--gin.MODEL_DIR='gs://b/x'", "--gin.MODEL_DIR=\"'gs://b/x'\""),
+        ("--command=tail -n 5 log", "--command='tail -n 5 log'"),
+        ("--zone=us-central1-a", "--zone=us-central1-a"),
+        ("--gin.A=@f()", "--gin.A='@f()'"),
+    ],
+)
+def test_a_printed_word_has_one_level_of_quotes(word, printed):
+    assert quoted(word) == printed
 
 
 def setup_argument(name):

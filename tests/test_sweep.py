@@ -25,6 +25,7 @@ from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.run.run_dir import differing_bindings
 from star_jax.tools.sweep import Prepare, Sweep, differences, expand, gin_text
+from star_launch import check
 from star_launch.sweep import command, configurations, jobs, logs, machine, runner, sweep
 from tests.test_tpu_vm import LAUNCH, PLACE, ROOT, cloud  # noqa: F401  cloud is a fixture
 
@@ -298,14 +299,20 @@ POINTS = ["000_SEED=0_LEVEL=0", "001_SEED=0_LEVEL=1", "002_SEED=1_LEVEL=0", "003
 # The sweep runs a stand-in for star_jax, and checks the points without importing JAX.
 RIGGED = """\
 import signal, sys
+from star_jax.errors import UserError
+from star_launch import check
 from star_launch.sweep import command, configurations, jobs, runner
 
-def bound(runs):
-    return {{run.name: chr(10).join(configurations.read_run(run)[1].flags) for run in runs}}
+def bound(commands, on_worker):
+    try:
+        read = {{name: configurations.read_run(name, words) for name, words in commands.items()}}
+    except UserError as error:
+        raise check.CheckError(error.message) from error
+    return {{name: chr(10).join(sources.flags) for name, (_, sources) in read.items()}}
 
 def rig(set_attribute):
     set_attribute(jobs, "STAR_JAX", (sys.executable, "-I", "-S", {program!r}))
-    set_attribute(configurations, "checked_configurations", bound)
+    set_attribute(check, "checked_configurations", bound)
     set_attribute(runner, "POLL_SECONDS", 0.02)
 
 if __name__ == "__main__":
@@ -532,10 +539,16 @@ def test_a_directory_takes_one_sweep_and_one_command_at_a_time(bench):
     assert "no sweep.json, so it is not a sweep's directory" in bench.words
 
 
+def printed_commands(text):
+    """The words of each command of a dry run, as a shell reads them."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
 def test_a_dry_run_prints_each_command_and_touches_nothing(bench):
     assert bench.run("--dry_run") == 0
     assert not bench.out.exists()
-    *runs, report = [shlex.split(line) for line in bench.printed.splitlines()]
+    *runs, report = printed_commands(bench.printed)
     assert runs[1][-5:] == [
         *["--run_mode=star", "--gin_file=run.gin", "--gin.SEED=0", "--gin.LEVEL=1"],
         f"--gin.MODEL_DIR='out/{POINTS[1]}'",
@@ -551,7 +564,7 @@ def test_a_dry_run_prints_each_command_and_touches_nothing(bench):
         (SWEEP_GIN, ["--parallel=0"], "--parallel 0 is not positive"),
         (SWEEP_GIN, ["--paralel=2"], "unrecognized arguments: --paralel=2"),
         (SWEEP_GIN, ["--", "--spot"], "give --tpu gs://BUCKET/FOLDER"),
-        (SWEEP_GIN, ["--tpu=gs://b/f", "--", "--dry_run"], "--dry_run belongs before"),
+        (SWEEP_GIN, ["--tpu=gs://b/f", "--", "--dry_run"], "--dry_run is an option of"),
         (SWEEP_GIN, ["--tpu=gs://bucket"], "--tpu 'gs://bucket' is not gs://BUCKET/FOLDER"),
         (SWEEP_GIN, ["--gin.Sweep.grid"], "--gin.Sweep.grid is not --gin.NAME=VALUE"),
         (SWEEP_GIN.replace("grid", "gird"), [], "did you mean 'grid'?"),
@@ -614,7 +627,7 @@ def test_a_sweep_accepts_what_its_runs_accept(tmp_path, monkeypatch):
     (tmp_path / "mine.gin").write_text("import mine\nmy_own.x = 1\n")
     files = ["paper/table1_star_with_rationalization.gin", "mine.gin"]
     runs = expand(Sweep("precompile", files, points=[{}]), "out")
-    (config,) = configurations.checked_configurations(runs).values()
+    (config,) = check.checked_configurations({run.name: run.arguments() for run in runs}).values()
     assert "my_own.x = 1" in config  # and nothing asks for MODEL_CHECKPOINT
 
 
@@ -665,7 +678,7 @@ def test_wrong_options_for_tpu_vms_end_before_anything_runs(bench):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_point_of_a_shipped_sweep_is_read_and_bound(name):
     runs = expand(configurations.read_sweep(f"sweeps/{name}", []), "out")
-    configs = configurations.load_configurations(runs)
+    configs = configurations.load_configurations({run.name: run.arguments() for run in runs})
     assert len(set(configs.values())) == len(runs)
     for run in runs:
         macros = [f"{key} = {value}" for key, value in run.bindings if "." not in key]
@@ -676,7 +689,7 @@ def test_an_unknown_binding_is_reported_with_its_point():
     bindings = {"MODEL_CHECKPOINT": "base", "StarConfig.sede": 0}
     runs = expand(Sweep("star", ["paper/figure4_tiny.gin"], bindings, points=[{}]), "out")
     with pytest.raises(UserError, match=r"^000: --gin.StarConfig.sede: .* did you mean 'seed'\?$"):
-        configurations.load_configurations(runs)
+        configurations.load_configurations({run.name: run.arguments() for run in runs})
 
 
 def test_the_command_itself_dry_runs_the_papers_search_for_a_learning_rate(tmp_path):
@@ -684,7 +697,7 @@ def test_the_command_itself_dry_runs_the_papers_search_for_a_learning_rate(tmp_p
         [sys.executable, LAUNCH / "sweep.py", "sweeps/learning_rate.gin", "--dry_run"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    *runs, _ = done.stdout.splitlines()
+    *runs, _ = map(shlex.join, printed_commands(done.stdout))
     rates = [float(re.search(r"learning_rate=(\S+)", line)[1]) for line in runs]
     assert rates == [1e-7, 1e-6, 1e-5, 1e-4]
     assert not any(tmp_path.iterdir())

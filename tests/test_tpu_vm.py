@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from star_jax.cli import gin_sources
-from star_jax.cli.command_line import parse_command_line
+from star_jax.cli.command_line import parse_command_line, quick_answer
 from star_jax.errors import UserError
 from star_jax.main import main
 from star_jax.modes import MODES
@@ -30,12 +30,15 @@ from star_jax.parallel.topologies import TOPOLOGIES
 from star_jax.records import to_json
 from star_jax.run.metrics import IterationMetrics
 from star_jax.run.run_dir import RunDir
+from star_launch import check
 from star_launch.fetch.table import TABLE
+from star_launch.sweep import configurations
 from star_launch.tpu_vm import command as tpu_vm
-from star_launch.tpu_vm import create, gcloud, pack, results, run, up
+from star_launch.tpu_vm import create, gcloud, pack, prices, results, run, up
 from star_launch.tpu_vm.tpu import Tpu
-from star_launch.tpu_vm.worker import environment, supervise, tpu_worker
+from star_launch.tpu_vm.worker import environment, self_delete, supervise, tpu_worker
 from tests import fake_gcloud
+from tests.fake_google import FakeGoogle
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -130,6 +133,7 @@ class Cloud:
         monkeypatch.setenv("FAKE_GCLOUD_DIR", str(self.folder))
         monkeypatch.setattr(run, "ROOT", self.checkout)
         monkeypatch.setattr(run, "RECORDS", folder / "records")
+        self.google = FakeGoogle(self.folder)
         self.scenario()
         self.program("write(1)\nreport()\n")
 
@@ -146,7 +150,8 @@ class Cloud:
 
     def run(self, command, *options, arguments=(), poll="0.02"):
         """Runs tpu_vm.py and returns its exit code."""
-        tail = ["--", *arguments] if arguments else []
+        checked = ["--checked"] if command in ("up", "run") else []  # no star_jax in the checkout
+        tail = [*checked, *(["--", *arguments] if arguments else [])]
         argv = [command, "star", *PLACE, f"--poll_seconds={poll}", *options, *tail]
         code = tpu_vm.main(argv)
         self.out, self.err = self.capfd.readouterr()
@@ -196,7 +201,7 @@ class Cloud:
 
     def until(self, condition):
         """Waits for what a run in the background is to do."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -209,9 +214,12 @@ class Cloud:
         return self.out
 
     def close(self):
-        for path in self.folder.glob("nodes/*/*/star_jax/run/pid"):
-            with contextlib.suppress(OSError):
-                os.killpg(int(path.read_text()), signal.SIGKILL)
+        for name in ("star_jax/run/pid", "state/pid"):
+            for path in self.folder.glob(f"nodes/*/*/{name}"):
+                with contextlib.suppress(OSError):
+                    os.killpg(int(path.read_text()), signal.SIGKILL)
+        self.google.shutdown()
+        self.google.server_close()
 
 
 def verb_of(call):
@@ -223,6 +231,14 @@ def verb_of(call):
         command = next(word for word in call if word.startswith("--command=")).split()
         return command[2] if command[1] == "tpu_worker.py" else command[0].partition("=")[2]
     return words[3] if words[2] == "tpu-vm" else f"{words[2]} {words[3]}"
+
+
+def commands_of(printed):
+    """Returns the arguments of each gcloud command that a dry run printed for a shell."""
+    lines = printed.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines]
+    assert all(words[0] == "gcloud" for words in commands if words)
+    return [words[1:] for words in commands if words]
 
 
 def once_each(verbs):
@@ -249,8 +265,8 @@ def cloud(tmp_path, monkeypatch, capfd):
 def test_up_does_it_all(cloud):
     words = cloud.up("--data=gptj", "--delete_at_end", arguments=(BUCKET, ODD, "--x"))
     assert once_each(cloud.verbs()) == [
-        *["describe", "create", "describe", "report", "storage cat"],
-        *["scp", "setup", "report", "start"],
+        *["describe", "storage cat", "create", "describe", "report", "storage cat"],
+        *["scp", "setup", "report", "scp", "start"],
         *["describe", "report", "storage cat"],
         *["describe", "storage cp"],
         *["queued-resources describe", "describe", "delete"],
@@ -271,7 +287,7 @@ def test_a_dry_run_prints_what_up_really_does(cloud, monkeypatch):
     real = cloud.calls()
     monkeypatch.setattr(run, "RECORDS", cloud.folder / "other_records")
     cloud.up("--spot", "--delete_at_end", "--dry_run", arguments=arguments)
-    printed = [shlex.split(line)[1:] for line in cloud.out.splitlines()]
+    printed = commands_of(cloud.out)
     assert cloud.calls() == [] and cloud.err == ""
     assert once_each(map(verb_of, printed)) == once_each(map(verb_of, real))
     for verb in ("create", "setup", "start", "delete"):
@@ -393,7 +409,7 @@ def test_a_worker_that_fails_ends_the_run_of_all(cloud):
     cloud.program("if worker == 1:\n  print('ValueError: broken')\n  sys.exit(1)\nhang()\n")
     line = cloud.up("--accelerator_type=v3-32", check=False)
     assert "worker 1: ended with exit code 1" in line and "ValueError: broken" in line
-    assert "logs --worker=1" in line
+    assert "logs star --worker=1`" in line
     assert cloud.err.count("checking whether the TPU VM was preempted") == up.PATIENCE - 1
     assert cloud.verbs()[-1] == "stop"
     assert "worker 0: was stopped" in cloud.until_over()
@@ -471,8 +487,11 @@ def test_each_generation_gets_its_image(cloud, options, flags):
     cloud.does("create", *options)
     (call,) = [call for call in cloud.calls() if verb_of(call).endswith("create")]
     name = options[0].partition("=")[2].replace("v5e", "v5litepod")
-    own = {word for word in call if word.startswith("--")} - {*PLACE, "--quiet"}
-    assert own == {*flags, f"--accelerator-type={name}"}
+    own = {word for word in call if word.startswith("--") and "metadata" not in word}
+    assert own - {*PLACE, "--quiet"} == {*flags, f"--accelerator-type={name}"}
+    settings = "star-jax-max-hours=24,star-jax-node=projects/my-project/locations/us-central1-a"
+    assert f"--metadata={settings}/nodes/star" in call
+    assert f"--metadata-from-file=startup-script={self_delete.__file__}" in call
 
 
 @pytest.mark.parametrize(
@@ -660,7 +679,7 @@ def test_logs_show_the_end_of_a_workers_log(cloud):
     assert cloud.out == "line of worker 1\n"
     assert "--command=tail -n 1 star_jax/run/log.txt" in cloud.calls()[-1]
     cloud.run("logs", "--follow", "--dry_run")
-    assert "'--command=tail -n 50 -F star_jax/run/log.txt'" in cloud.out
+    assert "--command='tail -n 50 -F star_jax/run/log.txt'" in cloud.out
 
 
 def test_goodput_is_finished_iterations_over_all_time(cloud):
@@ -722,6 +741,304 @@ def test_a_run_that_was_killed_leaves_its_signal_as_exit_code(cloud):
 def test_commands_for_a_tpu_that_is_not_there_say_so(cloud, command):
     arguments = (BUCKET,) if command == "run" else ()
     assert "there is no such TPU VM; create it first" in cloud.fails(command, arguments=arguments)
+
+
+# What ends the cost
+
+
+WATCHER = """\
+import sys
+from pathlib import Path
+from star_launch.tpu_vm import command, run, up
+run.ROOT, run.RECORDS, up.GRACE_SECONDS = Path(sys.argv[1]), Path(sys.argv[2]), 0.3
+sys.exit(command.main(sys.argv[3:]))
+"""
+WAITS = "while not (fake / 'go').exists(): time.sleep(0.02)\n"
+
+
+def until_deleted(cloud):
+    cloud.until(lambda: cloud.google.deleted)
+    assert set(cloud.google.deleted) == {NODE_PATH}
+
+
+NODE_PATH = "/tpu/v2/projects/my-project/locations/us-central1-a/nodes/star"
+
+
+def killed_watcher(cloud, *options):
+    """Kills an `up` with its whole group once the run is active, and lets the run go on."""
+    folders = [str(cloud.checkout), str(cloud.folder.parent / "records")]
+    argv = ["up", "star", *PLACE, "--accelerator_type=v3-8", "--checked", "--poll_seconds=0.02"]
+    command = [*argv, f"--to={cloud.results}", *options, "--", "--run_mode=star", BUCKET]
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", WATCHER, *folders, *command],
+        cwd=LAUNCH, stderr=subprocess.PIPE, start_new_session=True, text=True,
+    )  # fmt: skip
+    cloud.until(cloud.runs)
+    os.killpg(watcher.pid, signal.SIGKILL)
+    watcher.communicate()
+    (cloud.folder / "go").touch()
+
+
+def test_a_failed_run_is_deleted_although_its_watcher_was_killed(cloud):
+    cloud.program(WAITS + "print('ValueError: broken')\nsys.exit(1)\n")
+    killed_watcher(cloud, "--delete_at_end")
+    until_deleted(cloud)
+    saved = cloud.folder / "bucket/bucket/star.tpu_vm"
+    assert "ValueError: broken" in (saved / "worker_0.log").read_text()
+    assert cloud.run("status") == 0
+    assert cloud.out.startswith("star: there is no TPU VM\nworker 0: ended with exit code 1")
+    cloud.program("write(7)\n")
+    assert "iteration 7" in cloud.up()  # tries again, on another TPU VM
+    assert [run["made"] for run in cloud.runs()] == [1, 2]
+
+
+def test_a_finished_run_is_deleted_and_its_results_are_fetched_later(cloud):
+    cloud.program(WAITS + "write(1)\nreport()\n")
+    killed_watcher(cloud, "--delete_at_end")
+    until_deleted(cloud)
+    cloud.calls()
+    assert "the run has ended, and the TPU VM deleted itself" in cloud.up()
+    assert "create" not in cloud.verbs() and len(cloud.runs()) == 1
+    assert (cloud.results / "report/report.md").read_text() == "the table"
+
+
+def test_without_delete_at_end_a_finished_run_leaves_its_tpu_vm(cloud):
+    cloud.program(WAITS + "write(1)\n")
+    killed_watcher(cloud)
+    cloud.until_over()
+    time.sleep(0.6)
+    assert cloud.google.deleted == []
+
+
+def test_a_tpu_vm_deletes_itself_after_its_hours(cloud):
+    cloud.does("create", "--accelerator_type=v3-8", "--max_hours=0.0003")
+    until_deleted(cloud)
+    assert cloud.run("status") == 0 and cloud.out == "star: there is no TPU VM\n"
+
+
+def test_up_ends_when_the_hours_of_its_tpu_vm_are_over(cloud):
+    cloud.program(
+        "(Path(os.environ['STAR_JAX_STATE']) / 'ends_at').write_text(str(time.time() + 60))\n"
+        "reports = lambda: (fake / 'calls.jsonl').read_text().count('tpu_worker.py report')\n"
+        "seen = reports()\n"
+        "while reports() < seen + 3: time.sleep(0.05)\n"
+        "ask_for('deleted')\n"
+    )
+    line = cloud.up(check=False)
+    assert "the TPU VM deleted itself after 24 h (--max_hours), before the run ended" in line
+    assert "the same command resumes" in line and cloud.verbs().count("create") == 1
+
+
+def test_a_reboot_does_not_begin_the_hours_again(cloud):
+    cloud.does("create", "--accelerator_type=v3-8")
+    cloud.until((cloud.home() / "state/ends_at").exists)
+    ends_at = (cloud.home() / "state/ends_at").read_text()
+    assert 23.9 < (float(ends_at) - time.time()) / 3600 <= 24
+    (cloud.folder / "reboot").touch()
+    cloud.does("setup")
+    assert (cloud.home() / "state/ends_at").read_text() == ends_at
+    cloud.run("status")
+    assert "the TPU VM deletes itself in 23 h 59 min" in cloud.out
+
+
+def test_a_deletion_that_fails_is_tried_again(cloud, monkeypatch):
+    cloud.does("create", "--accelerator_type=v3-8")
+    url = (cloud.folder / "apis").read_text()
+    monkeypatch.setattr(self_delete, "METADATA", url)
+    monkeypatch.setattr(self_delete, "API", url + "/{}")
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+
+    clock = types.SimpleNamespace(sleep=sleep, ctime=time.ctime)
+    monkeypatch.setattr(self_delete, "time", clock)
+    cloud.google.refused = 2
+    with pytest.raises(KeyboardInterrupt):
+        self_delete.delete_this_vm("why")
+    assert cloud.google.deleted == [NODE_PATH] * 3 and waits == [60] * 3
+    assert cloud.capfd.readouterr().out.count('"UNAVAILABLE"') == 2
+
+
+def test_a_failed_run_that_is_watched_is_deleted_and_its_log_kept(cloud):
+    cloud.program("print('ValueError: broken')\nsys.exit(2)\n")
+    line = cloud.up("--delete_at_end", check=False)
+    assert "ended with exit code 2" in line and "the TPU VM is deleted" in line
+    assert "ValueError: broken" in (cloud.results / "log.txt").read_text()
+    assert cloud.verbs()[-1] == "delete"
+
+
+@pytest.mark.parametrize(
+    ("change", "is_deleted"),
+    [
+        ({}, True),
+        ({"exit_code": 1}, True),
+        ({"stopped": True}, False),
+        ({"state": tpu_worker.RUNNING}, False),
+        ({"began": 2.0}, False),  # another run began and has ended
+    ],
+)
+def test_only_the_end_of_its_own_run_deletes_a_tpu_vm(monkeypatch, change, is_deleted):
+    over = {"state": tpu_worker.EXITED, "stopped": False, "began": 1.0, "exit_code": 0}
+    deleted = []
+    monkeypatch.setattr(supervise, "report", lambda: {**over, "model_dir": "runs/x", **change})
+    monkeypatch.setattr(self_delete, "delete_this_vm", deleted.append)
+    supervise.delete_if_over(1.0)
+    assert bool(deleted) == is_deleted
+
+
+def test_an_account_that_may_not_delete_is_found_before_the_run(cloud):
+    cloud.google.may_delete = False
+    line = cloud.up("--delete_at_end", check=False)
+    assert "may not delete this TPU VM" in line and "--role=roles/tpu.admin" in line
+    assert "the TPU VM is deleted" in line  # by this machine, whose account may
+    assert cloud.runs() == [] and cloud.verbs()[-1] == "delete"
+
+
+def test_results_on_a_disk_that_is_deleted_are_refused(cloud):
+    arguments = ("--gin.MODEL_DIR='runs/x'",)
+    line = cloud.up("--delete_at_end", arguments=arguments, check=False)
+    assert "deletes itself after the run, and its disk" in line and "gs://BUCKET/NAME" in line
+    assert cloud.calls() == []
+
+
+def test_a_smoke_run_says_what_it_costs_first_and_deletes_its_tpu_vm(cloud):
+    words = cloud.does("up", "--smoke", f"--to={cloud.results}")
+    price = "v5litepod-1: about 1.20 dollars per hour while it exists, 1.20 dollars in 1 h"
+    assert words.index(price) < words.index("creating a v5litepod-1")
+    assert "the smoke run: about 0.40 dollars for 20 minutes (never measured)" in words
+    (call,) = [call for call in cloud.calls() if "create" in call]
+    assert "--accelerator-type=v5litepod-1" in call
+    assert any("star-jax-max-hours=1," in word for word in call)
+    assert words.splitlines()[-1].endswith("the TPU VM is deleted")
+    assert [run["arguments"] for run in cloud.runs()] == [list(tpu_vm.SMOKE_ARGUMENTS)]
+
+
+def test_the_smoke_runs_arguments_are_star_jaxs():
+    command, sources = configurations.read_run("", tpu_vm.SMOKE_ARGUMENTS)
+    assert command.run_mode == "pretrain" and sources.bindings
+
+
+def test_both_ends_have_the_same_file_of_the_end():
+    assert tpu_worker.ENDS_AT == self_delete.STATE / "ends_at"
+
+
+# What is checked before anything costs money
+
+
+OWN_FLAGS = [
+    "--dry_run",
+    "--max_hours=1",
+    "--delete_at_end",
+    "--spot",
+    "--zone=us-central1-a",
+    "-h",
+]
+
+
+@pytest.mark.parametrize("flag", OWN_FLAGS)
+def test_a_flag_of_tpu_vm_after_the_dashes_is_refused(cloud, flag):
+    with pytest.raises(SystemExit) as ended:
+        cloud.up("--delete_at_end", arguments=("--run_mode=star", BUCKET, flag))
+    name = flag.partition("=")[0]
+    line = f"tpu_vm.py: error: {name} is an option of tpu_vm.py; move it before the lone --"
+    assert ended.value.code == 2 and line in cloud.capfd.readouterr().err
+    assert cloud.calls() == []
+
+
+def test_no_flag_of_star_jax_is_one_of_tpu_vm():
+    own = {flag for action in tpu_vm.make_parser()._actions for flag in action.option_strings}
+    theirs = set(re.findall(r"--[a-z_]+", quick_answer(["--help"])))
+    assert {"--run_mode", "--gin_file", "--topology"} <= theirs
+    assert theirs & own == {"--help"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--run_mode=sart", "--gin_file=runs/own_questions.gin"], "did you mean 'star'"),
+        (["--run_mode=star", "--gin_file=paper/nothing.gin"], "paper/nothing.gin"),
+        (["--run_mode=star", "--gin_flie=x.gin"], "--gin_flie"),
+        (["--run_mode=star"], "nothing refers to a macro 'MODEL_DIR'"),
+        (
+            ["--run_mode=star", "--gin_file=runs/own_questions.gin", "--gin.StarConfig.sede=1"],
+            "did you mean 'seed'",
+        ),
+    ],
+)
+def test_a_mistake_in_star_jaxs_arguments_is_found_before_create(cloud, arguments, reason):
+    words = ["up", "star", *PLACE, "--accelerator_type=v3-8", "--", *arguments, BUCKET]
+    assert tpu_vm.main(words) == 1
+    *_, line = cloud.capfd.readouterr().err.splitlines()
+    assert line.startswith("tpu_vm.py: error: ") and reason in line
+    assert cloud.calls() == []
+
+
+def test_gin_files_are_looked_for_where_the_worker_has_them(monkeypatch, tmp_path):
+    (tmp_path / "mine.gin").write_text("include 'runs/own_questions.gin'\n")
+    monkeypatch.chdir(tmp_path)
+    commands = {"": ["--run_mode=star", "--gin_file=mine.gin"]}
+    with pytest.raises(check.CheckError, match=r"mine\.gin"):
+        check.checked_configurations(commands, on_worker=True)
+    found = ["--run_mode=pretrain", "--gin_file=code/gin_configs/runs/own_questions.gin"]
+    (text,) = check.checked_configurations({"": found}, on_worker=True).values()
+    assert "JsonlTask.held_out" in text
+
+
+def test_without_star_jaxs_packages_the_check_says_how_to_get_them(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\necho \"ModuleNotFoundError: No module named 'gin'\" >&2\nexit 1\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(check, "_python", lambda: str(python))
+    with pytest.raises(check.CheckError) as raised:
+        check.checked_configurations({"": []})
+    assert "No module named 'gin'" in str(raised.value)
+    assert "make .venv with bash -c '. launch/install.sh; ensure_venv" in str(raised.value)
+
+
+# A dry run that a person can read and paste
+
+
+def test_a_dry_run_has_a_heading_a_step_with_its_price_and_what_ends_it(cloud):
+    cloud.up("--delete_at_end", "--dry_run", "--data=gptj", arguments=("--run_mode=star", BUCKET))
+    headings = re.findall(r"^# \d\. (.*)$", cloud.out, re.MULTILINE)
+    rate = " (about 8.00 dollars per hour)"
+    assert headings == [
+        "Create the TPU VM, if there is none",
+        f"Send the code and set up every worker{rate}",
+        f"Start star_jax on every worker{rate}",
+        f"Watch the run to its end{rate}",
+        f"Copy the results into {cloud.results}{rate}",
+        f"Delete the TPU VM{rate}",
+    ]
+    prose = re.sub(r"\n#    (?=\S)", " ", cloud.out)
+    assert "about 8.00 dollars per hour while it exists, 192.00 dollars in 24 h" in prose
+    assert f"{prices.READ}, not verified for your zone and day: {prices.PRICE_LIST}" in prose
+    assert "24 h after it started (--max_hours)" in prose and "`stop` does not" in prose
+    assert f"\n#        {BUCKET}\n" in cloud.out
+    for line in cloud.out.splitlines():
+        if len(line) > 100 and not line.startswith("#"):
+            assert len(shlex.split(line.removesuffix("\\"))) == 1  # a word that is so long
+
+
+def test_the_commands_of_a_dry_run_can_be_pasted(cloud):
+    cloud.up("--delete_at_end", "--dry_run", arguments=("--run_mode=star", BUCKET, ODD))
+    subprocess.run(["bash"], input=cloud.out, text=True, capture_output=True)
+    cloud.until(cloud.runs)
+    assert cloud.runs() == [{"worker": 0, "made": 1, "arguments": ["--run_mode=star", BUCKET, ODD]}]
+    assert cloud.run("status") == 0 and "there is no TPU VM" in cloud.out
+
+
+def test_prices_are_by_chip():
+    cost = {name: prices.per_hour(create.full_type(name)) for name in
+            ("v2-8", "v3-8", "v4-8", "v5e-1", "v5e-16", "v5p-8", "v6e-8")}  # fmt: skip
+    expected = [4.5, 8.0, 12.88, 1.2, 19.2, 16.8, 21.6]
+    assert list(cost.values()) == pytest.approx(expected)
+    assert create.RUNTIME_VERSIONS.keys() == prices.PER_CHIP.keys()
 
 
 # The command line
@@ -807,10 +1124,11 @@ def test_only_what_git_tracks_is_sent_and_the_rest_is_reported(cloud):
 
 
 def test_a_copy_without_git_is_sent_without_what_running_made(tmp_path):
-    for name in ("star_jax/a.py", ".venv/b", "runs/c", "data/d", "x.egg-info/e", "gin_configs/f"):
+    sent = ["gin_configs/f", "gin_configs/runs/g.gin", "star_jax/a.py"]
+    for name in (*sent, ".venv/b", "runs/c", "data/d", "x.egg-info/e", "star_jax/__pycache__/h"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert sorted(pack.walked_files(tmp_path)) == ["gin_configs/f", "star_jax/a.py"]
+    assert sorted(pack.walked_files(tmp_path)) == sent
 
 
 def pins(name):
@@ -859,7 +1177,7 @@ def test_the_worker_script_runs_alone_on_a_bare_python(tmp_path):
         cwd=tmp_path, env={"HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     answer = json.loads(done.stdout)
-    assert answer.pop("worker") and answer == {"state": "none", "digest": ""}
+    assert answer.pop("worker") and answer == {"state": "none", "digest": "", "ends_at": None}
 
 
 # What it has in common with star_jax, which it cannot import
@@ -972,10 +1290,10 @@ def test_each_tpu_vm_command_of_the_readme_has_a_dry_run(cloud, monkeypatch, lin
     for word in export.split()[1:]:
         monkeypatch.setenv(*word.split("="))
     assert tpu_vm.main([argv[0], argv[1], "--dry_run", *argv[2:]]) == 0
-    printed = cloud.capfd.readouterr().out.splitlines()
-    assert printed and all(line.startswith("gcloud ") for line in printed)
-    for line in printed:
-        fake_gcloud.parse(shlex.split(line)[1:])  # ends the program at a flag gcloud has not
+    printed = commands_of(cloud.capfd.readouterr().out)
+    assert printed
+    for words in printed:
+        fake_gcloud.parse(words)  # ends the program at a flag gcloud has not
 
 
 def test_the_readmes_gcloud_commands_are_known_ones():
@@ -984,6 +1302,10 @@ def test_the_readmes_gcloud_commands_are_known_ones():
         "projects create": set(),
         "billing projects link": {"--billing-account"},
         "services enable": set(),
+        "billing budgets create": {
+            *("--billing-account", "--display-name", "--budget-amount", "--filter-projects"),
+            "--threshold-rule",
+        },
         "storage buckets create": {
             "--location",
             "--uniform-bucket-level-access",
@@ -991,6 +1313,11 @@ def test_the_readmes_gcloud_commands_are_known_ones():
         },
         "storage buckets add-iam-policy-binding": {"--member", "--role"},
         "iam service-accounts create": set(),
+        "projects add-iam-policy-binding": {"--member", "--role"},
+        "compute tpus tpu-vm list": set(),
+        "compute tpus queued-resources list": set(),
+        "storage rm": {"--recursive"},
+        "projects delete": set(),
     }
     commands = [line for line in readme_commands() if line.startswith("gcloud ")]
     assert len(commands) == len(known)
@@ -1008,6 +1335,14 @@ def test_what_the_readme_gives_star_jax_is_read_and_its_files_are_there(command)
     gin_sources.read_sources(parsed.gin_files, parsed.bindings, not_needed=parsed.mode.not_needed)
 
 
+def test_the_readme_turns_on_what_the_launcher_calls():
+    (command,) = [line for line in readme_commands() if line.startswith("gcloud services enable")]
+    worker = (PACKAGE / "tpu_vm/worker/self_delete.py").read_text()
+    called = set(re.findall(r'call\("[A-Z]+", "(\w+)"', worker))
+    assert called == {"cloudresourcemanager", "storage", "tpu"}
+    assert {f"{service}.googleapis.com" for service in called | {"iam"}} <= set(command.split())
+
+
 def test_the_readmes_data_is_what_fetch_py_downloads():
     fetched = {artefact.path for what in TABLE.values() for artefact in what.files}
     folders = {path.rpartition("/")[0] for path in fetched}
@@ -1019,9 +1354,11 @@ def test_the_readmes_data_is_what_fetch_py_downloads():
 def test_the_readmes_prices_add_up_and_its_files_are_there():
     text = README.read_text()
     rows = re.findall(r"^\| (v\w+-\d+).* \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
-    assert len(rows) == 6
+    assert len(rows) == 7
     for name, chips, price, hour in rows:
         assert int(chips) * float(price) == pytest.approx(float(hour)), name
-        create.full_type(name)
+        full = create.full_type(name)
+        assert (prices.chips(full), prices.per_hour(full)) == (int(chips), float(hour))
+    assert f"read on {prices.READ}" in text and prices.PRICE_LIST in text
     for file in re.findall(r"`((?:star_jax|launch|gin_configs)/[\w/.]*)`", text):
         assert (ROOT / file).exists(), file

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 
@@ -24,6 +25,31 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends the program with exit code 2."""
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+    def refuse_own_flags(self, words: Sequence[str]) -> None:
+        """Ends the program if a flag of this parser is among the words after a lone --."""
+        own = {flag for action in self._actions for flag in action.option_strings}
+        for flag in (word.partition("=")[0] for word in words):
+            if flag in own:
+                self.error(f"{flag} is an option of {self.prog}; move it before the lone --")
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Ends the program with the exit code of `main`, or 141 if the reader of its output is gone.
+
+    A reader that does not wait for the end is `head`, for example; a shell reports 141 for SIGPIPE.
+    """
+    try:
+        try:
+            code = main(sys.argv[1:])
+        except SystemExit as end:  # --help, or a wrong command line
+            code = end.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):  # Python flushes them once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        code = 141
+    sys.exit(code)
 
 
 def fail(prog: str, message: str, exit_code: int) -> int:

@@ -46,6 +46,8 @@ def main(argv: Sequence[str], table: Mapping[str, Bundle] = TABLE) -> int:
                 print(artefact.hint.format(path=path, folder=path.parent), flush=True)
     except FetchError as error:
         return fail(PROG, str(error), 1)
+    except BrokenPipeError:
+        raise  # see command_line.run
     except OSError as error:
         where = error.filename or folder
         way_out = "free disk space, or choose another folder with --dir"

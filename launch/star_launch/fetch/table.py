@@ -145,7 +145,7 @@ TABLE: Mapping[str, Bundle] = {
     "commonsense_qa": Bundle("CommonsenseQA 1.11, train and dev", COMMONSENSE_QA),
     "gsm8k": Bundle("GSM8K, train and test", GSM8K),
     "paper_prompts": Bundle("few-shot prompts of the STaR paper's repository", PAPER_PROMPTS),
-    "all_data": Bundle("the three above", (*COMMONSENSE_QA, *GSM8K, *PAPER_PROMPTS)),
+    "all_data": Bundle("the three above, without GPT-J", (*COMMONSENSE_QA, *GSM8K, *PAPER_PROMPTS)),
     "gptj": Bundle("GPT-J 6B in float32, a Hugging Face folder with its tokenizer", GPTJ),
     "gptj_tokenizer": Bundle("the tokenizer alone", GPTJ_TOKENIZER),
     "gptj_slim": Bundle("GPT-J 6B in bfloat16, as mesh-transformer-jax published it", GPTJ_SLIM),

@@ -52,8 +52,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]
         parser.error(f"--tpu '{options.tpu}' is not gs://BUCKET/FOLDER")
     if tpu_options and not options.tpu:
         parser.error("what follows a lone -- is for TPU VMs; give --tpu gs://BUCKET/FOLDER")
-    if tpu_options and "--dry_run" in tpu_options:
-        parser.error("--dry_run belongs before the lone --")
+    parser.refuse_own_flags(tpu_options or ())
     for word in flags:
         if not re.fullmatch(r"--gin\.[^=]+=.+", word, re.DOTALL):
             parser.error(f"{word} is not --gin.NAME=VALUE")

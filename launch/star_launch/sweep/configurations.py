@@ -1,13 +1,10 @@
-"""Reads the sweep's gin file, and checks the configuration of each of its runs."""
+"""Reads the sweep's gin file, and the configurations of runs as the runs themselves will."""
 
 import contextlib
-import dataclasses
 import json
-import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import gin
 
@@ -16,8 +13,7 @@ from star_jax.cli.command_line import CommandLine, parse_command_line
 from star_jax.cli.quiet import quiet_imports
 from star_jax.errors import UserError
 from star_jax.modes import MODES
-from star_jax.tools.sweep import Prepare, Sweep, SweepRun
-from star_launch import ROOT
+from star_jax.tools.sweep import Prepare, Sweep
 
 # Not in star_jax.cli.configurables: a run has no sweep to bind, and a sweep need not import JAX.
 for _record in (Sweep, Prepare):
@@ -53,73 +49,54 @@ def read_sweep(file: str, bindings: Sequence[tuple[str, str]]) -> Sweep:
         gin.clear_config()  # the runs have their own
 
 
-def read_run(run: SweepRun) -> tuple[CommandLine, gin_sources.Sources]:
+def read_run(name: str, arguments: Sequence[str]) -> tuple[CommandLine, gin_sources.Sources]:
     """Returns a run's command line and its files, read as the run itself will read them.
 
     Raises:
       UserError: with the run's name.
     """
-    with _named(run):
-        command = parse_command_line(run.arguments())
+    with _named(name):
+        command = parse_command_line(arguments)
         return command, gin_sources.read_sources(
             command.gin_files, command.bindings, command.search_paths, command.mode.not_needed
         )
 
 
-def load_configurations(runs: Sequence[SweepRun]) -> dict[str, str]:
+def load_configurations(commands: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Gives each run's configuration to gin; returns gin's text of it, by the run's name.
+
+    Args:
+      commands: arguments of star_jax by the run's name, which is "" for a run of no sweep.
 
     Raises:
       UserError: with the run's name.
     """
-    read = [read_run(run) for run in runs]  # finds most mistakes, and is fast
+    # Finds most mistakes, and is fast.
+    read = {name: read_run(name, arguments) for name, arguments in commands.items()}
     with quiet_imports():
         from star_jax.cli import configurables
     configurations = {}
-    for run, (command, sources) in zip(runs, read, strict=True):
-        with _named(run):
+    for name, (command, sources) in read.items():
+        with _named(name):
             configurables.register_mode(command.run_mode, command.mode)
             gin_errors.load(sources)
-        configurations[run.name] = gin.config_str()
+        configurations[name] = gin.config_str()
     return configurations
 
 
-def checked_configurations(runs: Sequence[SweepRun]) -> dict[str, str]:
-    """`load_configurations` in another process, since its imports take almost a gigabyte.
-
-    Raises:
-      UserError: with the run's name.
-    """
-    # As in the runs, the current folder comes first: it may have modules that gin files import.
-    paths = [str(ROOT / "launch"), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=json.dumps([dataclasses.asdict(run) for run in runs]),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-    )
-    answer = json.loads(done.stdout)
-    if "error" in answer:
-        raise UserError(answer["error"])
-    return answer["configurations"]
-
-
 @contextlib.contextmanager
-def _named(run: SweepRun) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{run.name}: {error.message}") from error
+        raise UserError(f"{name}: {error.message}" if name else error.message) from error
 
 
 def _answer() -> None:
-    """The other end of `checked_configurations`: JSON of runs in, JSON of configurations out."""
+    """What star_launch/check.py runs: JSON of command lines in, JSON of configurations out."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it silently
-    runs = [SweepRun(**run) for run in json.load(sys.stdin)]
     try:
-        answer = {"configurations": load_configurations(runs)}
+        answer = {"configurations": load_configurations(json.load(sys.stdin))}
     except UserError as error:
         answer = {"error": error.message}
     json.dump(answer, sys.stdout)

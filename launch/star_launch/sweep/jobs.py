@@ -12,6 +12,7 @@ from star_jax.tools.sweep import SweepRun, gin_text
 from star_launch import ROOT
 from star_launch.sweep.runner import Job
 from star_launch.tpu_vm import command as tpu_vm
+from star_launch.tpu_vm import prices
 
 STAR_JAX = (sys.executable, "-m", "star_jax.main")
 TPU_VM = (sys.executable, str(ROOT / "launch/tpu_vm.py"))
@@ -43,11 +44,17 @@ def tpu_jobs(
     jobs = []
     for i, run in enumerate(runs):
         number = run.name.partition("_")[0] if run.is_point else f"before-{i}"
-        own = [*options, "--delete_at_end", f"--to={directory / run.name}"]
+        own = [*options, "--checked", "--delete_at_end", f"--to={directory / run.name}"]
         arguments = ("up", tpu_name(directory.name, number), *own, "--", *run.arguments())
         tpu_vm.parse(arguments)
         jobs.append(_job(run, configs, (*TPU_VM, *arguments)))
     return jobs
+
+
+def tpu_cost(jobs: Sequence[Job]) -> str:
+    """What the TPU VM of a job costs, in one line."""
+    options, _ = tpu_vm.parse(jobs[0].command[len(TPU_VM) :])
+    return prices.cost_line(options.accelerator_type, options.spot, options.max_hours)
 
 
 def _job(run: SweepRun, configs: Mapping[str, str], command: tuple[str, ...]) -> Job:

@@ -2,15 +2,15 @@
 
 import argparse
 import functools
-import shlex
 import subprocess
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import star_jax
 from star_jax.errors import UserError
 from star_jax.tools.sweep import expand
-from star_launch import ROOT, command_line
+from star_launch import ROOT, check, command_line
 from star_launch.sweep import PROG, SWEEPS, configurations, jobs, machine
 from star_launch.sweep.logs import last_accuracy
 from star_launch.sweep.runner import (
@@ -23,7 +23,7 @@ from star_launch.sweep.runner import (
     finished_seconds,
 )
 from star_launch.sweep.state import claimed
-from star_launch.text import human_time
+from star_launch.text import command_text, human_time
 
 say = functools.partial(command_line.say, PROG)
 
@@ -46,9 +46,14 @@ def run_sweep(
     default = SWEEPS / Path(options.file).stem
     directory = Path(options.output_dir or sweep.output_dir or default)
     runs = expand(sweep, options.tpu or str(directory))
-    configs = configurations.checked_configurations(runs)
+    try:
+        commands = {run.name: run.arguments() for run in runs}
+        configs = check.checked_configurations(commands, on_worker=bool(options.tpu))
+    except check.CheckError as error:
+        raise UserError(str(error)) from error
     if options.tpu:
         wanted = jobs.tpu_jobs(runs, configs, directory, tpu_options)
+        say(f"{len(wanted)} TPU VMs, {options.parallel} at a time; each: {jobs.tpu_cost(wanted)}")
     else:
         wanted = jobs.local_jobs(runs, configs)
     if options.dry_run:
@@ -79,12 +84,13 @@ def check_checkout() -> None:
 
 
 def print_commands(directory: Path, wanted: Sequence[Job]) -> int:
-    """Prints every command, after a # if its run is finished; returns the exit code."""
+    """Prints every command, as a comment if its run is finished; returns the exit code."""
     for job in wanted:
-        mark = "" if finished_seconds(directory, job) is None else "# finished: "
-        print(mark + shlex.join(job.command))
+        done = finished_seconds(directory, job) is not None
+        print(f"\n# {job.name}{' is finished' if done else ''}")
+        print(textwrap.indent(command_text(job.command), "# " if done else ""))
     points = [directory / job.name for job in wanted if job.is_point]
-    print(shlex.join(jobs.report_command(points, directory / "report")))
+    print(f"\n# report\n{command_text(jobs.report_command(points, directory / 'report'))}")
     return 0
 
 

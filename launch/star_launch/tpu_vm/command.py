@@ -10,7 +10,7 @@ from pathlib import Path
 
 from star_launch.command_line import Parser, fail, split_at_dashes
 from star_launch.fetch.table import TABLE
-from star_launch.tpu_vm import PROG, create, results, run, status, up
+from star_launch.tpu_vm import PROG, create, prices, results, run, status, up
 from star_launch.tpu_vm.dry_run import DryRun
 from star_launch.tpu_vm.gcloud import Gcloud, LaunchError
 from star_launch.tpu_vm.tpu import Node, Tpu
@@ -20,11 +20,23 @@ EPILOG = """\
 commands:
 {commands}
 
+A first step that costs little:
+  python3 launch/tpu_vm.py up smoke --smoke
+
 For `run` and `up`, the arguments of star_jax follow a lone --:
   python3 launch/tpu_vm.py up star --accelerator_type=v3-8 -- \\
       --run_mode=star --gin_file=... --gin.MODEL_DIR="'gs://BUCKET/star'"
 A relative path there is relative to ~/star_jax on the worker.
 """
+MAX_HOURS = 24
+# `up --smoke`: a base model of 40 thousand parameters, in minutes, on one chip.
+SMOKE_TYPE, SMOKE_HOURS, SMOKE_MINUTES = "v5litepod-1", 1, 20
+SMOKE_ARGUMENTS = (
+    "--run_mode=pretrain",
+    "--gin_file=runs/own_questions.gin",
+    "--gin.MODEL_DIR='runs/smoke'",
+    "--gin.BASE_DIR=%MODEL_DIR",
+)
 VARIABLES = {"project": "CLOUDSDK_CORE_PROJECT", "zone": "CLOUDSDK_COMPUTE_ZONE"}  # gcloud's own
 
 
@@ -34,19 +46,34 @@ class Commands:
     def __init__(self, options: argparse.Namespace, arguments: tuple[str, ...]):
         self._options, self._arguments = options, arguments
         exists = options.command not in ("up", "create")
-        gcloud = DryRun(exists) if options.dry_run else Gcloud()
+        rate = prices.rate(options.accelerator_type) if options.accelerator_type else ""
+        gcloud = DryRun(exists, rate) if options.dry_run else Gcloud()
         self._tpu = Tpu(gcloud, options.name, options.zone, options.project)
         self._folder = Path(options.to) if options.to else run.RECORDS / options.name
 
     def up(self) -> None:
         """All of create, setup, run and fetch; again after a preemption."""
-        data, delete_at_end = tuple(self._options.data), self._options.delete_at_end
-        plan = up.Plan(self._wanted(), self._arguments, data, self._folder, delete_at_end)
+        options = self._options
+        plan = up.Plan(
+            self._wanted(),
+            self._arguments,
+            tuple(options.data),
+            self._folder,
+            options.delete_at_end,
+            options.smoke,
+        )
+        self._check_arguments()
+        if options.smoke:
+            dollars = prices.per_hour(options.accelerator_type) * SMOKE_MINUTES / 60
+            about = f"about {dollars:.2f} dollars for {SMOKE_MINUTES} minutes (never measured)"
+            self._tpu.say(f"the smoke run: {about}")
         up.up(self._tpu, plan)
 
     def create(self) -> None:
         """Create the TPU VM and wait until it is ready."""
-        self._tpu.say(str(create.ensure_ready(self._tpu, self._wanted())))
+        wanted = self._wanted()
+        create.announce(self._tpu, wanted)
+        self._tpu.say(str(create.ensure_ready(self._tpu, wanted, self._tpu.node())))
 
     def setup(self) -> None:
         """Send the code to every worker and make the environment there."""
@@ -54,7 +81,12 @@ class Commands:
 
     def run(self) -> None:
         """Start star_jax on every worker; this machine may then be off."""
-        run.start(self._tpu, self._ready_node(), self._arguments)
+        options = self._options
+        self._check_arguments()
+        node, model_dir = self._ready_node(), run.checked_model_dir(self._arguments)
+        run.check_disk(self._tpu, model_dir, node.workers, node.spot, options.delete_at_end)
+        delete_after = up.GRACE_SECONDS if options.delete_at_end else None
+        run.start(self._tpu, node, self._arguments, delete_after)
 
     def status(self) -> None:
         """Show the TPU VM, the run on each worker, the last iteration and goodput."""
@@ -74,7 +106,7 @@ class Commands:
         results.fetch(self._tpu, self._tpu.node(), self._folder, self._options.model_dir)
 
     def stop(self) -> None:
-        """End the run; the TPU VM stays and costs money."""
+        """End the run; the TPU VM stays and costs money until it is deleted."""
         run.stop(self._tpu, self._ready_node())
 
     def delete(self) -> None:
@@ -91,7 +123,13 @@ class Commands:
             options.service_account,
             options.poll_seconds,
             3600 * options.give_up_hours,
+            options.max_hours,
         )
+
+    def _check_arguments(self) -> None:
+        if not self._options.checked:
+            self._tpu.say("checking star_jax's arguments")
+            run.check_arguments(self._arguments)
 
     def _ready_node(self) -> Node:
         node = self._tpu.node()
@@ -126,6 +164,14 @@ def positive(number: type) -> Callable[[str], float]:
         return value
 
     return check
+
+
+def hours(text: str) -> float:
+    """Returns a number of hours above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of hours above 0")
+    return value
 
 
 def accelerator_type(text: str) -> str:
@@ -167,12 +213,18 @@ def make_parser() -> Parser:
     add("--queued", action="store_true", help="create a queued resource instead of retrying")
     add("--runtime_version", type=image, help="image (default: the one for JAX)")
     add("--service_account", type=account, default="", help="(default: the project's own)")
+    what = f"the TPU VM deletes itself then (default: {MAX_HOURS}, with --smoke {SMOKE_HOURS})"
+    add("--max_hours", type=hours, help=what)
     add("--give_up_hours", type=positive(float), default=24, help="stop waiting (default: 24)")
 
     add = parser.add_argument_group("for some commands").add_argument
     what = "up, setup: what launch/fetch.py downloads into data/ on each worker; repeat it"
     add("--data", action="append", default=[], choices=list(TABLE), metavar="WHAT", help=what)
-    add("--delete_at_end", action="store_true", help="up: delete the TPU VM after success")
+    what = "up, run: the TPU VM is deleted after the run, also if it failed or this machine is off"
+    add("--delete_at_end", action="store_true", help=what)
+    what = f"up: a small run on a {SMOKE_TYPE}, deleted at the end"
+    add("--smoke", action="store_true", help=what)
+    add("--checked", action="store_true", help="up, run: do not check star_jax's arguments")
     add("--to", help="up, fetch: folder for the results (default: runs/tpu/NAME)")
     model_dir = matching(run.SAFE_PATH.pattern, "a path without special characters")
     add("--model_dir", type=model_dir, default="", help="status, fetch: of a run not recorded here")
@@ -192,6 +244,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     for name in VARIABLES:
         if not getattr(options, name):
             parser.error(f"--{name} is missing, and the environment has no {VARIABLES[name]}")
+    parser.refuse_own_flags(arguments or ())
+    if options.smoke:
+        arguments = smoke(parser, options, arguments)
+    options.max_hours = options.max_hours or MAX_HOURS
     if options.command in ("up", "create") and not options.accelerator_type:
         parser.error("--accelerator_type is missing, such as v3-8")
     if options.command in ("up", "run"):
@@ -204,6 +260,18 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     return options, tuple(arguments or ())
 
 
+def smoke(
+    parser: Parser, options: argparse.Namespace, arguments: Sequence[str] | None
+) -> Sequence[str]:
+    """Completes the options of `up --smoke`; returns star_jax's arguments."""
+    if options.command != "up" or options.spot or arguments is not None:
+        parser.error("--smoke is for `up`, without --spot and without arguments of star_jax")
+    options.delete_at_end = True
+    options.accelerator_type = options.accelerator_type or SMOKE_TYPE
+    options.max_hours = options.max_hours or SMOKE_HOURS
+    return SMOKE_ARGUMENTS
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs one command line; returns 0, 1 for a failure, 2 for a wrong command line, or 130."""
     options, arguments = parse(argv)
@@ -212,6 +280,8 @@ def main(argv: Sequence[str]) -> int:
         command()
     except LaunchError as error:
         return fail(PROG, str(error), 1)
+    except BrokenPipeError:
+        raise  # see command_line.run
     except OSError as error:
         return fail(PROG, f"{error.filename or 'this machine'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ import re
 import time
 
 from star_launch.text import human_time
+from star_launch.tpu_vm import prices
 from star_launch.tpu_vm.gcloud import GcloudError, LaunchError, kind_of
 from star_launch.tpu_vm.tpu import Node, Tpu
 
@@ -39,11 +40,17 @@ class Wanted:
     service_account: str  # "" for the project's default
     poll_seconds: float  # between status checks
     limit_seconds: float  # of waiting
+    max_hours: float  # after which it deletes itself
 
     @property
     def min_workers(self) -> int:
         """1 for what one machine holds, in every generation up to 8, else at least 2."""
         return 1 if int(self.accelerator_type.rpartition("-")[2]) <= 8 else 2
+
+    @property
+    def cost(self) -> str:
+        """What it costs, in one line."""
+        return prices.cost_line(self.accelerator_type, self.spot, self.max_hours)
 
     def flags(self) -> list[str]:
         """Returns the flags of gcloud that a TPU VM and a queued resource share."""
@@ -98,12 +105,30 @@ def runtime_version_of(accelerator_type: str) -> str:
     return RUNTIME_VERSIONS[accelerator_type.partition("-")[0]]
 
 
-def ensure_ready(tpu: Tpu, wanted: Wanted, if_lost: str = "") -> Node:
+def announce(tpu: Tpu, wanted: Wanted, grace: str = "") -> None:
+    """Reports what the TPU VM costs and what ends that.
+
+    Args:
+      tpu: its name and place.
+      wanted: its type and hours.
+      grace: the time from the end of a run to its deletion; "" if the run does not end it.
+    """
+    itself = [f"{wanted.max_hours:g} h after it started (--max_hours)"]
+    itself += [f"{grace} after the end of the run (--delete_at_end)"] if grace else []
+    lines = [f"    the TPU VM itself, {when}" for when in itself]
+    lines.append(f"    `tpu_vm.py delete {tpu.name}`; `stop` does not")
+    title = "Create the TPU VM, if there is none"
+    tpu.gcloud.step(title, wanted.cost, "What ends the cost:", *lines)
+    tpu.say(f"{wanted.cost}; it deletes itself {', or '.join(itself)}")
+
+
+def ensure_ready(tpu: Tpu, wanted: Wanted, node: Node | None, if_lost: str = "") -> Node:
     """Returns the TPU VM when it is ready; creates it if there is none.
 
     Args:
       tpu: its name and place.
       wanted: its type and image.
+      node: its state, None if there is none.
       if_lost: why another TPU VM cannot replace a lost one; "" if it can.
 
     Raises:
@@ -111,7 +136,6 @@ def ensure_ready(tpu: Tpu, wanted: Wanted, if_lost: str = "") -> Node:
     """
     waiter = Waiter(tpu, wanted.poll_seconds, wanted.limit_seconds)
     while True:
-        node = tpu.node()
         refused = False
         if node is not None and node.state == "READY":
             check_type(tpu, node, wanted)
@@ -135,6 +159,7 @@ def ensure_ready(tpu: Tpu, wanted: Wanted, if_lost: str = "") -> Node:
             refused = bool(reason)
         if reason:
             waiter.pause(reason, refused)
+        node = tpu.node()
 
 
 def check_type(tpu: Tpu, node: Node, wanted: Wanted) -> None:
@@ -150,7 +175,7 @@ def create_step(tpu: Tpu, wanted: Wanted) -> str:
     """Tries once to create the TPU VM; returns why to wait, "" if it was created."""
     tpu.say(f"creating a {wanted.accelerator_type}{', spot' if wanted.spot else ''}")
     try:
-        tpu.create(wanted.flags(), wanted.runtime_version)
+        tpu.create(wanted.flags(), wanted.runtime_version, wanted.max_hours)
     except GcloudError as error:
         if error.kind in ("exists", "slow"):
             return "still being created"
@@ -169,7 +194,7 @@ def queue_step(tpu: Tpu, wanted: Wanted) -> tuple[str, bool]:
     request = tpu.request()
     if request is None:
         tpu.say(f"requesting a {wanted.accelerator_type}{', spot' if wanted.spot else ''}")
-        tpu.enqueue(wanted.flags(), wanted.runtime_version)
+        tpu.enqueue(wanted.flags(), wanted.runtime_version, wanted.max_hours)
         return "", False
     state, reason = request
     if state not in ("FAILED", "SUSPENDED"):
@@ -198,6 +223,7 @@ def delete_step(tpu: Tpu) -> str:
 
 def delete(tpu: Tpu, poll_seconds: float) -> None:
     """Deletes the TPU VM, if there is one, and waits until it is gone."""
+    tpu.gcloud.step("Delete the TPU VM", "From now on it costs nothing. The bucket still does.")
     waiter = Waiter(tpu, poll_seconds, DELETE_SECONDS)
     while reason := delete_step(tpu):
         waiter.pause(reason)

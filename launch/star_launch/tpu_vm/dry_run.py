@@ -1,10 +1,11 @@
-"""--dry_run: prints the gcloud commands instead of running them."""
+"""--dry_run: prints the gcloud commands, step by step and ready for a shell, and runs none."""
 
 from __future__ import annotations
 
 import json
-import shlex
+import textwrap
 
+from star_launch.text import WIDTH, command_text
 from star_launch.tpu_vm.gcloud import Gcloud, GcloudError
 from star_launch.tpu_vm.worker import tpu_worker
 
@@ -14,9 +15,18 @@ class DryRun(Gcloud):
 
     is_dry_run = True
 
-    def __init__(self, exists: bool):
-        """`exists` is whether there is a TPU VM before the first command."""
+    def __init__(self, exists: bool, rate: str):
+        """`exists` is whether there is a TPU VM before the first command, `rate` what it costs."""
         self._exists, self._queued, self._state = exists, False, tpu_worker.NONE
+        self._steps, self._rate = 0, rate
+
+    def step(self, title: str, *lines: str) -> None:
+        """Prints a heading and what is to be known about the step, as comments."""
+        self._steps += 1
+        cost = f" ({self._rate})" if self._rate and self._exists else ""
+        print(f"\n# {self._steps}. {title}{cost}")
+        for line in lines:
+            print(comment(line))
 
     def call(self, *arguments: str, what: str = "") -> str:
         """Prints the command and returns what gcloud would."""
@@ -34,7 +44,7 @@ class DryRun(Gcloud):
 
     def stream(self, *arguments: str) -> None:
         """Prints the command."""
-        print(shlex.join(["gcloud", *arguments, "--quiet"]), flush=True)
+        print(command_text(["gcloud", *arguments, "--quiet"]), flush=True)
 
     def _describe(self, group: str) -> str:
         if not (self._queued if group == "queued-resources" else self._exists):
@@ -48,3 +58,11 @@ class DryRun(Gcloud):
             self._state = tpu_worker.EXITED
         answer = {"worker": "w-0", "state": self._state, "exit_code": 0, "digest": "x"}
         return json.dumps(answer) + "\n"
+
+
+def comment(line: str) -> str:
+    """Returns a line as a comment of the shell, wrapped unless it is indented."""
+    if line.startswith(" "):
+        return f"#    {line}"
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(line, WIDTH, initial_indent="#    ", subsequent_indent="#    ", **whole)

@@ -21,6 +21,14 @@ class LaunchError(Exception):
     """Ends the program; the message is one line and says what to do."""
 
 
+class RunFailed(LaunchError):
+    """The run failed; `worker` is the number of the worker whose log shows why, if there is one."""
+
+    def __init__(self, message: str, worker: int | None = None):
+        super().__init__(message)
+        self.worker = worker
+
+
 class GcloudError(LaunchError):
     """A gcloud command that failed; `kind` is the name of one of KINDS, "worker", or "other"."""
 
@@ -112,6 +120,9 @@ class Gcloud:
     """Runs gcloud."""
 
     is_dry_run = False
+
+    def step(self, title: str, *lines: str) -> None:
+        """Begins a step with a title and lines about it; only a dry run shows them."""
 
     def call(self, *arguments: str, what: str = "") -> str:
         """Runs one command and returns its output.

@@ -10,7 +10,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-SKIPPED_FOLDERS = {"__pycache__", "build", "data", "dist", "runs"}  # as in .gitignore
+SKIPPED_FOLDERS = {"build", "data", "dist", "runs"}  # at the top, as in .gitignore
 
 
 def tracked_files(root: Path) -> list[str] | None:
@@ -39,12 +39,12 @@ def walked_files(root: Path) -> list[str]:
     """Returns the paths of a copy without git, without hidden folders and what runs produced."""
     found = []
     for folder, subfolders, names in os.walk(root):
+        skipped = {"__pycache__", *(SKIPPED_FOLDERS if Path(folder) == root else ())}
         subfolders[:] = [
             name
             for name in subfolders
-            if name not in SKIPPED_FOLDERS and not name.startswith(".")
-            and not name.endswith(".egg-info")
-        ]  # fmt: skip
+            if name not in skipped and not name.startswith(".") and not name.endswith(".egg-info")
+        ]
         found += [os.path.relpath(os.path.join(folder, name), root) for name in names]
     return [name for name in found if not name.endswith((".pyc", ".pyo"))]
 

@@ -31,6 +31,7 @@ def fetch(tpu: Tpu, node: Node | None, folder: Path, model_dir: str) -> None:
         model_dir = "MODEL_DIR"
     if not model_dir:
         raise LaunchError(f"{tpu.name}: no run is recorded here; give --model_dir")
+    tpu.gcloud.step(f"Copy the results into {folder}")
     if node is None and not is_bucket(model_dir):
         raise LaunchError(f"{tpu.name}: there is no TPU VM, and {model_dir} was on its disk")
     if not tpu.gcloud.is_dry_run:
@@ -55,3 +56,13 @@ def fetch_one(tpu: Tpu, path: str, folder: Path) -> bool:
             raise
         return False
     return True
+
+
+def fetch_log(tpu: Tpu, folder: Path, worker: int) -> str:
+    """Copies a worker's log into a folder here; returns its file, or why there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tpu.bring(tpu_worker.LOG_FILE, f"{folder}/", worker)
+    except GcloudError as error:
+        return f"not fetched ({error})"
+    return str(folder / Path(tpu_worker.LOG_FILE).name)

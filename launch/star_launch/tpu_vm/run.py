@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from star_launch import ROOT
+from star_launch import ROOT, check
 from star_launch.files import write_whole
-from star_launch.text import first_few
+from star_launch.text import first_few, human_time
 from star_launch.tpu_vm import pack
 from star_launch.tpu_vm.gcloud import LaunchError
-from star_launch.tpu_vm.tpu import Node, Tpu, label
+from star_launch.tpu_vm.tpu import WORKER_SCRIPT, Node, Tpu, label
 from star_launch.tpu_vm.worker import tpu_worker
 
 RECORDS = ROOT / "runs/tpu"  # ignored by git, and not packed
@@ -65,6 +65,8 @@ def checked_model_dir(arguments: Sequence[str]) -> str:
             "star_jax's arguments, after a lone --, must bind the run directory: "
             "--gin.MODEL_DIR=\"'gs://BUCKET/NAME'\""
         )
+    if any("\n" in argument for argument in arguments):
+        raise ValueError("an argument of star_jax has a line break; put it into a gin file")
     if not SAFE_PATH.fullmatch(model_dir):
         raise ValueError(
             f"MODEL_DIR '{model_dir}' has characters that are not safe in a remote path; use "
@@ -73,7 +75,15 @@ def checked_model_dir(arguments: Sequence[str]) -> str:
     return model_dir
 
 
-def check_disk(tpu: Tpu, model_dir: str, workers: int, spot: bool) -> None:
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raises LaunchError for a mistake in star_jax's arguments."""
+    try:
+        check.checked_configurations({"": arguments}, on_worker=True)
+    except check.CheckError as error:
+        raise LaunchError(str(error)) from error
+
+
+def check_disk(tpu: Tpu, model_dir: str, workers: int, spot: bool, ends: bool) -> None:
     """Raises LaunchError if MODEL_DIR is on a disk of the TPU VM and has to be in a bucket.
 
     Args:
@@ -81,6 +91,7 @@ def check_disk(tpu: Tpu, model_dir: str, workers: int, spot: bool) -> None:
       model_dir: the run directory.
       workers: machines of the TPU VM.
       spot: whether the TPU VM may be preempted.
+      ends: whether the TPU VM deletes itself after the run, which nothing may be watching.
     """
     if is_bucket(model_dir):
         return
@@ -89,6 +100,11 @@ def check_disk(tpu: Tpu, model_dir: str, workers: int, spot: bool) -> None:
         raise LaunchError(
             f"{tpu.name} is a spot TPU VM: a preemption deletes its disk, and the run with it; "
             f"{way_out}"
+        )
+    if ends:
+        raise LaunchError(
+            f"{tpu.name}: with --delete_at_end the TPU VM deletes itself after the run, and its "
+            f"disk with it; {way_out}"
         )
     if workers > 1:
         raise LaunchError(
@@ -99,29 +115,46 @@ def check_disk(tpu: Tpu, model_dir: str, workers: int, spot: bool) -> None:
 
 def setup(tpu: Tpu, node: Node, data: Sequence[str]) -> None:
     """Sends the checkout to every worker and makes the environment there."""
-    archive = RECORDS / tpu_worker.ARCHIVE
+    wanted = f"downloads {', '.join(data)}" if data else "downloads no data"
+    about = f"Every worker unpacks the code, installs Python and the packages, and {wanted}."
+    tpu.gcloud.step("Send the code and set up every worker", about)
     packed = pack.pack(ROOT)
     digest = pack.digest_of(packed)
-    if not tpu.gcloud.is_dry_run:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(archive, packed)
+    archive = local_file(tpu_worker.ARCHIVE, packed)
     if left_out := pack.untracked_files(ROOT):
         tpu.say(f"not sent, because git does not track it: {first_few(left_out, 3)}")
-    tpu.send(archive)
+    tpu.send(archive, WORKER_SCRIPT)
     what = "setting up; the first time takes some minutes"
     answers = tpu.ask(node, "setup", digest, *data, what=what)
     changed = [label(answer) for answer in answers if answer.get("changed", True)]
     tpu.say(f"{', '.join(changed)} set up" if changed else "is set up already")
 
 
-def start(tpu: Tpu, node: Node, arguments: Sequence[str]) -> None:
+def local_file(name: str, content: bytes) -> Path:
+    """Writes a file for the workers; a dry run also does, so that its commands can be used."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    write_whole(RECORDS / name, content)
+    return RECORDS / name
+
+
+def start(tpu: Tpu, node: Node, arguments: Sequence[str], delete_after: float | None) -> None:
     """Starts star_jax on every worker, unless the same run is active.
 
+    Args:
+      tpu: the TPU VM.
+      node: its state.
+      arguments: of star_jax.
+      delete_after: seconds from the end of the run until the TPU VM deletes itself; None for never.
+
     Raises:
-      LaunchError: another run is active, or MODEL_DIR has to be in a bucket.
+      LaunchError: another run is active.
     """
-    model_dir = checked_model_dir(arguments)
-    check_disk(tpu, model_dir, node.workers, node.spot)
+    file = local_file(f"{tpu.name}.args", "".join(f"{line}\n" for line in arguments).encode())
+    about = [f"{file} has star_jax's arguments, one per line:", *(f"    {a}" for a in arguments)]
+    if delete_after is not None:
+        wait = human_time(delete_after)
+        about.append(f"{wait} after its end, also after a failure, the TPU VM deletes itself.")
+    tpu.gcloud.step("Start star_jax on every worker", *about)
     answers = tpu.ask(node, "report")
     if len({answer["digest"] for answer in answers}) > 1 or not answers[0]["digest"]:
         raise LaunchError(f"{tpu.name}: the workers do not have the same code; run `setup` first")
@@ -134,8 +167,11 @@ def start(tpu: Tpu, node: Node, arguments: Sequence[str]) -> None:
             "workers have to start together; `stop`, then `run` again"
         )
     if not running:
-        answers = tpu.ask(node, "start", *arguments, what="starting")
+        tpu.send(file)
+        after = "never" if delete_after is None else f"{delete_after:g}"
+        answers = tpu.ask(node, "start", file.name, after, what="starting")
     if not tpu.gcloud.is_dry_run:
+        model_dir = checked_model_dir(arguments)
         write_record(tpu, Record(model_dir, min(answer["began"] for answer in answers)))
     tpu.say("the run is active already" if running else "the run has started")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 
 from star_launch.text import human_time
 from star_launch.tpu_vm.gcloud import GcloudError
 from star_launch.tpu_vm.run import is_bucket, read_record
-from star_launch.tpu_vm.tpu import Node, Tpu, label
-from star_launch.tpu_vm.worker import tpu_worker
+from star_launch.tpu_vm.tpu import Node, Tpu, index_of, label
+from star_launch.tpu_vm.worker import supervise, tpu_worker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,10 @@ def run_state(tpu: Tpu, node: Node | None, model_dir: str = "") -> RunState:
         except GcloudError as error:
             if error.kind != "not_set_up":
                 raise
-    known = [answer for answer in answers if answer["state"] != tpu_worker.NONE]
     record = read_record(tpu)
+    if node is None and is_bucket(model_dir or record.model_dir):
+        answers = saved_answers(tpu, model_dir or record.model_dir)
+    known = [answer for answer in answers if answer["state"] != tpu_worker.NONE]
     if not model_dir:
         model_dir = known[0].get("model_dir", "") if known else record.model_dir
     began = [answer["first_began"] for answer in known if "first_began" in answer]
@@ -71,19 +74,24 @@ def run_state(tpu: Tpu, node: Node | None, model_dir: str = "") -> RunState:
         began.append(record.first_began)
     summary = known[0].get("summary") if known else None
     if is_bucket(model_dir):
-        summary = bucket_summary(tpu, model_dir)
+        summary = tpu_worker.summarize(bucket_text(tpu, f"{model_dir}/{tpu_worker.METRICS}"))
     return RunState(model_dir, tuple(answers), summary, min(began, default=None))
 
 
-def bucket_summary(tpu: Tpu, model_dir: str) -> dict | None:
-    """Returns the summary of a metrics.jsonl in a bucket, None while there is none."""
+def saved_answers(tpu: Tpu, model_dir: str) -> list[dict]:
+    """Returns what the workers reported before they deleted their TPU VM; [] if they did not."""
+    lines = bucket_text(tpu, f"{supervise.outcome(model_dir, '*')}.json").splitlines()
+    return sorted(map(json.loads, lines), key=lambda answer: index_of(answer["worker"]))
+
+
+def bucket_text(tpu: Tpu, url: str) -> str:
+    """Returns the text of objects in a bucket, "" if there are none."""
     try:
-        metrics = tpu.gcloud.call("storage", "cat", f"{model_dir}/{tpu_worker.METRICS}")
+        return tpu.gcloud.call("storage", "cat", url)
     except GcloudError as error:
         if error.kind != "missing":
             raise
-        return None
-    return tpu_worker.summarize(metrics)
+        return ""
 
 
 def worker_line(answer: dict) -> str:
@@ -104,6 +112,13 @@ def worker_line(answer: dict) -> str:
     return f"{label(answer)}: {words}, attempt {answer['attempts']}: {answer['last_line']}"
 
 
+def end_line(ends_at: float | None) -> str:
+    """Returns when the TPU VM deletes itself (seconds since 1970), in one line."""
+    if ends_at is None:
+        return "the TPU VM does not delete itself; it costs money until `tpu_vm.py delete`"
+    return f"the TPU VM deletes itself in {human_time(max(0.0, ends_at - time.time()))}"
+
+
 def status(tpu: Tpu, model_dir: str) -> str:
     """Returns the state of the TPU VM and its run, as lines."""
     node, request = tpu.node(), None
@@ -117,6 +132,8 @@ def status(tpu: Tpu, model_dir: str) -> str:
     except GcloudError as error:  # the other lines are still useful
         return "\n".join([*lines, f"workers: {error}"])
     lines += [worker_line(answer) for answer in state.answers]
+    if node is not None and state.answers:
+        lines.append(end_line(state.answers[0].get("ends_at")))
     if state.model_dir:
         lines.append(f"{state.model_dir}: {state.line()}")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from star_launch.command_line import say
 from star_launch.tpu_vm import PROG
 from star_launch.tpu_vm.gcloud import Gcloud, GcloudError
-from star_launch.tpu_vm.worker import tpu_worker
+from star_launch.tpu_vm.worker import self_delete, tpu_worker
 
 WORKER_SCRIPT = Path(tpu_worker.__file__)
 # ssh fails fast enough for gcloud's own ten tries, and notices a dead connection.
@@ -88,15 +88,28 @@ class Tpu:
         reason = state.get("failedData", {}).get("error", {}).get("message", "")
         return state.get("state", "STATE_UNSPECIFIED"), reason
 
-    def create(self, flags: Sequence[str], version: str) -> None:
-        """Creates the TPU VM and waits for it."""
-        what = f"{self.name}: creating"
-        self._call("tpu-vm", "create", f"--version={version}", *flags, what=what)
+    def create(self, flags: Sequence[str], version: str, max_hours: float) -> None:
+        """Creates the TPU VM and waits for it.
 
-    def enqueue(self, flags: Sequence[str], version: str) -> None:
-        """Requests a TPU VM that is created when there is capacity."""
-        version_flag = f"--runtime-version={version}"
-        self._call("queued-resources", "create", f"--node-id={self.name}", version_flag, *flags)
+        Args:
+          flags: what it shall be.
+          version: the image.
+          max_hours: after which it deletes itself.
+        """
+        every = (f"--version={version}", *flags, *self._end(max_hours))
+        self._call("tpu-vm", "create", *every, what=f"{self.name}: creating")
+
+    def enqueue(self, flags: Sequence[str], version: str, max_hours: float) -> None:
+        """Requests a TPU VM that is created when there is capacity; arguments as in `create`."""
+        every = (f"--runtime-version={version}", *flags, *self._end(max_hours))
+        self._call("queued-resources", "create", f"--node-id={self.name}", *every)
+
+    def _end(self, max_hours: float) -> tuple[str, str]:
+        """Returns the flags that make the TPU VM delete itself."""
+        node = f"projects/{self.project}/locations/{self.zone}/nodes/{self.name}"
+        settings = f"{self_delete.HOURS}={max_hours:g},{self_delete.NODE}={node}"
+        script = f"startup-script={self_delete.__file__}"
+        return f"--metadata={settings}", f"--metadata-from-file={script}"
 
     def delete(self) -> None:
         """Deletes the TPU VM and waits until it is gone."""
@@ -106,15 +119,15 @@ class Tpu:
         """Deletes the queued resource, and its TPU VM with it."""
         self._call("queued-resources", "delete", "--force", what=f"{self.name}: deleting")
 
-    def send(self, archive: Path) -> None:
-        """Copies the code and tpu_worker.py into the home folder of every worker."""
-        paths = (str(archive), str(WORKER_SCRIPT), f"{self.name}:")
-        self._scp(*paths, "--worker=all", what="sending the code")
+    def send(self, *files: Path) -> None:
+        """Copies files into the home folder of every worker."""
+        paths = (*map(str, files), f"{self.name}:")
+        self._scp(*paths, "--worker=all", what=f"sending {files[0].name}")
 
-    def bring(self, path: str, folder: str) -> None:
-        """Copies a file or folder, relative to the home folder of worker 0, into a folder here."""
+    def bring(self, path: str, folder: str, worker: int = 0) -> None:
+        """Copies a file or folder, relative to a worker's home folder, into a folder here."""
         paths = (f"{self.name}:{path}", folder)
-        self._scp(*paths, "--recurse", "--worker=0", what=f"fetching {path}")
+        self._scp(*paths, "--recurse", f"--worker={worker}", what=f"fetching {path}")
 
     def _scp(self, *arguments: str, what: str) -> None:
         options = [f"--scp-flag={option}" for option in SSH_OPTIONS]

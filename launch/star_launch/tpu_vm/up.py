@@ -11,13 +11,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from star_launch.text import human_time
 from star_launch.tpu_vm import create, results, run
-from star_launch.tpu_vm.gcloud import GcloudError, LaunchError
-from star_launch.tpu_vm.status import RunState, run_state, worker_line
+from star_launch.tpu_vm.gcloud import GcloudError, LaunchError, RunFailed
+from star_launch.tpu_vm.status import RunState, end_line, run_state, saved_answers, worker_line
 from star_launch.tpu_vm.tpu import Node, Tpu, index_of
-from star_launch.tpu_vm.worker import tpu_worker
+from star_launch.tpu_vm.worker import supervise, tpu_worker
 
+GRACE_SECONDS = 600  # from the end of a run to the deletion of the TPU VM by itself
 SILENCE_SECONDS = 600  # between two lines of progress, at most
+CLOCK_SECONDS = 120  # clocks differ, and a deletion takes time
 PATIENCE = 3  # rounds in a row with the same trouble, before it counts
 USER_MISTAKE = 2  # star_jax's exit code for what would fail again
 TRANSIENT = ("offline", "transient")  # errors that say nothing about the TPU VM
@@ -29,6 +32,7 @@ WORKER = "worker"  # such as a package index that is down
 class Progress:
     """What earlier rounds of this `up` found."""
 
+    exists: bool = False  # whether there is, or was, a TPU VM
     seen_alive: bool = False  # a run that is over now ended during this `up`
     troubles: int = 0  # rounds in a row without an answer from the workers
     answered: bool = False  # whether the workers of this TPU VM ever answered
@@ -36,6 +40,8 @@ class Progress:
     failures: int = 0  # rounds in a row that found a failed run
     restarts: int = 0  # since the last finished iteration
     iteration: int = -1
+    ends_at: float | None = None  # when the TPU VM deletes itself, seconds since 1970
+    began: float = dataclasses.field(default_factory=time.time)  # seconds since 1970
     reported: str | None = None  # the last iteration that was reported
     reported_at: float = 0
 
@@ -49,11 +55,17 @@ class Plan:
     data: tuple[str, ...]
     folder: Path  # for the results
     delete_at_end: bool
+    is_smoke: bool = False  # its results need not be kept
 
     @property
     def model_dir(self) -> str:
         """The run directory."""
         return run.checked_model_dir(self.arguments)
+
+    @property
+    def delete_after(self) -> float | None:
+        """Seconds from the end of the run until the TPU VM deletes itself; None for never."""
+        return GRACE_SECONDS if self.delete_at_end else None
 
 
 def up(tpu: Tpu, plan: Plan) -> None:
@@ -62,11 +74,21 @@ def up(tpu: Tpu, plan: Plan) -> None:
     Raises:
       LaunchError: the run failed, or cannot be resumed.
     """
-    run.check_disk(tpu, plan.model_dir, plan.wanted.min_workers, plan.wanted.spot)
+    wanted, ends = plan.wanted, plan.delete_at_end and not plan.is_smoke
+    run.check_disk(tpu, plan.model_dir, wanted.min_workers, wanted.spot, ends)
     progress = Progress()
-    while not one_round(tpu, plan, progress):
-        if not tpu.gcloud.is_dry_run:
-            time.sleep(plan.wanted.poll_seconds)
+    create.announce(tpu, wanted, human_time(GRACE_SECONDS) if plan.delete_at_end else "")
+    try:
+        while not one_round(tpu, plan, progress):
+            tpu.gcloud.step("Watch the run to its end", "This machine may be off meanwhile.")
+            if not tpu.gcloud.is_dry_run:
+                time.sleep(wanted.poll_seconds)
+    except RunFailed as error:
+        raise LaunchError(f"{error}; {after_failure(tpu, plan, error)}") from error
+    except LaunchError:
+        if progress.exists:
+            tpu.say("the TPU VM still exists and costs money; see `status` and `delete`")
+        raise
     results.fetch(tpu, tpu.node(), plan.folder, plan.model_dir)
     if plan.delete_at_end:
         create.delete(tpu, plan.wanted.poll_seconds)
@@ -74,25 +96,70 @@ def up(tpu: Tpu, plan: Plan) -> None:
         tpu.say("the run is finished; the TPU VM costs money until `tpu_vm.py delete`")
 
 
+def after_failure(tpu: Tpu, plan: Plan, error: RunFailed) -> str:
+    """Deletes the TPU VM if the plan says so; returns what became of it."""
+    hint = ""
+    if plan.delete_at_end:
+        if error.worker is not None:
+            hint = f"; its log: {results.fetch_log(tpu, plan.folder, error.worker)}"
+        create.delete(tpu, plan.wanted.poll_seconds)
+        return f"the TPU VM is deleted{hint}"
+    if error.worker is not None:
+        hint = f"see `tpu_vm.py logs {tpu.name} --worker={error.worker}`; "
+    return f"{hint}the TPU VM still exists and costs money"
+
+
 def one_round(tpu: Tpu, plan: Plan, progress: Progress) -> bool:
     """Does what is missing now; returns whether the run has ended well."""
     try:
-        node = create.ensure_ready(tpu, plan.wanted, why_not_again(plan, progress))
+        node = tpu.node()
+        if node is None and ended_before(tpu, plan, progress):
+            return True
+        node = create.ensure_ready(tpu, plan.wanted, node, why_not_again(plan, progress))
+        progress.exists = True
         finished = advance(tpu, node, plan, progress)
         progress.troubles, progress.setbacks, progress.answered = 0, 0, True
         return finished
     except GcloudError as error:
-        progress.troubles += error.kind in BROKEN
+        broken = (*BROKEN, "missing") if progress.exists else BROKEN
+        progress.troubles += error.kind in broken
         progress.setbacks += error.kind == WORKER
-        is_known = error.kind in (*TRANSIENT, *BROKEN, WORKER)
-        if not is_known or progress.setbacks >= PATIENCE:
+        if error.kind not in (*TRANSIENT, *broken, WORKER):
             raise
+        if progress.setbacks >= PATIENCE:
+            raise RunFailed(str(error)) from error
         tpu.say(str(error))
         if progress.troubles >= PATIENCE:
             if not progress.answered:  # the connection is at fault, and would be again
-                raise
+                raise RunFailed(str(error)) from error
             replace_silent(tpu, plan)
-            progress.troubles, progress.answered = 0, False
+            progress.troubles, progress.answered, progress.ends_at = 0, False, None
+    return False
+
+
+def ended_before(tpu: Tpu, plan: Plan, progress: Progress) -> bool:
+    """Whether the run had ended well before its TPU VM deleted itself.
+
+    Raises:
+      LaunchError: the TPU VM deleted itself after the run failed, or before the run ended.
+    """
+    if not run.is_bucket(plan.model_dir):
+        return False
+    own_id = tpu_worker.run_id(plan.arguments)
+    answers = [a for a in saved_answers(tpu, plan.model_dir) if a["run_id"] == own_id]
+    if answers and all(map(has_ended_well, answers)):
+        tpu.say("the run has ended, and the TPU VM deleted itself")
+        return True
+    failed = [a for a in answers if not has_ended_well(a) and a["ended"] > progress.began]
+    if failed and progress.seen_alive:
+        log = f"{supervise.outcome(plan.model_dir, str(index_of(failed[0]['worker'])))}.log"
+        words = "; ".join(map(worker_line, failed))
+        raise LaunchError(f"{tpu.name}: {words}; the TPU VM deleted itself; its log: {log}")
+    if progress.ends_at is not None and time.time() > progress.ends_at - CLOCK_SECONDS:
+        raise LaunchError(
+            f"{tpu.name}: the TPU VM deleted itself after {plan.wanted.max_hours:g} h "
+            "(--max_hours), before the run ended; the same command resumes on another one"
+        )
     return False
 
 
@@ -130,6 +197,10 @@ def advance(tpu: Tpu, node: Node, plan: Plan, progress: Progress) -> bool:
       LaunchError: the run failed, was stopped, or cannot be resumed.
     """
     state = run_state(tpu, node, plan.model_dir)
+    ends_at = state.answers[0].get("ends_at") if state.answers else None
+    if ends_at != progress.ends_at:
+        progress.ends_at = ends_at
+        tpu.say(end_line(ends_at))
     own_id = tpu_worker.run_id(plan.arguments)
     answers = [a for a in state.answers if a.get("run_id", own_id) == own_id]
     states = {answer["state"] for answer in answers} - {tpu_worker.NONE}
@@ -176,15 +247,16 @@ def begin(tpu: Tpu, node: Node, plan: Plan, progress: Progress, state: RunState)
         progress.restarts = progress.restarts + 1 if iteration == progress.iteration else 1
         progress.iteration = iteration
         if progress.restarts > PATIENCE:
-            raise LaunchError(
+            raise RunFailed(
                 f"{tpu.name}: the run was interrupted {PATIENCE} times without finishing an "
-                "iteration; see `tpu_vm.py logs`"
+                "iteration",
+                worker=0,
             )
         tpu.say(f"the run was interrupted; {state.line()}; starting it again")
     if any(answer["state"] == tpu_worker.RUNNING for answer in state.answers):
         run.stop(tpu, node)
     run.setup(tpu, node, plan.data)
-    run.start(tpu, node, plan.arguments)
+    run.start(tpu, node, plan.arguments, plan.delete_after)
     progress.seen_alive, progress.failures = True, 0
 
 
@@ -206,12 +278,10 @@ def note_failure(tpu: Tpu, node: Node, failed: Sequence[dict], progress: Progres
     if not certain and progress.failures < PATIENCE:
         tpu.say(f"{words}; checking whether the TPU VM was preempted")
         return
-    if not stopped:
-        run.stop(tpu, node)  # the other workers would wait for the failed one
-    raise LaunchError(
-        f"{tpu.name}: {words}; see `tpu_vm.py logs --worker={index_of(failed[0]['worker'])}`; the "
-        "TPU VM still exists and costs money"
-    )
+    if stopped:
+        raise LaunchError(f"{tpu.name}: {words}")
+    run.stop(tpu, node)  # the other workers would wait for the failed one
+    raise RunFailed(f"{tpu.name}: {words}", index_of(failed[0]["worker"]))
 
 
 def report_progress(tpu: Tpu, state: RunState, progress: Progress) -> None:

@@ -1,13 +1,12 @@
 """What tpu_vm.py has a TPU's workers do; each worker runs `python3 tpu_worker.py VERB ...`.
 
-It needs the Python of the TPU VM's image and nothing else. Each call prints one line of JSON that
-starts with {"worker": and is short enough for one write to a pipe, since all workers of a pod print
-into the same one.
+It needs the Python of the TPU VM's image and nothing else. Each call prints one line of JSON,
+{"worker": ...}, short enough for one write to the pipe that all workers of a pod share.
 
-    ~/star_jax/
-      code/, venv/, setup.json, setup.log, setup.lock
-      data/                   what launch/fetch.py downloaded
-      run/                    record.json, log.txt, pid, lock
+    ~/star_jax/code/, venv/, setup.json, setup.log, setup.lock
+    ~/star_jax/data/    what launch/fetch.py downloaded
+    ~/star_jax/run/     record.json, log.txt, pid, lock
+    /var/lib/star_jax/  of self_delete.py
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ PYTHON = VENV / "bin/python"  # that star_jax runs on
 SETUP, RECORD, LOCK = ROOT / "setup.json", RUN / "record.json", RUN / "lock"
 LOG, SETUP_LOG = Path.home() / LOG_FILE, ROOT / "setup.log"
 SCRIPTS = "star_launch.tpu_vm.worker"  # below code/launch
+ENDS_AT = Path(os.environ.get("STAR_JAX_STATE", "/var/lib/star_jax"), "ends_at")
 STOP_SECONDS = 30  # between SIGTERM and SIGKILL
 MAX_TEXT = 400  # characters that a report quotes of a line of the log
 
@@ -52,7 +52,7 @@ class WorkerError(Exception):
 
 
 def run_id(arguments: Sequence[str]) -> str:
-    """Returns a short name of a command line; two runs with the same name are the same run."""
+    """Returns a short name of a command line; runs with the same name are the same run."""
     return hashlib.sha256(json.dumps(list(arguments)).encode()).hexdigest()[:12]
 
 
@@ -111,6 +111,7 @@ def setup(digest: str, *data: str) -> dict:
         if known["digest"] != digest:
             write_json(SETUP, {**known, "digest": ""})
             unpack(Path.home() / ARCHIVE, digest)
+            logged("deletion", [sys.executable, "-m", f"{SCRIPTS}.self_delete", "check"])
             logged("environment", [sys.executable, "-m", f"{SCRIPTS}.environment", CODE, VENV])
             write_json(SETUP, {**known, "digest": digest})
         missing = sorted({*data} - {*known["data"]})
@@ -176,8 +177,8 @@ def last_line(path: Path) -> str:
     return lines[-1][-MAX_TEXT:] if lines else ""
 
 
-# Running. Only the run's processes hold the lock, so it shows whether the run is alive; a process
-# id does not, since after a reboot it may belong to another process.
+# Running. Only the run's processes hold the lock: it shows whether the run is alive, and a process
+# id does not, since after a reboot it may be another's.
 
 
 @contextlib.contextmanager
@@ -203,22 +204,26 @@ def is_alive() -> bool:
         return lock is None
 
 
-def start(*arguments: str) -> dict:
-    """Starts star_jax in a session of its own, unless a run is active."""
+def start(file: str, delete_after: str) -> dict:
+    """Starts star_jax in a session of its own, unless a run is active.
+
+    `file` has an argument per line; `delete_after` is "never", or seconds after the run's end.
+    """
     if not read_json(SETUP, {}).get("digest"):
         raise WorkerError("nothing is set up here; run `setup` first")
+    arguments = (Path.home() / file).read_bytes().decode().split("\n")[:-1]
     with locked() as lock:
         if lock is None:
             return report()  # another call was faster
         (RUN / "stopped").unlink(missing_ok=True)
         record = read_json(RECORD, {"attempts": []})
-        if record.get("arguments") != list(arguments):
-            record = {"arguments": list(arguments), "attempts": []}
+        if record.get("arguments") != arguments:
+            record = {"arguments": arguments, "attempts": []}
+        record["delete_after"] = None if delete_after == "never" else float(delete_after)
         record["attempts"].append({"began": time.time()})
         write_json(RECORD, record)
         with open(LOG, "a") as log:
-            attempt = len(record["attempts"])
-            print(f"--- attempt {attempt}, {time.ctime()} ---", file=log, flush=True)
+            print("--- attempt", len(record["attempts"]), time.ctime(), file=log, flush=True)
             supervisor = subprocess.Popen(
                 [sys.executable, "-m", f"{SCRIPTS}.supervise", str(lock)],
                 cwd=CODE / "launch",
@@ -236,16 +241,17 @@ def report() -> dict:
     """Returns the state of the last run, and what `status` and `up` need to know of it."""
     alive = is_alive()
     record = read_json(RECORD, {})
-    digest = read_json(SETUP, {}).get("digest", "")
+    ends_at = float(ENDS_AT.read_text()) if ENDS_AT.exists() else None
+    always = {"digest": read_json(SETUP, {}).get("digest", ""), "ends_at": ends_at}
     if not record:
-        return {"state": NONE, "digest": digest}
+        return {"state": NONE, **always}
     last, stopped = record["attempts"][-1], (RUN / "stopped").exists()
     ended = last.get("ended", time.time() if alive else LOG.stat().st_mtime)
     model_dir = model_dir_of(record["arguments"])
     metrics = ROOT / model_dir / METRICS
     return {
         "state": RUNNING if alive else EXITED if "exit_code" in last or stopped else VANISHED,
-        "digest": digest,
+        **always,
         "run_id": run_id(record["arguments"]),
         "model_dir": model_dir,
         "attempts": len(record["attempts"]),
