@@ -269,18 +269,13 @@ def test_rope_scaling_is_told_from_the_frequencies(tmp_path, rng, factor, theta,
     }
 
 
-def test_other_rope_scaling_is_passed_on(tmp_path, rng):
-    metadata = {
-        "add_rope_scaling_type": gguf.RopeScalingType.YARN,
-        "add_rope_scaling_factor": 4.0,
-        "add_rope_scaling_orig_ctx_len": 32,
-    }
+@pytest.mark.parametrize("kind", [None, gguf.RopeScalingType.NONE, gguf.RopeScalingType.LINEAR])
+def test_metadata_without_a_factor_scale_nothing(tmp_path, rng, kind):
+    factor = 4.0 if kind == gguf.RopeScalingType.NONE else 1.0
+    metadata = {"add_rope_scaling_type": kind, "add_rope_scaling_factor": factor}
+    metadata |= {"add_rope_scaling_orig_ctx_len": 32, "add_rope_scaling_finetuned": False}
     write_gguf(tmp_path / "m.gguf", llama_tensors(rng), "qwen2", metadata=metadata)
-    assert open_model(tmp_path).config["rope_scaling"] == {
-        "rope_type": "yarn",
-        "factor": 4.0,
-        "original_max_position_embeddings": 32,
-    }
+    assert open_model(tmp_path).config["rope_scaling"] is None
 
 
 def test_only_the_touched_parts_of_a_joined_tensor_are_read():
@@ -496,6 +491,30 @@ MISTAKES = {
         lambda d: llama_gguf(d, extra={"rope_freqs.weight": np.full(4, 3, np.float32)}),
         "rope_freqs.weight is not what Llama 3",
     ),
+    "gguf linear": (
+        lambda d: llama_gguf(d, metadata={"add_rope_scaling_factor": 4.0}),
+        r"llama.rope.scaling\.\* with factor 4.0, type linear is not supported",
+    ),
+    "gguf old linear": (
+        lambda d: llama_gguf(d, metadata={"add_scale_linear": 4.0}),
+        r"type linear, factor 4.0 is not supported",
+    ),
+    "gguf linear and frequencies": (
+        lambda d: llama_gguf(
+            d,
+            metadata={"add_rope_scaling_factor": 4.0},
+            extra={"rope_freqs.weight": np.ones(4, np.float32)},
+        ),
+        "factor 4.0, type linear is not supported",
+    ),
+    "gguf yarn": (
+        lambda d: llama_gguf(d, metadata={"add_rope_scaling_type": gguf.RopeScalingType.YARN}),
+        "with type yarn, factor None is not supported",
+    ),
+    "gguf attention factor": (
+        lambda d: llama_gguf(d, metadata={"add_rope_scaling_attn_factors": 2.0}),
+        "attn_factor 2.0, type linear, factor None is not supported",
+    ),
     "gguf part": (
         lambda d: llama_gguf(d, metadata={"add_split": 3}),
         "llama-gguf-split --merge",
@@ -515,12 +534,11 @@ def rename(directory, shard):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_told_in_one_line(tmp_path, mistake, monkeypatch):
-    monkeypatch.setattr(
-        gguf.GGUFWriter,
-        "add_split",
-        lambda writer, n: writer.add_uint16("split.count", n),
-        raising=False,
-    )
+    for method, add in {
+        "add_split": lambda writer, n: writer.add_uint16("split.count", n),
+        "add_scale_linear": lambda writer, x: writer.add_float32("llama.rope.scale_linear", x),
+    }.items():
+        monkeypatch.setattr(gguf.GGUFWriter, method, add, raising=False)
     make, told = MISTAKES[mistake]
     with pytest.raises(UserError, match=told) as raised:
         open_model(make(tmp_path / "model"))

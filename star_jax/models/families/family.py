@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.models.config import DecoderConfig
 from star_jax.models.tensors import Tensor
 
@@ -39,7 +39,15 @@ class ConfigJson:
         value = self.fields.get(name) or {}
         if not isinstance(value, dict):
             raise self._error(name, "an object")
-        return ConfigJson(value, self.where)
+        return ConfigJson(value, f"{self.where}: {name}")
+
+    def known(self, *names: str) -> None:
+        """Checks that there are no other fields."""
+        others = [name for name in self.fields if name not in names]
+        if fields := [
+            f"{name} = {value!r}" for name in others if (value := self.fields[name]) is not None
+        ]:
+            raise UserError(f"{self.where} has {some(fields)}, which is not supported")
 
     def only(self, name: str, value: object) -> None:
         """Checks that a field is absent or has the only value that is supported."""

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.families.family import ConfigJson, Family, Gguf, GgufFile
 from star_jax.models.rotary import stretch
@@ -47,8 +47,7 @@ def read_modern(config: ConfigJson, head_dim: int = 0) -> DecoderConfig:
     n_heads, d_model = config.whole("num_attention_heads"), config.whole("hidden_size")
     head_dim = config.whole("head_dim", head_dim or d_model // n_heads)
     kv_heads = config.whole("num_key_value_heads", n_heads)
-    rope = config.part("rope_parameters")  # of transformers 5; two separate fields before
-    scaling = config.part("rope_scaling")
+    rotary_base, rope_scaling = _read_rope(config)
     return DecoderConfig(
         vocab_size=config.whole("vocab_size"),
         n_layers=config.whole("num_hidden_layers"),
@@ -62,9 +61,9 @@ def read_modern(config: ConfigJson, head_dim: int = 0) -> DecoderConfig:
         mlp="swiglu",
         head="tied" if config.flag("tie_word_embeddings") else "plain",
         rotary_dim=head_dim,
-        rotary_base=float(rope.number("rope_theta", config.number("rope_theta", 10000.0))),
+        rotary_base=rotary_base,
         rotary_pairs="halves",
-        rope_scaling=_read_rope(scaling if scaling.fields else rope),
+        rope_scaling=rope_scaling,
         context_length=config.whole("max_position_embeddings"),
         norm_epsilon=config.number("rms_norm_eps", 1e-6),
     )
@@ -132,20 +131,21 @@ def _read_llama(config: ConfigJson) -> DecoderConfig:
     return read_modern(config)
 
 
-def _read_rope(config: ConfigJson) -> RopeScaling | None:
-    kind = config.fields.get("rope_type") or config.fields.get("type")
-    if kind in ("default", None):
-        return None
-    if kind != "llama3":
-        raise UserError(
-            f"{config.where}: rope_scaling of type {kind!r} is not supported, only 'llama3'"
-        )
-    return RopeScaling(
-        factor=config.number("factor"),
-        low_freq_factor=config.number("low_freq_factor"),
-        high_freq_factor=config.number("high_freq_factor"),
-        original_context_length=config.whole("original_max_position_embeddings"),
-    )
+def _read_rope(config: ConfigJson) -> tuple[float, RopeScaling | None]:
+    """Rotary base and scaling; of the places that each may be in, transformers' choice."""
+    rope = config.part("rope_scaling" if config.fields.get("rope_scaling") else "rope_parameters")
+    kind = rope.fields.get("rope_type") or rope.fields.get("type") or "default"
+    rope = ConfigJson(rope.fields, f"{rope.where} of type {kind!r}")
+    if kind not in ("default", "llama3"):
+        raise UserError(f"{rope.where} is not supported, only 'llama3'")
+    factors = ("factor", "low_freq_factor", "high_freq_factor") if kind == "llama3" else ()
+    length = "original_max_position_embeddings"
+    rope.known("rope_type", "type", "rope_theta", *factors, *([length] if factors else ()))
+    base = float(rope.number("rope_theta", config.number("rope_theta", 10000.0)))
+    if not factors:
+        return base, None
+    context = rope.whole(length, config.whole("max_position_embeddings"))
+    return base, RopeScaling(*map(rope.number, factors), config.whole(length, context))
 
 
 def _write_rope(scaling: RopeScaling | None) -> dict[str, object] | None:
@@ -197,14 +197,21 @@ def _gguf_sizes(gguf: GgufFile, architecture: str) -> dict[str, float]:
 def _gguf_rope(
     gguf: GgufFile, architecture: str, sizes: Mapping[str, float]
 ) -> dict[str, object] | None:
-    """Scaling by the metadata, or by what the file divides each rotary frequency."""
+    """Scaling by what the file divides each rotary frequency; UserError for any other."""
+    prefix = f"{architecture}.rope.scaling."
+    found = {key.removeprefix(prefix): value for key, value in gguf.metadata.items()
+             if key.startswith(prefix)}  # fmt: skip
+    # As in llama.cpp: without a type it is linear, old files have another name, 0 is no factor.
+    kind = found.setdefault("type", "linear")
+    factor = found.setdefault("factor", gguf.metadata.get(f"{architecture}.rope.scale_linear"))
+    plain = kind == "none" or (kind == "linear" and factor in (None, 0, 1))
+    if not plain or found.keys() - {"type", "factor", "original_context_length", "finetuned"}:
+        raise UserError(
+            f"{gguf.path}: {prefix}* with {some(f'{key} {value}' for key, value in found.items())} "
+            f"is not supported (llama.cpp takes a missing type as linear); give another model"
+        )
     if (divisors := gguf.tensors.get("rope_freqs.weight")) is None:
-        prefix = f"{architecture}.rope.scaling"
-        words = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
-        found = {ours: gguf.metadata.get(f"{prefix}.{theirs}") for ours, theirs in words.items()}
-        kind = gguf.metadata.get(f"{prefix}.type", "none")
-        given = {name: value for name, value in found.items() if value is not None}
-        return None if kind == "none" else {"rope_type": kind, **given}
+        return None
     stored = divisors.whole()
     head_dim = sizes["head_dim"]
     frequencies = jnp.asarray(sizes["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim))
