@@ -328,6 +328,10 @@ def indexed(directory, weight_map):
     return directory
 
 
+def shards_of(directory):
+    return write_safetensors(directory, {"a": np.ones(2, np.float32), "b": np.zeros(2)}, 2)
+
+
 def two_shards_with_the_same_name(directory):
     write_safetensors(directory, {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}, 2)
     second = directory / "model-00002-of-00002.safetensors"
@@ -419,6 +423,10 @@ MISTAKES = {
     "missing tensor": (
         lambda d: indexed(d, {"a": "model.safetensors", "b": "model.safetensors"}),
         "lists tensors that its files do not have: b;",
+    ),
+    "file and index": (
+        lambda d: write_safetensors(shards_of(d), {"a": np.zeros(2, np.float32)}),
+        "has model.safetensors and also model.safetensors.index.json, which lists other files",
     ),
     "twice": (two_shards_with_the_same_name, "has the tensor a twice, in .*00001.*00002"),
     "index escapes": (lambda d: indexed(d, {"a": "../model.safetensors"}), "no weight_map"),
@@ -589,6 +597,11 @@ def test_no_damage_gives_a_traceback(tmp_path_factory, name, changes):
     with contextlib.suppress(UserError):
         for tensor in open_model(path).tensors.values():
             whole(tensor)
+
+
+def test_of_a_file_and_an_index_the_file_can_be_given(tmp_path):
+    write_safetensors(shards_of(tmp_path), {"a": np.zeros(2, np.float32)})
+    assert open_model(tmp_path / "model.safetensors").tensors.keys() == {"a"}
 
 
 def test_a_header_that_claims_too_much_is_told(tmp_path):
