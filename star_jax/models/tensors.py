@@ -68,12 +68,11 @@ def in_blocks(tensor: Tensor, rows: int) -> Tensor:
 
 def identical(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same bits; reads no more than it needs to see a difference."""
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
+    if not one.shape or (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
-    rest = (slice(None),) * (len(one.shape) - 1)
-    parts = (
-        (slice(low, low + COMPARED_ROWS), *rest) for low in range(0, one.shape[0], COMPARED_ROWS)
-    )
+    rest = [slice(None)] * (len(one.shape) - 1)
+    starts = range(0, one.shape[0], COMPARED_ROWS)
+    parts = ((slice(start, start + COMPARED_ROWS), *rest) for start in starts)
     return all(one.read(part).tobytes() == other.read(part).tobytes() for part in parts)
 
 

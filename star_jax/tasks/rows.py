@@ -1,10 +1,13 @@
 """Rows of published data, from JSON Lines files or from prepared TFDS folders, as plain dicts."""
 
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,11 +18,12 @@ from tensorflow_datasets.core import read_only_builder
 
 from star_jax.errors import UserError
 from star_jax.records import Question
-from star_jax.run.paths import copy_tree, is_remote, open_text, path_of
+from star_jax.run.paths import copy_tree, is_remote, path_of, read_bytes
 
 EXAMPLES = Path(__file__).parent / "examples"
 Json: TypeAlias = Any  # a JSON value
 Row: TypeAlias = dict[str, Json]
+GZIP = b"\x1f\x8b"  # begins its files
 # TFDS has no builder of its own for these.
 PREPARE = {
     "commonsense_qa": "star_jax.tasks.builders.commonsense_qa.prepare_commonsense_qa(data_dir)"
@@ -30,22 +34,30 @@ class BadRow(ValueError):
     """A row that is not a question; the text gives the reason."""
 
 
-def read_text(file: str | Path, what: str) -> str:
+def read_text(file: str | Path, what: str, encoding: str = "utf-8") -> str:
     """The text of a file or, if there is no such file, of star_jax's own example of this name.
 
-    Raises UserError, which calls the file `what`, if it cannot be read.
+    It may be compressed by gzip. If it cannot be read, a UserError calls it `what`.
     """
     own = EXAMPLES / file
     try:
-        with open_text(own if not Path(file).exists() and own.is_file() else file) as lines:
-            return lines.read()
-    except (OSError, UnicodeDecodeError) as error:
+        data = read_bytes(own if not Path(file).exists() and own.is_file() else file)
+        data = gzip.decompress(data) if data.startswith(GZIP) else data
+        text = data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"line {line} of the {what} {file} is not in {encoding} ({error.reason}); convert it "
+            f"to UTF-8, or bind a JsonlTask.encoding, such as 'latin-1'"
+        ) from error
+    except (OSError, EOFError, zlib.error, LookupError) as error:
         raise UserError(f"cannot read the {what} {file}: {error}") from error
+    return io.StringIO(text, newline=None).read()  # with "\n" for other ends of lines
 
 
-def read_lines(file: str) -> list[tuple[int, str]]:
+def read_lines(file: str, encoding: str = "utf-8") -> list[tuple[int, str]]:
     """(line number from 1, text) of every line that is not blank; see `read_text`."""
-    lines = enumerate(read_text(file, "data file").split("\n"), start=1)
+    lines = enumerate(read_text(file, "data file", encoding).split("\n"), start=1)
     return [(number, line) for number, line in lines if line.strip()]
 
 
@@ -136,10 +148,15 @@ def hashed_share(text: str) -> float:
 
 
 def _parse_json(line: str) -> Json:
+    """The value of a line; a number is its text, as it is written."""
     try:
-        return json.loads(line)
+        return json.loads(line, parse_int=str, parse_float=str, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise BadRow(f"not JSON ({error})") from error
+
+
+def _refuse(constant: str) -> Json:
+    raise ValueError(f"{constant} is no value of it")
 
 
 def _plain(value: Json) -> Json:

@@ -43,11 +43,10 @@ class ConfigJson:
 
     def known(self, *names: str) -> None:
         """Checks that there are no other fields."""
-        others = [name for name in self.fields if name not in names]
-        if fields := [
-            f"{name} = {value!r}" for name in others if (value := self.fields[name]) is not None
-        ]:
-            raise UserError(f"{self.where} has {some(fields)}, which is not supported")
+        others = {k: v for k, v in self.fields.items() if v is not None and k not in names}
+        if others:
+            said = some(f"{name} = {value!r}" for name, value in others.items())
+            raise UserError(f"{self.where} has {said}, which is not supported")
 
     def only(self, name: str, value: object) -> None:
         """Checks that a field is absent or has the only value that is supported."""

@@ -145,7 +145,8 @@ def _read_rope(config: ConfigJson) -> tuple[float, RopeScaling | None]:
     if not factors:
         return base, None
     context = rope.whole(length, config.whole("max_position_embeddings"))
-    return base, RopeScaling(*map(rope.number, factors), config.whole(length, context))
+    factor, low, high = map(rope.number, factors)
+    return base, RopeScaling(factor, low, high, config.whole(length, context))
 
 
 def _write_rope(scaling: RopeScaling | None) -> dict[str, object] | None:

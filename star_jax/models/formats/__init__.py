@@ -69,9 +69,8 @@ def _with_its_head(stored: StoredModel) -> StoredModel:
     if family is None or config.get("tie_word_embeddings") is not True:
         return stored
     names = [f"{family.names[module]}.weight" for module in ("head", "embedding")]
-    if not stored.tensors.keys() >= set(names) or identical(
-        *map(stored.tensors.__getitem__, names)
-    ):
+    head, embedding = map(stored.tensors.get, names)
+    if head is None or embedding is None or identical(head, embedding):
         return stored
     log_once(
         f"{stored.path}: config.json has tie_word_embeddings = true, but {names[0]} is not "
