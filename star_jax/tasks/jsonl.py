@@ -17,7 +17,7 @@ from pathlib import Path
 from star_jax.errors import UserError, check_one_of, check_share, did_you_mean
 from star_jax.records import Question
 from star_jax.tasks import grading, jsonl_file, rows
-from star_jax.tasks.commonsense_qa import CommonsenseQATask
+from star_jax.tasks.commonsense_qa import CommonsenseQATask, labelled
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tasks.text_task import KINDS, TextTask
 
@@ -172,7 +172,7 @@ class JsonlTask(TextTask):
         if field not in row:
             hint = did_you_mean(field, row, f"; it has {', '.join(row) or 'none at all'}")
             raise rows.BadRow(f"has no field {field!r} (JsonlTask.{binding}){hint}")
-        return rows.text_of(row, field).strip()
+        return rows.text_of(row, field, or_number=True).strip()
 
     def _solution(self, question: Question, row: rows.Row) -> str:
         """The line's rationale, which ends in the answer: its own, or one that is added."""
@@ -193,35 +193,22 @@ class JsonlTask(TextTask):
 
 def _choice_row(row: rows.Row, field: str, text: str, answer: str) -> rows.Row:
     """A row of CommonsenseQA's form; the answer is a label, or the text of one choice."""
-    pairs = _labelled(row.get(field))
-    if not 2 <= len(pairs) <= 26:
+    choices = labelled(row.get(field))
+    if not 2 <= len(choices) <= 26:
         raise rows.BadRow(
             f"has no list of 2 to 26 choices in its field {field!r} (JsonlTask.choices_field)"
         )
-    labels = [str(label).strip().lower() for label, _ in pairs]
-    texts = [rows.text_of({field: choice}, field) for _, choice in pairs]
+    read = functools.partial(rows.text_of, or_number=True)
+    labels = [read({field: x}, field, "label").strip().lower() for x in choices]
+    texts = [read({field: x}, field, "text") for x in choices]
     right = [i for i, label in enumerate(labels) if label == answer.lower()]
     right = right or [i for i, choice in enumerate(texts) if grading.same_text(choice, answer)]
     if len(right) != 1:
         raise rows.BadRow(f"has the answer {answer!r}, which is none of its choices {labels}")
     if labels == [str(i) for i in range(1, len(labels) + 1)]:  # as some of ARC's questions
         labels = list(string.ascii_lowercase[: len(labels)])
-    labelled = [{"label": a, "text": choice} for a, choice in zip(labels, texts, strict=True)]
-    return {"answerKey": labels[right[0]], "question": {"stem": text, "choices": labelled}}
-
-
-def _labelled(choices: rows.Json) -> list[tuple[rows.Json, rows.Json]]:
-    """(label, text) of each choice in any of the forms; [] if it is none of them."""
-    match choices:
-        case {"label": list(labels), "text": list(texts)} if len(labels) == len(texts):  # ARC
-            return list(zip(labels, texts, strict=True))
-        case {}:
-            return list(choices.items())
-        case [{"label": _, "text": _}, *_]:  # CommonsenseQA
-            return [(rows.text_of(x, "label"), rows.text_of(x, "text")) for x in choices]
-        case [*_]:
-            return [(chr(ord("a") + i), choice) for i, choice in enumerate(choices)]
-    return []
+    choices = labelled({"label": labels, "text": texts})
+    return {"answerKey": labels[right[0]], "question": {"stem": text, "choices": choices}}
 
 
 def _lead(template: str) -> str:

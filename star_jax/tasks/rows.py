@@ -30,6 +30,16 @@ PREPARE = {
 }
 
 
+class Written(float):
+    """A JSON number that is no integer; its str is what was written, whatever its precision."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class BadRow(ValueError):
     """A row that is not a question; the text gives the reason."""
 
@@ -47,8 +57,8 @@ def read_text(file: str | Path, what: str, encoding: str = "utf-8") -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"line {line} of the {what} {file} is not in {encoding} ({error.reason}); convert it "
-            f"to UTF-8, or bind a JsonlTask.encoding, such as 'latin-1'"
+            f"cannot read the {what} {file}: line {line} is not {encoding} ({error.reason}); "
+            f"convert it to UTF-8, or bind a JsonlTask.encoding, such as 'latin-1'"
         ) from error
     except (OSError, EOFError, zlib.error, LookupError) as error:
         raise UserError(f"cannot read the {what} {file}: {error}") from error
@@ -121,13 +131,15 @@ def read_tfds(builder: str, data_dir: str, split: str, otherwise: str) -> list[R
         return [_plain(row) for row in tfds.as_numpy(prepared.as_dataset(split=split))]
 
 
-def text_of(row: Json, *path: str) -> str:
-    """The text at `path` in nested dicts; raises BadRow if there is none."""
+def text_of(row: Json, *path: str, or_number: bool = False) -> str:
+    """The text (or the number as written) at `path` in nested dicts; BadRow if there is none."""
     name = ".".join(path)
     for key in path:
         if not isinstance(row, dict) or key not in row:
             raise BadRow(f"has no field {name!r}")
         row = row[key]
+    if or_number and isinstance(row, int | float) and not isinstance(row, bool):
+        return str(row)
     if not isinstance(row, str) or not row.strip():
         raise BadRow(f"field {name!r} is {json.dumps(row)[:60]}, which is not a text")
     try:
@@ -148,9 +160,8 @@ def hashed_share(text: str) -> float:
 
 
 def _parse_json(line: str) -> Json:
-    """The value of a line; a number is its text, as it is written."""
     try:
-        return json.loads(line, parse_int=str, parse_float=str, parse_constant=_refuse)
+        return json.loads(line, parse_float=Written, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise BadRow(f"not JSON ({error})") from error
 

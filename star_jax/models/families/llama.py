@@ -69,14 +69,11 @@ def read_modern(config: ConfigJson, head_dim: int = 0) -> DecoderConfig:
     )
 
 
-def _names_of(model_type: str) -> dict[str, object]:
-    return {"architectures": [f"{model_type.title()}ForCausalLM"], "model_type": model_type}
-
-
 def write_modern(model_type: str, config: DecoderConfig) -> dict[str, object]:
     """The config.json of Llama and its relatives."""
     return {
-        **_names_of(model_type),
+        "architectures": [f"{model_type.title()}ForCausalLM"],
+        "model_type": model_type,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
         "hidden_size": config.d_model,
@@ -105,23 +102,21 @@ def modern_gguf_config(gguf: GgufFile) -> dict[str, Any]:
     architecture = str(gguf.metadata["general.architecture"])
     if embedding is None:
         raise UserError(f"{gguf.path} has no token_embd.weight; give a whole {architecture} model")
-    sizes = _gguf_sizes(gguf, architecture)
+    prefix = f"{architecture}."
+    fields = {key.removeprefix(prefix): _one(value) for key, value in gguf.metadata.items()}
+    metadata = ConfigJson(fields, f"{gguf.path}: {architecture}")
+    sizes = _gguf_sizes(metadata)
     model_type = architecture
     if architecture == "llama" and "sliding_window" in sizes:
         model_type = "mistral"  # its files say "llama" too, but only Mistral has a window
-    special = {
-        f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{stored}_token_id")
-        for name, stored in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-    }
     return {
-        **_names_of(model_type),
+        "model_type": model_type,
         "hidden_act": "silu",
         **sizes,
         "vocab_size": embedding.shape[0],  # whatever the metadata say
-        "rope_scaling": _gguf_rope(gguf, architecture, sizes),
+        "rope_scaling": _gguf_rope(gguf, metadata, sizes),
         "attention_bias": any(name.endswith("attn_q.bias") for name in gguf.tensors),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
-        **special,
     }
 
 
@@ -157,59 +152,51 @@ def _write_rope(scaling: RopeScaling | None) -> dict[str, object] | None:
     return {"rope_type": "llama3", **fields}
 
 
-def _gguf_sizes(gguf: GgufFile, architecture: str) -> dict[str, float]:
-    def number(key: str, default: float | None = None) -> float:
-        value = gguf.metadata.get(f"{architecture}.{key}", default)
-        values = value if isinstance(value, list) and value else [value]
-        first = values[0]
-        if not isinstance(first, int | float) or first <= 0 or values != [first] * len(values):
-            problem = "several values of" if len(values) > 1 else f"{first!r} as"
-            raise UserError(
-                f"{gguf.path} {'lacks' if value is None else f'has {problem}'} "
-                f"{architecture}.{key}; give a plain {architecture} model"
-            )
-        return first
+def _one(value: Any) -> Any:
+    """The value of every layer, where a list has the same one for each."""
+    is_one = isinstance(value, list) and value and value == value[:1] * len(value)
+    return value[0] if is_one else value
 
-    n_heads, d_model = number("attention.head_count"), number("embedding_length")
-    head_dim = number("attention.key_length", d_model // n_heads)
+
+def _gguf_sizes(metadata: ConfigJson) -> dict[str, float]:
+    n_heads, d_model = metadata.whole("attention.head_count"), metadata.whole("embedding_length")
+    head_dim = metadata.whole("attention.key_length", d_model // n_heads)
     for key in ("attention.value_length", "rope.dimension_count"):
-        if number(key, head_dim) != head_dim:
-            raise UserError(
-                f"{gguf.path}: {architecture}.{key} = {number(key)} differs from the head's "
-                f"{head_dim} dims; give a plain {architecture} model"
-            )
-    window = "attention.sliding_window"
-    has_window = gguf.metadata.get(f"{architecture}.{window}")
+        metadata.only(key, head_dim)
+    epsilon, window = (
+        metadata.number("attention.layer_norm_rms_epsilon"),
+        "attention.sliding_window",
+    )
     return {
         "hidden_size": d_model,
-        "num_hidden_layers": number("block_count"),
+        "num_hidden_layers": metadata.whole("block_count"),
         "num_attention_heads": n_heads,
-        "num_key_value_heads": number("attention.head_count_kv", n_heads),
+        "num_key_value_heads": metadata.whole("attention.head_count_kv", n_heads),
         "head_dim": head_dim,
-        "intermediate_size": number("feed_forward_length"),
-        "max_position_embeddings": number("context_length"),
-        # Stored as float32: 9.999999747378752e-06 is 1e-05.
-        "rms_norm_eps": float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
-        "rope_theta": number("rope.freq_base", 10000.0),
-        **({"sliding_window": number(window)} if has_window else {}),
+        "intermediate_size": metadata.whole("feed_forward_length"),
+        "max_position_embeddings": metadata.whole("context_length"),
+        "rms_norm_eps": float(
+            str(np.float32(epsilon))
+        ),  # stored so: 9.999999747378752e-06 is 1e-05
+        "rope_theta": metadata.number("rope.freq_base", 10000.0),
+        **({"sliding_window": metadata.whole(window)} if metadata.fields.get(window) else {}),
     }
 
 
 def _gguf_rope(
-    gguf: GgufFile, architecture: str, sizes: Mapping[str, float]
+    gguf: GgufFile, metadata: ConfigJson, sizes: Mapping[str, float]
 ) -> dict[str, object] | None:
     """Scaling by what the file divides each rotary frequency; UserError for any other."""
-    prefix = f"{architecture}.rope.scaling."
-    found = {key.removeprefix(prefix): value for key, value in gguf.metadata.items()
-             if key.startswith(prefix)}  # fmt: skip
+    prefix, fields = "rope.scaling.", metadata.fields
+    found = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
     # As in llama.cpp: without a type it is linear, old files have another name, 0 is no factor.
     kind = found.setdefault("type", "linear")
-    factor = found.setdefault("factor", gguf.metadata.get(f"{architecture}.rope.scale_linear"))
+    factor = found.setdefault("factor", fields.get("rope.scale_linear"))
     plain = kind == "none" or (kind == "linear" and factor in (None, 0, 1))
     if not plain or found.keys() - {"type", "factor", "original_context_length", "finetuned"}:
         raise UserError(
-            f"{gguf.path}: {prefix}* with {some(f'{key} {value}' for key, value in found.items())} "
-            f"is not supported (llama.cpp takes a missing type as linear); give another model"
+            f"{metadata.where}: rope.scaling with {some(f'{k} {v}' for k, v in found.items())} is "
+            f"not supported (llama.cpp takes a missing type as linear); give another model"
         )
     if (divisors := gguf.tensors.get("rope_freqs.weight")) is None:
         return None
