@@ -404,7 +404,7 @@ def test_an_id_that_no_document_has_needs_no_row_and_changes_nothing():
     padded.largest_id = WORDS.vocab_size - 1  # as a pretrained one with such a control token has it
     with_pad = sampler(vocabulary=padded)
     keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
-    assert with_pad.sample(with_pad.load(params()), PROMPTS, keys) == completions()
+    assert tiny.sample(with_pad, with_pad.load(params()), PROMPTS, keys) == completions()
     scored = with_pad.score(with_pad.load(params()), PROMPTS[:1], [["a b"]])
     plain = sampler()
     assert scored == plain.score(plain.load(params()), PROMPTS[:1], [["a b"]])
