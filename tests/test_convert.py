@@ -13,14 +13,16 @@ import pytest
 
 from star_jax import main
 from star_jax.errors import UserError
-from star_jax.models.base_weights import check_config, import_params
+from star_jax.models import tensors as tensors_module
+from star_jax.models.base_weights import Base, check_config, import_params
 from star_jax.models.decoder import placed_params
 from star_jax.models.exporting import export_model
 from star_jax.models.families import decoder_config, family_of
 from star_jax.models.formats import open_model
 from star_jax.models.places import places
-from star_jax.models.tensors import Tensor
+from star_jax.models.tensors import Tensor, all_finite
 from star_jax.parallel.partitioning import TRAINING_RULES, MeshConfig, make_mesh
+from star_jax.run import checkpoints
 from star_jax.tokenizers.vocabularies import WordVocabulary
 from star_jax.tools.convert import convert_weights
 from tests import writers
@@ -144,6 +146,96 @@ def test_another_models_weights_are_refused_with_what_differs(tmp_path):
     check_config(stored, dataclasses.replace(config, context_length=context - 1))
     with pytest.raises(UserError, match=rf"context_length = {context + 1} > {context}"):
         check_config(stored, dataclasses.replace(config, context_length=context + 1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_tensor(tmp_path, value, dtype):
+    tensors = writers.llama_tensors(np.random.default_rng(0))
+    tensors["model.layers.1.self_attn.q_proj.weight"][3, 5] = value
+    config = write_llama(tmp_path, tensors)
+    with pytest.raises(UserError, match=r"model.layers.1.self_attn.q_proj.weight has NaN") as error:
+        imported(tmp_path, mesh_of(fsdp=8), param_dtype=dtype)
+    assert str(tmp_path) in error.value.message
+    tensors["model.layers.1.self_attn.q_proj.weight"][3, 5] = 0
+    tensors["lm_head.weight"][-1, -1] = value
+    write_llama(tmp_path, tensors)
+    with pytest.raises(UserError, match=r"lm_head.weight has NaN, or numbers that are infinite"):
+        Base(str(tmp_path), config, placed_params(config, mesh_of(fsdp=8), TRAINING_RULES)).load()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_orbax_weights_that_are_not_finite_are_refused_by_leaf(tmp_path, value):
+    config = write_llama(tmp_path / "in", writers.llama_tensors(np.random.default_rng(0)))
+    _, params = imported(tmp_path / "in", mesh_of(fsdp=8))
+    key = params["layers"]["attention"]["key"]
+    key["kernel"] = key["kernel"].at[1, 2, 1, 3].set(value)
+    checkpoints.save(tmp_path / "checkpoint", params)
+    placed = placed_params(config, mesh_of(fsdp=8), TRAINING_RULES)
+    with pytest.raises(UserError, match="infinite numbers in layers/attention/key/kernel; give"):
+        Base(str(tmp_path), config, placed).load()
+
+
+def test_numbers_that_a_dtype_cannot_hold_are_refused(tmp_path):
+    tensors = writers.llama_tensors(np.random.default_rng(0))
+    tensors["model.norm.weight"][0] = 1e6
+    write_llama(tmp_path, tensors)
+    imported(tmp_path, mesh_of(fsdp=8))
+    with pytest.raises(UserError, match=r"model.norm.weight has .* infinite in float16"):
+        imported(tmp_path, mesh_of(fsdp=8), param_dtype="float16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype):
+    largest = float(jnp.finfo(dtype).max)
+    values = np.full((300, 500), largest, dtype)
+    values[::2] = -largest
+    assert all_finite(values) and all_finite(values.T[1:, ::3]) and all_finite(values[:0])
+    for value in (np.nan, -np.nan, np.inf, -np.inf):
+        for place in [(0, 0), (299, 499), (131, 36)]:
+            spoiled = values.copy()
+            spoiled[place] = value
+            assert not all_finite(spoiled) and not all_finite(spoiled.T), (value, place)
+
+
+def write_llama(folder, tensors, **fields):
+    """Writes the tensors of `writers.llama_tensors` with their config.json; returns the decoder."""
+    config = {
+        **{"model_type": "llama", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64},
+        **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+        **{"head_dim": 8, "max_position_embeddings": 64, "eos_token_id": 1, "bos_token_id": None},
+        **fields,
+    }
+    writers.write_safetensors(folder, tensors)
+    (folder / "config.json").write_text(json.dumps(config))
+    return decoder_config(open_model(folder).config, str(folder))
+
+
+def test_a_head_of_its_own_is_used_as_transformers_does_even_if_it_should_be_tied(tmp_path, capsys):
+    tensors = writers.llama_tensors(np.random.default_rng(0))
+    assert write_llama(tmp_path, tensors, tie_word_embeddings=True).head == "plain"
+    open_model(tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("lm_head.weight is not model.embed_tokens.weight; the stored head is") == 1
+    assert str(tmp_path) in said
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    config, params = imported(tmp_path, mesh_of(fsdp=8))
+    tokens, lengths = random_tokens(2, 16, 96), np.array([16, 9])
+    with jax.set_mesh(mesh_of(fsdp=8)):
+        mine = np.asarray(logits_of(config, params, tokens, lengths))
+    real = np.arange(16) < lengths[:, None]
+    assert np.abs(mine - hf_logits(theirs, tokens, lengths))[real].max() <= 1e-4
+
+
+def test_a_copy_of_the_embedding_is_a_tied_head(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tensors_module, "COMPARED_ROWS", 10)
+    tensors = writers.llama_tensors(np.random.default_rng(0))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    assert write_llama(tmp_path, tensors, tie_word_embeddings=True).head == "tied"
+    assert not capsys.readouterr().err
+    assert "head" not in imported(tmp_path, mesh_of(fsdp=8))[1]
+    tensors["lm_head.weight"][-1, -1] += 1  # the last of all numbers
+    assert write_llama(tmp_path, tensors, tie_word_embeddings=True).head == "plain"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every family against transformers: the same weights, the same logits, the same texts."""
 
 import functools
+import json
 from pathlib import Path
 
 import gin
@@ -18,6 +19,7 @@ from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.decoder import Decoder, abstract_params, unstack_layers
 from star_jax.models.families import ARCHITECTURE, decoder_config, family_of, hf_config
 from star_jax.models.families.gptj import mesh_config
+from star_jax.models.rotary import rotary_angles
 from star_jax.parallel.partitioning import MeshConfig, make_mesh
 from star_jax.records import Prompt
 from star_jax.rollout.engine import prompt_key
@@ -25,8 +27,18 @@ from star_jax.rollout.native import decode
 from star_jax.rollout.native.sampler import Sampler, SamplerConfig
 from star_jax.tokenizers.vocabularies import WordVocabulary
 from tests import tiny
-from tests.families import FAMILIES, Dims, hf_greedy, hf_logits, hf_model, ours
+from tests.families import (
+    FAMILIES,
+    LLAMA3_ROPE,
+    Dims,
+    hf_greedy,
+    hf_logits,
+    hf_model,
+    ours,
+    transformers,
+)
 
+LlamaRotaryEmbedding = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding
 GIN_CONFIGS = Path(__file__).parent.parent / "gin_configs"
 each_family = pytest.mark.parametrize("family", FAMILIES)
 NUMBERS = WordVocabulary([str(n) for n in range(Dims.vocab_size - 3)])
@@ -208,6 +220,25 @@ def test_gin_models_have_their_published_sizes(name, parameters, stated):
         ({"attention_bias": True}, ["attention_bias = True", "not supported"]),
         ({"hidden_act": "relu"}, ["hidden_act = 'relu'", "'silu'"]),
         ({"rope_scaling": {"rope_type": "yarn"}}, ["'yarn'", "llama3"]),
+        ({"rope_scaling": {"factor": 4.0}}, ["rope_scaling of type 'default' has factor = 4.0"]),
+        ({"rope_parameters": {"factor": 4.0}}, ["rope_parameters of type 'default' has factor"]),
+        (
+            {"rope_scaling": {**LLAMA3_ROPE, "beta_fast": 32}},
+            ["of type 'llama3' has beta_fast = 32"],
+        ),
+        (
+            {"rope_scaling": {"type": "default", "mrope_section": [16, 24]}},
+            ["mrope_section = [16, 24]"],
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+            ["has full_attention = {'rope"],
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}},
+            ["partial_rotary"],
+        ),
+        ({"rope_scaling": {"rope_theta": "1e6"}}, ["rope_theta is '1e6'"]),
     ],
 )
 def test_a_config_json_that_is_not_ours_is_refused(changes, words):
@@ -215,6 +246,45 @@ def test_a_config_json_that_is_not_ours_is_refused(changes, words):
     with pytest.raises(UserError) as error:
         decoder_config({**hf_config(config), **changes}, "config.json")
     assert all(word in error.value.message for word in words)
+
+
+BASE = {"rope_theta": 500000.0}
+LLAMA3 = {name: value for name, value in LLAMA3_ROPE.items() if name != "rope_theta"}
+PLAIN_LENGTH = {k: v for k, v in LLAMA3.items() if k != "original_max_position_embeddings"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "base", "original"),
+    [
+        ({}, 1e4, None),
+        (BASE, 5e5, None),
+        ({"rope_scaling": {"type": "default", **BASE}}, 5e5, None),
+        ({"rope_scaling": {"rope_type": "default", **BASE}, "rope_theta": 1e6}, 5e5, None),
+        ({"rope_scaling": BASE}, 5e5, None),
+        ({"rope_parameters": BASE}, 5e5, None),
+        ({"rope_parameters": BASE, "rope_theta": 1e6}, 5e5, None),
+        ({"rope_parameters": BASE, "rope_scaling": {"type": "default"}}, 1e4, None),
+        ({"rope_parameters": BASE, "rope_scaling": {}}, 5e5, None),
+        ({"rope_scaling": LLAMA3, **BASE}, 5e5, 64),
+        ({"rope_scaling": LLAMA3_ROPE}, 5e5, 64),
+        ({"rope_scaling": {**LLAMA3, "type": "llama3"}, **BASE}, 5e5, 64),
+        ({"rope_parameters": LLAMA3_ROPE, "rope_theta": 1e6}, 5e5, 64),
+        ({"rope_parameters": LLAMA3, **BASE}, 5e5, 64),
+        ({"rope_scaling": PLAIN_LENGTH, **BASE}, 5e5, 256),
+        ({"rope_scaling": LLAMA3_ROPE, "original_max_position_embeddings": 128}, 5e5, 128),
+    ],
+)
+def test_rotary_frequencies_wherever_they_are_described(fields, base, original):
+    config = hf_config(pair("llama2")[1])
+    config = {k: v for k, v in config.items() if not k.startswith("rope")} | fields
+    decoder = decoder_config(config, "config.json")
+    assert decoder.rotary_base == base
+    scaling = original and RopeScaling(8.0, 1.0, 4.0, original)
+    assert decoder.rope_scaling == scaling
+    theirs = transformers.LlamaConfig.from_dict(json.loads(json.dumps(config)))
+    expected = LlamaRotaryEmbedding(theirs).inv_freq.numpy()
+    mine = rotary_angles(jnp.ones((1, 1)), decoder)[0, 0]
+    np.testing.assert_allclose(mine, expected, rtol=1e-5)
 
 
 def test_a_sliding_window_shortens_the_context():

@@ -176,7 +176,6 @@ def test_gguf(tmp_path, rng, architecture, dtype):
     assert_holds(stored, tensors, rng)
     assert_holds(open_model(path), tensors, rng)
     assert stored.config == {
-        "architectures": [f"{architecture.title()}ForCausalLM"],
         "model_type": architecture,
         "hidden_act": "silu",
         "hidden_size": 32,
@@ -192,9 +191,6 @@ def test_gguf(tmp_path, rng, architecture, dtype):
         "vocab_size": 96,
         "attention_bias": biases,
         "tie_word_embeddings": norms,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": None,
     }
 
 
@@ -269,18 +265,13 @@ def test_rope_scaling_is_told_from_the_frequencies(tmp_path, rng, factor, theta,
     }
 
 
-def test_other_rope_scaling_is_passed_on(tmp_path, rng):
-    metadata = {
-        "add_rope_scaling_type": gguf.RopeScalingType.YARN,
-        "add_rope_scaling_factor": 4.0,
-        "add_rope_scaling_orig_ctx_len": 32,
-    }
+@pytest.mark.parametrize("kind", [None, gguf.RopeScalingType.NONE, gguf.RopeScalingType.LINEAR])
+def test_metadata_without_a_factor_scale_nothing(tmp_path, rng, kind):
+    factor = 4.0 if kind == gguf.RopeScalingType.NONE else 1.0
+    metadata = {"add_rope_scaling_type": kind, "add_rope_scaling_factor": factor}
+    metadata |= {"add_rope_scaling_orig_ctx_len": 32, "add_rope_scaling_finetuned": False}
     write_gguf(tmp_path / "m.gguf", llama_tensors(rng), "qwen2", metadata=metadata)
-    assert open_model(tmp_path).config["rope_scaling"] == {
-        "rope_type": "yarn",
-        "factor": 4.0,
-        "original_max_position_embeddings": 32,
-    }
+    assert open_model(tmp_path).config["rope_scaling"] is None
 
 
 def test_only_the_touched_parts_of_a_joined_tensor_are_read():
@@ -331,6 +322,10 @@ def indexed(directory, weight_map):
     write_safetensors(directory, {"a": np.zeros(2, np.float32)})
     write_index(directory / "model.safetensors.index.json", weight_map)
     return directory
+
+
+def shards_of(directory):
+    return write_safetensors(directory, {"a": np.ones(2, np.float32), "b": np.zeros(2)}, 2)
 
 
 def two_shards_with_the_same_name(directory):
@@ -425,6 +420,10 @@ MISTAKES = {
         lambda d: indexed(d, {"a": "model.safetensors", "b": "model.safetensors"}),
         "lists tensors that its files do not have: b;",
     ),
+    "file and index": (
+        lambda d: write_safetensors(shards_of(d), {"a": np.zeros(2, np.float32)}),
+        "has model.safetensors and also model.safetensors.index.json, which lists other files",
+    ),
     "twice": (two_shards_with_the_same_name, "has the tensor a twice, in .*00001.*00002"),
     "index escapes": (lambda d: indexed(d, {"a": "../model.safetensors"}), "no weight_map"),
     "index of numbers": (lambda d: indexed(d, {"a": 1}), "no weight_map"),
@@ -478,11 +477,11 @@ MISTAKES = {
     "gguf integers": (integer_gguf, "I32 numbers .output_norm.bias"),
     "gguf lacks": (
         lambda d: llama_gguf(d, metadata={"add_head_count": None}),
-        "lacks llama.attention.head_count",
+        "m.gguf: llama: the field 'attention.head_count' is missing",
     ),
     "gguf uneven layers": (
         lambda d: llama_gguf(d, metadata={"add_feed_forward_length": [64, 32]}),
-        "several values of llama.feed_forward_length",
+        r"m.gguf: llama: feed_forward_length is '\[64, 32\]', which is not a whole number",
     ),
     "gguf partial rotary": (
         lambda d: llama_gguf(d, metadata={"add_rope_dimension_count": 4}),
@@ -495,6 +494,30 @@ MISTAKES = {
     "gguf rope": (
         lambda d: llama_gguf(d, extra={"rope_freqs.weight": np.full(4, 3, np.float32)}),
         "rope_freqs.weight is not what Llama 3",
+    ),
+    "gguf linear": (
+        lambda d: llama_gguf(d, metadata={"add_rope_scaling_factor": 4.0}),
+        r"m.gguf: llama: rope.scaling with factor 4.0, type linear is not supported",
+    ),
+    "gguf old linear": (
+        lambda d: llama_gguf(d, metadata={"add_scale_linear": 4.0}),
+        r"type linear, factor 4.0 is not supported",
+    ),
+    "gguf linear and frequencies": (
+        lambda d: llama_gguf(
+            d,
+            metadata={"add_rope_scaling_factor": 4.0},
+            extra={"rope_freqs.weight": np.ones(4, np.float32)},
+        ),
+        "factor 4.0, type linear is not supported",
+    ),
+    "gguf yarn": (
+        lambda d: llama_gguf(d, metadata={"add_rope_scaling_type": gguf.RopeScalingType.YARN}),
+        "with type yarn, factor None is not supported",
+    ),
+    "gguf attention factor": (
+        lambda d: llama_gguf(d, metadata={"add_rope_scaling_attn_factors": 2.0}),
+        "attn_factor 2.0, type linear, factor None is not supported",
     ),
     "gguf part": (
         lambda d: llama_gguf(d, metadata={"add_split": 3}),
@@ -515,12 +538,11 @@ def rename(directory, shard):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_told_in_one_line(tmp_path, mistake, monkeypatch):
-    monkeypatch.setattr(
-        gguf.GGUFWriter,
-        "add_split",
-        lambda writer, n: writer.add_uint16("split.count", n),
-        raising=False,
-    )
+    for method, add in {
+        "add_split": lambda writer, n: writer.add_uint16("split.count", n),
+        "add_scale_linear": lambda writer, x: writer.add_float32("llama.rope.scale_linear", x),
+    }.items():
+        monkeypatch.setattr(gguf.GGUFWriter, method, add, raising=False)
     make, told = MISTAKES[mistake]
     with pytest.raises(UserError, match=told) as raised:
         open_model(make(tmp_path / "model"))
@@ -571,6 +593,11 @@ def test_no_damage_gives_a_traceback(tmp_path_factory, name, changes):
     with contextlib.suppress(UserError):
         for tensor in open_model(path).tensors.values():
             whole(tensor)
+
+
+def test_of_a_file_and_an_index_the_file_can_be_given(tmp_path):
+    write_safetensors(shards_of(tmp_path), {"a": np.zeros(2, np.float32)})
+    assert open_model(tmp_path / "model.safetensors").tensors.keys() == {"a"}
 
 
 def test_a_header_that_claims_too_much_is_told(tmp_path):

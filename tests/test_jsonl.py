@@ -1,8 +1,10 @@
 """A user's own questions: templates, answers, malformed lines, splits, and the worked example."""
 
 import functools
+import gzip
 import json
 import re
+import unicodedata
 from pathlib import Path
 from unittest import mock
 
@@ -95,7 +97,9 @@ def test_double_braces_are_braces():
         ({"template": 3}, "JsonlTask.template"),
         ({"hint_template": "Q: {question}\nA:"}, "lacks {answer}"),
         ({"hint_template": "Q: {question}\n{answer}\nA:"}, "alone on a line"),
-        ({"hint_template": "Q: {question} ({answer})\nA: "}, "both end"),
+        ({"hint_template": "Q: {question} ({answer})\nA:\n"}, "both end"),
+        ({"hint_template": "Q: {question} ({answer})\nA:  "}, "as many spaces"),
+        ({"encoding": None}, "JsonlTask.encoding = 'None' is not a text in quotes"),
         ({"answer_kind": "numbers"}, "did you mean 'number'?"),
         ({"answer_kind": "choice"}, "choices_field"),
         ({"choices_field": "choices"}, "choices_field is for the kind 'choice'"),
@@ -232,6 +236,22 @@ def test_a_completion_begins_where_its_template_ends():
     assert JsonlTask("x").bare_answer(Question("q", "?", "rain")) == " rain"
 
 
+@pytest.mark.parametrize("end", ["", " ", "  ", "\t", "\n "])
+def test_a_space_that_a_template_ends_in_begins_the_completion(end):
+    task = JsonlTask("x", template="Q: {question}\nA:" + end,
+                     hint_template="Q: {question} ({answer})\nA:" + end)  # fmt: skip
+    question = Question("q", "Which?", "rain", solution="So.\nThe answer is rain")
+    for prompt in (*(task.question_text(question, h) for h in (False, True)),
+                   task.open_text(question)):  # fmt: skip
+        assert prompt.endswith("A:" + "\n" * end.count("\n"))
+        assert prompt + task.bare_answer(question) == prompt + (end.strip("\n") or " ") + "rain"
+        assert task.gold_completion(question).startswith((end.strip("\n") or " ") + "So.")
+
+
+def test_spaces_at_the_end_of_one_template_alone_are_the_default():
+    assert JsonlTask("x", template="Q: {question}\nA: ").lead == " "
+
+
 def test_what_has_no_answer_is_not_trimmed():
     said = " Rain is water, and so on"
     assert JsonlTask("x").find_answer(Question("q", "Which?", "rain"), said) == (None, len(said))
@@ -267,6 +287,10 @@ def test_reading_never_raises_and_trimming_keeps_the_answer(text, kind, direct):
         ({"question": "?", "reply": "a"}, {}, "no field 'answer' (JsonlTask.answer_field)"),
         ({"question": "  ", "answer": "a"}, {}, "'question' is"),
         ({"question": "?", "answer": True}, {}, "'answer' is true"),
+        ('{"question": "?", "answer": NaN}', {}, "not JSON (NaN is no value of it)"),
+        ('{"question": "?", "answer": "a", "more": [-Infinity]}', {}, "not JSON (-Infinity is no"),
+        ('{"question": Infinity, "answer": "a"}', {}, "not JSON (Infinity is no"),
+        ("7", {}, "is not an object"),
         ({"question": "?", "answer": None}, {}, "'answer' is null"),
         ({"question": "\ud800", "answer": "a"}, {}, "surrogate"),
         ({"question": "?", "answer": "many"}, {"answer_kind": "number"}, "'many', which is no"),
@@ -292,12 +316,38 @@ def test_a_malformed_line_stops_the_run_with_its_number_and_reason(
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"choices": ["a"], "answer": "a"}, "at least two choices"),
-        ({"answer": "a"}, "at least two choices"),
+        ({"choices": ["a"], "answer": "a"}, "has no list of 2 to 26 choices"),
+        ({"answer": "a"}, "has no list of 2 to 26 choices"),
         ({"choices": ["x", "y"], "answer": "d"}, "none of its choices"),
         ({"choices": {"a": "x", "c": "y"}, "answer": "a"}, "a, b, c and so on"),
-        ({"choices": ["x", ["y"]], "answer": "z"}, "none of its choices"),
-        ({"choices": "xy", "answer": "a"}, "at least two choices"),
+        ({"choices": ["x", "y"], "answer": "z"}, "none of its choices"),
+        ({"choices": ["x", "x"], "answer": "x"}, "none of its choices"),
+        ({"choices": ["x", ["y"]], "answer": "x"}, """'choices.text' is ["y"], which is not a"""),
+        (
+            {"choices": ["x", None], "answer": "x"},
+            "field 'choices.text' is null, which is not a text",
+        ),
+        ({"choices": None, "answer": "x"}, "has no list of 2 to 26 choices"),
+        ({"choices": "xy", "answer": "a"}, "has no list of 2 to 26 choices"),
+        (
+            {"choices": [f"x{i}" for i in range(27)], "answer": "a"},
+            "has no list of 2 to 26 choices",
+        ),
+        ({"choices": {"a": "x", "b": {"text": "y"}}, "answer": "a"}, "'choices.text' is {"),
+        ({"choices": {"label": ["A", "B"], "text": ["x"]}, "answer": "A"}, "'choices.text' is ["),
+        ({"choices": {"label": ["B", "A"], "text": ["x", "y"]}, "answer": "A"}, "a, b, c and so"),
+        (
+            {"choices": [{"label": "A", "text": "x"}, {"text": "y"}], "answer": "A"},
+            "field 'choices.label'",
+        ),
+        (
+            {"choices": [{"label": "A", "text": "x"}, "y"], "answer": "A"},
+            "no field 'choices.label'",
+        ),
+        (
+            {"choices": [{"label": "A", "text": None}, {"label": "B", "text": "y"}], "answer": "A"},
+            "'choices.text' is null",
+        ),
     ],
 )
 def test_malformed_choices_are_reported(tmp_path, row, reason):
@@ -305,6 +355,70 @@ def test_malformed_choices_are_reported(tmp_path, row, reason):
     with pytest.raises(UserError) as error:
         JsonlTask(path, answer_kind="choice", choices_field="choices").questions(TRAIN)
     assert reason in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("choices", "answers"),
+    [
+        ([{"label": a, "text": t} for a, t in zip("ABC", CHOICES.values(), strict=True)], "Bb"),
+        ({"label": ["A", "B", "C"], "text": list(CHOICES.values())}, "Bb"),
+        ({"label": ["1", "2", "3"], "text": list(CHOICES.values())}, "2"),
+        ({"label": [1, 2, 3], "text": list(CHOICES.values())}, "2"),
+        ({"A": "sand", "B": "rain", "C": "the hot wind"}, "Bb"),
+    ],
+)
+def test_published_forms_of_choices_are_read_with_their_labels(tmp_path, choices, answers):
+    for answer in (*answers, "rain"):
+        path = write(tmp_path, [{"question": "Which?", "choices": choices, "answer": answer}] * 9)
+        task = JsonlTask(path, answer_kind="choice", choices_field="choices", held_out=0,
+                         validation_path=write(tmp_path, [], "v.jsonl"))  # fmt: skip
+        (question, *_) = jsonl_file.read_questions(path, task.question_of, 0)
+        assert (question.answer, task.choices(question)) == (
+            "b", {letter: f" {text}" for letter, text in CHOICES.items()},
+        )  # fmt: skip
+
+
+def test_numbers_are_texts_as_they_are_written(tmp_path):
+    written = ["12.50", "0.1000000000000000055511151231257827", "1e3", "-0.0", "9" * 4000]
+    path = write(tmp_path, [f'{{"question": {x}, "answer": {x}}}' for x in written])
+    questions = jsonl_file.read_questions(path, JsonlTask(path).question_of, 0)
+    assert [(q.text, q.answer) for q in questions] == [(x, x) for x in written]
+    row = ['{"question": "How many?", "answer": 1.000000000000000000001}']
+    exact = jsonl_file.read_questions(
+        write(tmp_path, row), JsonlTask(path, **NUMBER).question_of, 0
+    )
+    assert exact[0].answer == "1.000000000000000000001"
+
+
+@pytest.mark.parametrize("name", ["own.jsonl.gz", "own.jsonl"])
+def test_a_compressed_file_is_read(tmp_path, name):
+    plain = JsonlTask(write(tmp_path, rows_of(30), "plain.jsonl"))
+    file = tmp_path / name
+    data = Path(plain.path).read_bytes()
+    file.write_bytes(gzip.compress(data[:100]) + gzip.compress(data[100:]))
+    assert all_questions(JsonlTask(str(file))) == all_questions(plain)
+    file.write_bytes(gzip.compress(data)[:-9])
+    with pytest.raises(UserError, match=f"cannot read the data file .*{name}: ") as error:
+        JsonlTask(str(file), held_out=1).questions(TRAIN)
+    assert "\n" not in error.value.message
+
+
+def test_another_encoding_is_named_with_its_line_and_can_be_bound(tmp_path):
+    rows = [*rows_of(5), {"question": "Où ?", "answer": "là"}]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    for encoding in ("latin-1", "utf-16", "utf-8-sig"):
+        file = tmp_path / f"{encoding}.jsonl"
+        file.write_bytes(text.encode(encoding))
+        task = JsonlTask(str(file), encoding=encoding, held_out=1)
+        assert {(q.text, q.answer) for q in all_questions(task)} >= {("Où ?", "là")}
+    with pytest.raises(UserError) as error:
+        JsonlTask(str(tmp_path / "latin-1.jsonl")).questions(TRAIN)
+    assert f"the data file {tmp_path}/latin-1.jsonl: line 6 is not utf-8" in error.value.message
+    assert "JsonlTask.encoding, such as 'latin-1'" in error.value.message
+    assert all_questions(JsonlTask(str(tmp_path / "utf-8-sig.jsonl"), held_out=1))
+    for unknown in ("latin-one", "hex"):
+        with pytest.raises(UserError, match=rf"cannot read the data file .*{unknown}"):
+            JsonlTask(str(file), encoding=unknown).questions(TRAIN)
 
 
 def test_tolerated_lines_are_reported_one_by_one(tmp_path, monkeypatch):
@@ -390,17 +504,50 @@ def test_an_empty_side_is_refused(tmp_path, held_out):
 
 
 def test_a_second_file_is_the_validation_split(tmp_path):
-    train, validation = (write(tmp_path, rows_of(4, key=k), f"{k}.jsonl") for k in ("t", "v"))
+    rows = rows_of(8)
+    train, validation = write(tmp_path, rows[:4], "t.jsonl"), write(tmp_path, rows[4:], "v.jsonl")
     task = JsonlTask(train, validation_path=validation, held_out=0)
     assert [q.id for q in task.questions(TRAIN)][:2] == ["line_00001", "line_00002"]
     assert task.questions(VALIDATION)[0].id == "validation_line_00001"
-    with pytest.raises(UserError, match="share 1 ids, such as 't'"):
+    same_id = [{**row, "key": "t"} for row in rows[:2]]
+    with pytest.raises(UserError, match=r"has 1 of the 1 questions of .*w.jsonl too, such as t: "):
         JsonlTask(
-            write(tmp_path, rows_of(1, key="t")),
-            validation_path=write(tmp_path, rows_of(1, key="t"), "w.jsonl"),
+            write(tmp_path, same_id[:1]),
+            validation_path=write(tmp_path, same_id[1:], "w.jsonl"),
             held_out=0,
             id_field="key",
         ).questions(TRAIN)
+
+
+@pytest.mark.parametrize("id_field", ["", "key"])
+@pytest.mark.parametrize("change", [str, str.upper, lambda text: f" {text.replace(' ', '  ')}"])
+def test_validation_questions_that_are_trained_on_are_counted_and_refused(
+    tmp_path, id_field, change
+):
+    rows = [{**row, "key": f"k{i}"} for i, row in enumerate(rows_of(20))]
+    again = [{**row, "question": change(row["question"]), "key": f"v{row['key']}"} for row in rows]
+    task = JsonlTask(
+        write(tmp_path, rows[:12], "t.jsonl"), id_field=id_field, held_out=0,
+        validation_path=write(tmp_path, again[9:], "v.jsonl"),
+    )  # fmt: skip
+    with pytest.raises(UserError) as error:
+        task.questions(VALIDATION)
+    first = "vk9" if id_field else "validation_line_00001"
+    assert f"t.jsonl has 3 of the 11 questions of {tmp_path}/v.jsonl too" in error.value.message
+    assert f"such as {first}: '{change('What is 9 ?').strip()}'; a quest" in error.value.message
+    same = JsonlTask(task.path, validation_path=task.path, held_out=0)
+    with pytest.raises(UserError, match="has 12 of the 12 questions"):
+        same.questions(TRAIN)
+
+
+def test_a_question_is_the_same_however_its_accents_are_composed(tmp_path):
+    written = [unicodedata.normalize(form, "O\u00f9 ?") for form in ("NFC", "NFD")]
+    train, validation = (
+        write(tmp_path, [{"question": text, "answer": "a"}], f"{i}.jsonl")
+        for i, text in enumerate(written)
+    )
+    with pytest.raises(UserError, match="has 1 of the 1 questions"):
+        JsonlTask(train, validation_path=validation, held_out=0).questions(TRAIN)
 
 
 def test_seqio_has_the_rationale_the_hinted_and_the_direct_variant(tmp_path):

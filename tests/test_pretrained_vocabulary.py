@@ -20,7 +20,7 @@ from star_jax.tokenizers.configs import import_needed
 from star_jax.tokenizers.hugging_face import HuggingFaceVocabulary
 from star_jax.tokenizers.loading import load_vocabulary
 from star_jax.tokenizers.sentence_piece import SentencePieceVocabulary
-from star_jax.tokenizers.vocabularies import encode_example, encode_spans
+from star_jax.tokenizers.vocabularies import check_room, encode_example, encode_spans
 from tests.packages import install_beside
 
 gguf = pytest.importorskip("gguf")
@@ -471,6 +471,89 @@ def test_vocab_size_counts_to_the_highest_id(made, tmp_path):
 def test_the_slow_form_encodes_as_the_fast_one(made):
     for text in SENTENCES:
         assert made("gpt-j, slow").encode(text) == made("gpt-j").encode(text)
+
+
+QWEN_TOKENS = {  # of Qwen2.5's tokenizer_config.json: text -> special
+    **dict.fromkeys((EOS, "<|im_start|>", END, "<|object_ref_start|>", "<|object_ref_end|>"), True),
+    **dict.fromkeys(("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"), True),
+    **dict.fromkeys(("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"), True),
+    **dict.fromkeys(("<|image_pad|>", "<|video_pad|>"), True),
+    **dict.fromkeys(("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>"), False),
+    **dict.fromkeys(("<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"), False),
+}
+
+
+def qwen_files():
+    """Qwen2.5's layout and sizes, with words of our own: 256 bytes and 151,387 merges."""
+    symbols = byte_symbols()
+    pairs = [(a, b) for a in symbols for b in symbols]
+    merges = [*pairs, *(("".join(pair), c) for pair in pairs for c in symbols[:2])][:151_387]
+    tokens = [*symbols, *map("".join, merges)]
+    listed = enumerate(QWEN_TOKENS.items(), start=len(tokens))
+    return {
+        "vocab.json": {token: i for i, token in enumerate(tokens)},
+        "merges.txt": "\n".join(["#version: 0.2", *map(" ".join, merges)]).encode(),
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {str(i): {"content": t, "special": s} for i, (t, s) in listed},
+            "tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "bos_token": None,
+            "eos_token": END, "pad_token": EOS,
+        },
+        "config.json": {"model_type": "qwen2", "bos_token_id": 151643, "eos_token_id": 151645},
+        "generation_config.json": {"eos_token_id": [151645, 151643], "pad_token_id": 151643},
+    }  # fmt: skip
+
+
+def test_the_published_slow_form_of_qwen_loads_with_all_its_tokens(tmp_path):
+    vocabulary = load_vocabulary(write(tmp_path, qwen_files()))
+    assert vocabulary.vocab_size == 151_665
+    assert vocabulary.largest_id == 151_664
+    assert roles(vocabulary) == (151645, (151645, 151643), 151643, ())
+    ids = vocabulary.encode("a<tool_call>b<|file_sep|>")
+    assert ids[1::2] == [151657, 151664]
+    assert vocabulary.decode(ids) == "a<tool_call>b<|file_sep|>"
+    assert {151643, 151644, 151656}.isdisjoint(vocabulary.encode(f"<|im_start|>{EOS}<|video_pad|>"))
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ["a b ab", "A: It's 1234 é中😀!\n\n", *SENTENCES[:4], "so <tool_call> a"]:
+        assert vocabulary.encode(text) == theirs(text)["input_ids"]
+
+
+def padded(n, **fields):
+    """tokenizer_config.json with a padding token at id `n`."""
+    return {"added_tokens_decoder": {str(n): {"content": "[PAD]", **fields}}, "pad_token": "[PAD]"}
+
+
+def test_a_padding_token_beyond_the_models_rows_needs_none(tmp_path):
+    n = N + 1  # rows: of all tokens and of EOS
+    slow = {k: v for k, v in slow_files().items() if k != "added_tokens.json"}
+    bare = load_vocabulary(write(tmp_path / "piece", {"tokenizer.model": sentence_piece()}))
+    byte_level_ends = {"tokenizer.json": byte_level(special=(EOS, "[PAD]"), added=())}
+    found = {
+        n: [
+            {**slow, "added_tokens.json": {"[PAD]": n}, "tokenizer_config.json": {
+                "tokenizer_class": "GPT2Tokenizer", "eos_token": EOS, "pad_token": "[PAD]"}},
+            {**slow, "tokenizer_config.json": {
+                "tokenizer_class": "GPT2Tokenizer", "eos_token": EOS, **padded(n, special=True)}},
+            {**byte_level_ends, "tokenizer_config.json": {**ENDS, "pad_token": "[PAD]"}},
+        ],
+        bare.vocab_size: [
+            {"tokenizer.model": sentence_piece(), "added_tokens.json": {"[PAD]": bare.vocab_size},
+             "special_tokens_map.json": {"pad_token": "[PAD]"}},
+            {"tokenizer.model": sentence_piece(),
+             "tokenizer_config.json": padded(bare.vocab_size, special=True)},
+        ],
+    }  # fmt: skip
+    cases = [(n_rows, files) for n_rows, several in found.items() for files in several]
+    for i, (n_rows, files) in enumerate(cases):
+        vocabulary = load_vocabulary(write(tmp_path / str(i), files))
+        assert (vocabulary.vocab_size, vocabulary.largest_id) == (n_rows + 1, n_rows - 1), i
+        check_room(vocabulary, n_rows)
+        assert max(vocabulary.encode("a [PAD] b")) < n_rows
+        assert vocabulary.decode(vocabulary.encode("a [PAD] b")) == "a [PAD] b"
+        assert vocabulary.decode([n_rows, *vocabulary.encode("a")]) == "a"
+    # A token that texts do have needs its row.
+    with pytest.raises(UserError, match=rf"has {N + 2} ids, the model room for {N + 1};"):
+        check_room(load_vocabulary(write(tmp_path / "think", slow_files())), N + 1)
 
 
 def test_the_gguf_forms_encode_as_the_others(made):

@@ -399,6 +399,17 @@ def test_vocabulary_larger_than_the_model_is_refused():
         sampler(model=small)
 
 
+def test_an_id_that_no_document_has_needs_no_row_and_changes_nothing():
+    padded = WordVocabulary([*WORDS.words[3:], "[PAD]"])
+    padded.largest_id = WORDS.vocab_size - 1  # as a pretrained one with such a control token has it
+    with_pad = sampler(vocabulary=padded)
+    keys = [prompt_key(0, 1, prompt.question_id) for prompt in PROMPTS]
+    assert tiny.sample(with_pad, with_pad.load(params()), PROMPTS, keys) == completions()
+    scored = with_pad.score(with_pad.load(params()), PROMPTS[:1], [["a b"]])
+    plain = sampler()
+    assert scored == plain.score(plain.load(params()), PROMPTS[:1], [["a b"]])
+
+
 def test_an_empty_prompt_is_refused_by_name():
     with pytest.raises(UserError, match="question q_empty has an empty text"):
         sample([PROMPTS[0], Prompt("q_empty", "", examples=EXAMPLES)])

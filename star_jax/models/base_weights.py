@@ -5,18 +5,19 @@ Weights of other programs are read onto the devices tensor by tensor, each part 
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from star_jax.errors import UserError, mismatch
+from star_jax.errors import UserError, mismatch, some
 from star_jax.models.config import DecoderConfig
 from star_jax.models.families import decoder_config, differences, family_of
 from star_jax.models.formats import is_foreign, open_model
 from star_jax.models.places import Place, places
-from star_jax.models.tensors import Index, StoredModel, Tensor
+from star_jax.models.tensors import Index, StoredModel, all_finite
 from star_jax.parallel import processes
 from star_jax.records import Params
 from star_jax.run import checkpoints
@@ -50,10 +51,20 @@ class Base:
         """Reads the weights into their places; raises UserError as `check`."""
         stored = self.check()
         if stored is None:
-            return checkpoints.load(path_of(self.path), self.abstract)
+            params = checkpoints.load(path_of(self.path), self.abstract)
+            bad = [name for name, ok in jax.tree.leaves_with_path(_finite_leaves(params)) if not ok]
+            if bad:
+                names = some(jax.tree_util.keystr(name, simple=True, separator="/") for name in bad)
+                raise UserError(f"{self.path} has NaN or infinite numbers in {names}; give another")
+            return params
         n_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.abstract))
         with progress("load", n_parameters, "parameters") as advance:
             return import_params(stored, self.model, self.abstract, advance)
+
+
+@jax.jit
+def _finite_leaves(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params)
 
 
 class BaseWeights:
@@ -131,7 +142,7 @@ def import_params(
     where = check_tensors(stored, config)
     loaded: dict[int, jax.Array] = {}
     for i in sorted(range(len(leaves)), key=lambda i: -leaves[i].size):
-        loaded[i] = _load(stored.tensors, where[i], leaves[i])
+        loaded[i] = _load(stored, where[i], leaves[i])
         on_progress(leaves[i].size)
     return jax.tree.unflatten(tree, [loaded[i] for i in range(len(leaves))])
 
@@ -159,17 +170,21 @@ def check_tensors(stored: StoredModel, config: DecoderConfig) -> list[Place]:
     return where
 
 
-def _load(tensors: Mapping[str, Tensor], place: Place, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+def _load(stored: StoredModel, place: Place, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     def part(index: Index | None) -> np.ndarray:
         assert index is not None
         index = tuple(slice(*i.indices(n)[:2]) for i, n in zip(index, leaf.shape, strict=True))
-        if not place.stacked:
-            return place.read(tensors[place.names[0]].read, index).astype(leaf.dtype)
-        layers, index = index[0], index[1:]
-        out = np.empty([i.stop - i.start for i in (layers, *index)], leaf.dtype)
-        for row, name in enumerate(place.names[layers]):
-            out[row] = place.read(tensors[name].read, index)
-        return out
+        layers, index = (index[0], index[1:]) if place.stacked else (slice(1), index)
+        names = place.names[layers]
+        out = np.empty([len(names), *(i.stop - i.start for i in index)], leaf.dtype)
+        for row, name in enumerate(names):
+            out[row] = place.read(stored.tensors[name].read, index)
+            if not all_finite(out[row]):
+                raise UserError(
+                    f"{stored.path}: {name} has NaN, or numbers that are infinite in {leaf.dtype}; "
+                    f"fetch it again, or give another model"
+                )
+        return out if place.stacked else out[0]
 
     array = jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
     # The host's copy is freed only when the device has its own.

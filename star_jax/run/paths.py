@@ -7,14 +7,12 @@ of `pathlib.Path`. An object there replaces the previous one once it is written;
 import contextlib
 import functools
 import hashlib
-import io
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
 
 from etils import epath
 
@@ -86,12 +84,10 @@ def read_if_there(path: Path) -> bytes | None:
             return None
 
 
-def open_text(file: str | os.PathLike) -> TextIO:
-    """Opens UTF-8 text, with or without a byte order mark; from a bucket it is read at once."""
-    if not is_remote(file):
-        return open(file, encoding="utf-8-sig")
+def read_bytes(file: str | os.PathLike) -> bytes:
+    """The file's content; raises OSError, or UserError as `bucket_errors`."""
     with bucket_errors(file):
-        return io.TextIOWrapper(io.BytesIO(path_of(file).read_bytes()), encoding="utf-8-sig")
+        return path_of(file).read_bytes()
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -63,17 +63,9 @@ class CommonsenseQATask(DataSetTask):
         return _question(rows.text_of(row, "id"), stem, pairs, answer)
 
     def published(self, row: Row) -> Row:
-        """The builder's lists of labels and texts as the published list of choices."""
-        choices = row.get("choices", {})
-        pairs = zip(choices.get("label", []), choices.get("text", []), strict=True)
-        return {
-            "id": row.get("id"),
-            "answerKey": row.get("answer_key"),
-            "question": {
-                "stem": row.get("question"),
-                "choices": [{"label": label, "text": text} for label, text in pairs],
-            },
-        }
+        """The builder's fields under the published names."""
+        question = {"stem": row.get("question"), "choices": labelled(row.get("choices"))}
+        return {"id": row.get("id"), "answerKey": row.get("answer_key"), "question": question}
 
     def question_text(self, question: Question, hinted: bool) -> str:
         """The question and its choices up to "A:"; hinted, the right one is marked."""
@@ -100,6 +92,25 @@ class CommonsenseQATask(DataSetTask):
     def leaks_hint(self, question: Question, said: str) -> bool:
         """Whether a rationale says that a choice was marked as correct."""
         return bool(HINT_SAID_AGAIN.search(said)) or super().leaks_hint(question, said)
+
+
+def labelled(choices: rows.Json) -> list[rows.Json]:
+    """Choices of any form as CommonsenseQA's [{"label": "A", "text": ...}]; [] for no choices.
+
+    The others are [text, ...], {"a": text, ...} and ARC's {"label": [...], "text": [...]}.
+    """
+    match choices:
+        case {"label": list(labels), "text": list(texts)} if len(labels) == len(texts):
+            pass
+        case {}:
+            labels, texts = list(choices), list(choices.values())
+        case [{}, *_]:
+            return choices
+        case [*texts]:
+            labels = [chr(ord("a") + i) for i in range(len(texts))]
+        case _:
+            return []
+    return [{"label": label, "text": text} for label, text in zip(labels, texts, strict=True)]
 
 
 def _question(

@@ -4,8 +4,8 @@ r"""A user's own questions from a JSON Lines file: fields, templates and answers
 
 Q: Which is wet?
 (Hint: rain)               <- hinted only
-A: Rain is water.          <- the completion begins with the space after "A:", and with
-The answer is rain         <- nothing where the template ends in a space or a line break
+A: Rain is water.          <- the completion begins with the space after "A:" (also if the
+The answer is rain            template ends in it), and with nothing after a line break
 """
 
 import dataclasses
@@ -17,9 +17,11 @@ from pathlib import Path
 from star_jax.errors import UserError, check_one_of, check_share, did_you_mean
 from star_jax.records import Question
 from star_jax.tasks import grading, jsonl_file, rows
-from star_jax.tasks.commonsense_qa import CommonsenseQATask
+from star_jax.tasks.commonsense_qa import CommonsenseQATask, labelled
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tasks.text_task import KINDS, TextTask
+
+SPACES = " \t"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class JsonlTask(TextTask):
     hint_template: str = "Q: {question}\n(Hint: {answer})\nA:"
     exemplar_file: str = ""  # "" for no few-shot prompt
     hinted_exemplar_file: str = ""
+    encoding: str = "utf-8"  # of the files, which may be compressed by gzip
     tolerated_share: float = 0.0  # of a file's lines that may be malformed, and are dropped
     direct: bool = False  # the answer alone, without a rationale
     seed: int = 0  # of the choice of held-out questions
@@ -67,10 +70,10 @@ class JsonlTask(TextTask):
                 "JsonlTask.hint_template has {answer} alone on a line, and every rationale that "
                 "says the answer would repeat it; put words next to it, as in (Hint: {answer})"
             )
-        if self.template[-1].isspace() != self.hint_template[-1].isspace():
+        if self.lead != _lead(self.hint_template):
             raise UserError(
-                "JsonlTask.template and JsonlTask.hint_template must both end in a space or line "
-                "break, or neither: completions begin alike after them"
+                "JsonlTask.template and JsonlTask.hint_template must both end in a line break, or "
+                "neither, and in as many spaces: completions begin alike after them"
             )
         jsonl_file.check_split(self.held_out, self.validation_path)
         check_share(self, "tolerated_share")
@@ -83,8 +86,11 @@ class JsonlTask(TextTask):
 
     @property
     def lead(self) -> str:
-        """The space that completions begin with, unless the template ends in one."""
-        return "" if self.template[-1].isspace() else " "
+        """What completions begin with: the template's last spaces, which prompts lack, or one.
+
+        Tokens of words begin with their space, so a prompt that ends in one has other tokens.
+        """
+        return _lead(self.template)
 
     def load_questions(self, split: str) -> list[Question]:
         """The questions of a split."""
@@ -120,11 +126,11 @@ class JsonlTask(TextTask):
     def question_text(self, question: Question, hinted: bool) -> str:
         """The template with the question in it; hinted, the hint template and the answer."""
         template = self.hint_template if hinted else self.template
-        return template.format(question=question.text, answer=question.answer)
+        return template.rstrip(SPACES).format(question=question.text, answer=question.answer)
 
     def open_text(self, question: Question) -> str:
         """The template with the question, but without its choices."""
-        return self.template.format(question=self.stem(question))
+        return self.template.rstrip(SPACES).format(question=self.stem(question))
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """As of every task in words, in what precedes the next question in the template's words."""
@@ -142,17 +148,19 @@ class JsonlTask(TextTask):
 
     @functools.lru_cache(maxsize=16)  # noqa: B019  of few tasks, equal ones share it
     def _splits(self) -> dict[str, list[Question]]:
-        questions = jsonl_file.read_questions(self.path, self.question_of, self.tolerated_share)
+        settings = self.question_of, self.tolerated_share, self.encoding
+        questions = jsonl_file.read_questions(self.path, *settings)
         other = self.validation_path
         if not other:
             return jsonl_file.split(questions, self.held_out, self.seed, self.path)
-        found = jsonl_file.read_questions(other, self.question_of, self.tolerated_share)
+        found = jsonl_file.read_questions(other, *settings)
         prefix = "" if self.id_field else "validation_"
         validation = [dataclasses.replace(q, id=prefix + q.id) for q in found]
-        if both := sorted({q.id for q in questions} & {q.id for q in validation}):
+        if both := jsonl_file.shared(questions, validation):
             raise UserError(
-                f"{self.path} and {other} share {len(both)} ids, such as {both[0]!r}; a question "
-                f"is for training or for validation"
+                f"{self.path} has {len(both)} of the {len(validation)} questions of {other} too, "
+                f"such as {both[0].id}: {both[0].text[:60]!r}; a question is for training or for "
+                f"validation"
             )
         return {TRAIN: questions, VALIDATION: validation}
 
@@ -160,13 +168,11 @@ class JsonlTask(TextTask):
         """The text or number in a field of the row; `binding` is the setting with its name."""
         field = getattr(self, binding)
         if not isinstance(row, dict):
-            raise rows.BadRow(f"is a JSON {type(row).__name__}, not an object with fields")
+            raise rows.BadRow("is not an object with fields")
         if field not in row:
             hint = did_you_mean(field, row, f"; it has {', '.join(row) or 'none at all'}")
             raise rows.BadRow(f"has no field {field!r} (JsonlTask.{binding}){hint}")
-        value = row[field]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return str(value) if is_number else rows.text_of(row, field).strip()
+        return rows.text_of(row, field, or_number=True).strip()
 
     def _solution(self, question: Question, row: rows.Row) -> str:
         """The line's rationale, which ends in the answer: its own, or one that is added."""
@@ -186,19 +192,28 @@ class JsonlTask(TextTask):
 
 
 def _choice_row(row: rows.Row, field: str, text: str, answer: str) -> rows.Row:
-    """A row of CommonsenseQA's form; the answer is a letter, or the text of one choice."""
-    choices = row.get(field)
-    if isinstance(choices, list):
-        choices = {chr(ord("a") + i): choice for i, choice in enumerate(choices[:26])}
-    if not isinstance(choices, dict) or len(choices) < 2:
+    """A row of CommonsenseQA's form; the answer is a label, or the text of one choice."""
+    choices = labelled(row.get(field))
+    if not 2 <= len(choices) <= 26:
         raise rows.BadRow(
-            f"has no list of at least two choices in its field {field!r} (JsonlTask.choices_field)"
+            f"has no list of 2 to 26 choices in its field {field!r} (JsonlTask.choices_field)"
         )
-    named = [a for a, choice in choices.items() if grading.same_text(str(choice), answer)]
-    if answer.lower() not in choices and len(named) == 1:
-        answer = named[0]
-    labelled = [{"label": letter, "text": str(choice)} for letter, choice in choices.items()]
-    return {"answerKey": answer, "question": {"stem": text, "choices": labelled}}
+    read = functools.partial(rows.text_of, or_number=True)
+    labels = [read({field: x}, field, "label").strip().lower() for x in choices]
+    texts = [read({field: x}, field, "text") for x in choices]
+    right = [i for i, label in enumerate(labels) if label == answer.lower()]
+    right = right or [i for i, choice in enumerate(texts) if grading.same_text(choice, answer)]
+    if len(right) != 1:
+        raise rows.BadRow(f"has the answer {answer!r}, which is none of its choices {labels}")
+    if labels == [str(i) for i in range(1, len(labels) + 1)]:  # as some of ARC's questions
+        labels = list(string.ascii_lowercase[: len(labels)])
+    choices = labelled({"label": labels, "text": texts})
+    return {"answerKey": labels[right[0]], "question": {"stem": text, "choices": choices}}
+
+
+def _lead(template: str) -> str:
+    spaces = template[len(template.rstrip(SPACES)) :]
+    return spaces or ("" if template[-1].isspace() else " ")
 
 
 def _check_pattern(pattern: str) -> None:

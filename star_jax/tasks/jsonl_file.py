@@ -1,6 +1,7 @@
 """The questions of a user's JSON Lines file, and their split; malformed lines are reported."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from star_jax.errors import UserError
@@ -14,17 +15,23 @@ SHOWN_IN_AN_ERROR = 3
 
 
 def read_questions(
-    path: str, question_of: Callable[[str, rows.Json], Question], tolerated_share: float
+    path: str,
+    question_of: Callable[[str, rows.Json], Question],
+    tolerated_share: float,
+    encoding: str = "utf-8",
 ) -> list[Question]:
     """The questions of a file in its order, with distinct ids; blank lines are skipped.
 
-    `question_of` makes a question of an id (`line_00001`) and a line's value. Of the lines,
-    `tolerated_share` may be malformed and are dropped with a warning.
+    Args:
+      path: of the file, which may be compressed by gzip.
+      question_of: makes a question of an id (`line_00001`) and a line's value.
+      tolerated_share: of the lines that may be malformed, which are dropped with a warning.
+      encoding: of the file.
 
     Raises:
       UserError: the file cannot be read or has no questions, or too many lines are malformed.
     """
-    found, reasons = rows.questions_of(rows.read_lines(path), question_of, "line")
+    found, reasons = rows.questions_of(rows.read_lines(path, encoding), question_of, "line")
     malformed = [f"line {reason}" for reason in reasons]
     n, n_lines = len(malformed), len(malformed) + len(found)
     if n_lines == 0:
@@ -75,8 +82,7 @@ def split(
     Raises:
       UserError: a split is empty.
     """
-    texts = (" ".join(re.findall(r"\w+|[^\w\s]", q.text.casefold())) for q in questions)
-    places = [rows.hashed_share(f"{seed} {text}") for text in texts]
+    places = [rows.hashed_share(f"{seed} {text}") for text in map(_words, questions)]
     limit = held_out
     if held_out >= 1:
         limit = sorted(places)[min(int(held_out), len(places)) - 1] + 2**-49
@@ -90,3 +96,15 @@ def split(
             f"choose another value"
         )
     return sides
+
+
+def shared(questions: Sequence[Question], others: Sequence[Question]) -> list[Question]:
+    """Those of `others` that are among `questions`, by their ids or their words."""
+    ids, texts = {q.id for q in questions}, set(map(_words, questions))
+    return [q for q in others if q.id in ids or _words(q) in texts]
+
+
+def _words(question: Question) -> str:
+    """The text without case and spacing, which do not make it another question."""
+    text = unicodedata.normalize("NFC", question.text.casefold())
+    return " ".join(re.findall(r"\w+|[^\w\s]", text))

@@ -1,10 +1,13 @@
 """Rows of published data, from JSON Lines files or from prepared TFDS folders, as plain dicts."""
 
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,37 +18,56 @@ from tensorflow_datasets.core import read_only_builder
 
 from star_jax.errors import UserError
 from star_jax.records import Question
-from star_jax.run.paths import copy_tree, is_remote, open_text, path_of
+from star_jax.run.paths import copy_tree, is_remote, path_of, read_bytes
 
 EXAMPLES = Path(__file__).parent / "examples"
 Json: TypeAlias = Any  # a JSON value
 Row: TypeAlias = dict[str, Json]
+GZIP = b"\x1f\x8b"  # begins its files
 # TFDS has no builder of its own for these.
 PREPARE = {
     "commonsense_qa": "star_jax.tasks.builders.commonsense_qa.prepare_commonsense_qa(data_dir)"
 }
 
 
+class Written(float):
+    """A JSON number that is no integer; its str is what was written, whatever its precision."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class BadRow(ValueError):
     """A row that is not a question; the text gives the reason."""
 
 
-def read_text(file: str | Path, what: str) -> str:
+def read_text(file: str | Path, what: str, encoding: str = "utf-8") -> str:
     """The text of a file or, if there is no such file, of star_jax's own example of this name.
 
-    Raises UserError, which calls the file `what`, if it cannot be read.
+    It may be compressed by gzip. If it cannot be read, a UserError calls it `what`.
     """
     own = EXAMPLES / file
     try:
-        with open_text(own if not Path(file).exists() and own.is_file() else file) as lines:
-            return lines.read()
-    except (OSError, UnicodeDecodeError) as error:
+        data = read_bytes(own if not Path(file).exists() and own.is_file() else file)
+        data = gzip.decompress(data) if data.startswith(GZIP) else data
+        text = data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"cannot read the {what} {file}: line {line} is not {encoding} ({error.reason}); "
+            f"convert it to UTF-8, or bind a JsonlTask.encoding, such as 'latin-1'"
+        ) from error
+    except (OSError, EOFError, zlib.error, LookupError) as error:
         raise UserError(f"cannot read the {what} {file}: {error}") from error
+    return io.StringIO(text, newline=None).read()  # with "\n" for other ends of lines
 
 
-def read_lines(file: str) -> list[tuple[int, str]]:
+def read_lines(file: str, encoding: str = "utf-8") -> list[tuple[int, str]]:
     """(line number from 1, text) of every line that is not blank; see `read_text`."""
-    lines = enumerate(read_text(file, "data file").split("\n"), start=1)
+    lines = enumerate(read_text(file, "data file", encoding).split("\n"), start=1)
     return [(number, line) for number, line in lines if line.strip()]
 
 
@@ -109,13 +131,15 @@ def read_tfds(builder: str, data_dir: str, split: str, otherwise: str) -> list[R
         return [_plain(row) for row in tfds.as_numpy(prepared.as_dataset(split=split))]
 
 
-def text_of(row: Json, *path: str) -> str:
-    """The text at `path` in nested dicts; raises BadRow if there is none."""
+def text_of(row: Json, *path: str, or_number: bool = False) -> str:
+    """The text (or the number as written) at `path` in nested dicts; BadRow if there is none."""
     name = ".".join(path)
     for key in path:
         if not isinstance(row, dict) or key not in row:
             raise BadRow(f"has no field {name!r}")
         row = row[key]
+    if or_number and isinstance(row, int | float) and not isinstance(row, bool):
+        return str(row)
     if not isinstance(row, str) or not row.strip():
         raise BadRow(f"field {name!r} is {json.dumps(row)[:60]}, which is not a text")
     try:
@@ -137,9 +161,13 @@ def hashed_share(text: str) -> float:
 
 def _parse_json(line: str) -> Json:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_float=Written, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise BadRow(f"not JSON ({error})") from error
+
+
+def _refuse(constant: str) -> Json:
+    raise ValueError(f"{constant} is no value of it")
 
 
 def _plain(value: Json) -> Json:

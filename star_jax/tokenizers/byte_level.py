@@ -92,7 +92,7 @@ def byte_level_json(
 
 
 def from_vocab_and_merges(configs: Configs) -> bytes:
-    """tokenizer.json from GPT-2's or Qwen2's vocab.json, merges.txt and added_tokens.json."""
+    """tokenizer.json from GPT-2's or Qwen2's vocab.json, merges.txt and lists of added tokens."""
     tokenizer_class = configs.read("tokenizer_config.json").get("tokenizer_class")
     name = tokenizer_class.removesuffix("Fast") if tokenizer_class else None
     if name not in CLASS_SCHEMES:
@@ -101,16 +101,16 @@ def from_vocab_and_merges(configs: Configs) -> bytes:
             f"supported ({', '.join(filter(None, CLASS_SCHEMES))} are); write tokenizer.json with "
             f"transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
-    added = configs.read("added_tokens.json")
-    vocabulary = {**configs.read("vocab.json"), **added}
-    named = [configs.token(f"{role}_token") for role in ("bos", "eos", "unk", "pad")]
-    special = {token for token in named if token in vocabulary}
+    added = configs.added_tokens()
+    vocabulary = {**configs.read("vocab.json"), **{text: id_ for id_, (text, _) in added.items()}}
+    special = {text for text, is_special in added.values() if is_special}
+    special |= configs.role_tokens() & vocabulary.keys()
     try:
         lines = configs.files["merges.txt"].decode().splitlines()
     except UnicodeDecodeError as error:
         raise configs.damaged("merges.txt", error) from error
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    scheme, plain = SCHEMES[CLASS_SCHEMES[name]], added.keys() - special
+    scheme, plain = SCHEMES[CLASS_SCHEMES[name]], {text for text, _ in added.values()} - special
     return byte_level_json(configs.source, scheme, vocabulary, merges, special=special, added=plain)
 
 

@@ -49,6 +49,24 @@ class Configs:
                 return token
         return None
 
+    def role_tokens(self) -> set[str]:
+        """The tokens that have a role."""
+        return set(filter(None, (self.token(f"{r}_token") for r in ("bos", "eos", "unk", "pad"))))
+
+    def added_tokens(self) -> dict[int, tuple[str, bool]]:
+        """The tokens that are listed apart from the others, by id: (text, whether special)."""
+        roles = self.role_tokens()
+        try:
+            more = self.read("added_tokens.json").items()
+            added = {int(id_): (text, text in roles) for text, id_ in more}
+            listed = self.read("tokenizer_config.json").get("added_tokens_decoder", {})
+            for id_, token in listed.items():
+                text = str(token["content"])
+                added[int(id_)] = (text, bool(token.get("special")) or text in roles)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self.damaged("added_tokens.json or tokenizer_config.json", error) from error
+        return added
+
     def ids(self, name: str, key: str, n_ids: int) -> tuple[int, ...]:
         """Ids that `name` gives as null, a number or a list; UserError for one outside `n_ids`."""
         value = self.read(name).get(key)

@@ -25,6 +25,7 @@ class PretrainedVocabulary(PythonVocabulary):
     stop_ids: tuple[int, ...]  # end generation; `eos_id` is the first
     bos_id: int | None = None  # `document_start_ids` says whether it is used
     document_start_ids: tuple[int, ...]  # what every document begins with: BOS, or nothing
+    largest_id: int  # in documents; a control token without a role in them may have a larger one
     unk_id: int | None = None  # what the tokenizer cannot express; None for byte-level tokenizers
     _transformers_class: str | None  # for tokenizer_config.json where there was none
     _special: set[int]  # ids that have no text
@@ -34,6 +35,9 @@ class PretrainedVocabulary(PythonVocabulary):
         super().__init__()
         self._configs = Configs(source, files)
         self._read_roles(*self._load())
+        written = {self.eos_id, *self.document_start_ids}
+        ids = range(self._base_vocab_size)
+        self.largest_id = max(id_ for id_ in ids if id_ in written or id_ not in self._special)
         roles = {self.bos_id, *self.stop_ids, *self.document_start_ids}
         self._special |= {id_ for id_ in roles if id_ is not None}
         unknown = set() if self.unk_id is None else {self.unk_id}

@@ -21,7 +21,7 @@ class SentencePieceVocabulary(PretrainedVocabulary):
     """
 
     def _load(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        added = self._added_tokens()
+        added = self._configs.added_tokens()
         try:
             model = ModelProto.FromString(self._configs.files["tokenizer.model"])
             model.normalizer_spec.add_dummy_prefix = False
@@ -39,18 +39,6 @@ class SentencePieceVocabulary(PretrainedVocabulary):
         self._special.discard(self.unk_id)
         bos, eos = processor.bos_id(), processor.eos_id()  # negative for none
         return (bos,) if bos >= 0 else (), (eos,) if eos >= 0 else ()
-
-    def _added_tokens(self) -> dict[int, tuple[str, bool]]:
-        """The tokens that files other than the model add, by id: text and whether it is special."""
-        more = self._configs.read("added_tokens.json")
-        added = {id_: (text, False) for text, id_ in more.items()}
-        config = self._configs.read("tokenizer_config.json")
-        try:
-            for id_, token in config.get("added_tokens_decoder", {}).items():
-                added[int(id_)] = (token["content"], bool(token.get("special")))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise self._configs.damaged("tokenizer_config.json", error) from error
-        return added
 
     def _to_ids(self, text: str) -> list[int]:
         return self._processor.encode(text, out_type=int)

@@ -88,11 +88,12 @@ class WordVocabulary(PythonVocabulary):
 
 
 def check_room(vocabulary: seqio.Vocabulary, vocab_size: int) -> None:
-    """Raises UserError if a model of `vocab_size` ids cannot embed all of the vocabulary's."""
-    if vocabulary.vocab_size > vocab_size:
+    """Raises UserError if a model of `vocab_size` ids cannot embed all that documents can have."""
+    n_ids = getattr(vocabulary, "largest_id", vocabulary.vocab_size - 1) + 1
+    if n_ids > vocab_size:
         raise UserError(
-            f"the vocabulary has {vocabulary.vocab_size} ids, the model room for {vocab_size}; set "
-            f"DecoderConfig.vocab_size to {vocabulary.vocab_size} or more"
+            f"the vocabulary has {n_ids} ids, the model room for {vocab_size}; set DecoderConfig."
+            f"vocab_size to {n_ids} or more, or give a pretrained model its own tokenizer"
         )
 
 

@@ -130,8 +130,8 @@ EDITS = [
             "every prompt has the hint",
         ),
         (
-            "if answer.lower() not in choices and len(named) == 1:",
-            "if len(named) == 1:",
+            "right = right or [i for",
+            "right = [i for",
             "a letter that is another choice's text",
         ),
         (

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.models.config import DecoderConfig
 from star_jax.models.tensors import Tensor
 
@@ -39,7 +39,14 @@ class ConfigJson:
         value = self.fields.get(name) or {}
         if not isinstance(value, dict):
             raise self._error(name, "an object")
-        return ConfigJson(value, self.where)
+        return ConfigJson(value, f"{self.where}: {name}")
+
+    def known(self, *names: str) -> None:
+        """Checks that there are no other fields."""
+        others = {k: v for k, v in self.fields.items() if v is not None and k not in names}
+        if others:
+            said = some(f"{name} = {value!r}" for name, value in others.items())
+            raise UserError(f"{self.where} has {said}, which is not supported")
 
     def only(self, name: str, value: object) -> None:
         """Checks that a field is absent or has the only value that is supported."""

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from star_jax.errors import UserError
+from star_jax.errors import UserError, some
 from star_jax.models.config import DecoderConfig, RopeScaling
 from star_jax.models.families.family import ConfigJson, Family, Gguf, GgufFile
 from star_jax.models.rotary import stretch
@@ -47,8 +47,7 @@ def read_modern(config: ConfigJson, head_dim: int = 0) -> DecoderConfig:
     n_heads, d_model = config.whole("num_attention_heads"), config.whole("hidden_size")
     head_dim = config.whole("head_dim", head_dim or d_model // n_heads)
     kv_heads = config.whole("num_key_value_heads", n_heads)
-    rope = config.part("rope_parameters")  # of transformers 5; two separate fields before
-    scaling = config.part("rope_scaling")
+    rotary_base, rope_scaling = _read_rope(config)
     return DecoderConfig(
         vocab_size=config.whole("vocab_size"),
         n_layers=config.whole("num_hidden_layers"),
@@ -62,22 +61,19 @@ def read_modern(config: ConfigJson, head_dim: int = 0) -> DecoderConfig:
         mlp="swiglu",
         head="tied" if config.flag("tie_word_embeddings") else "plain",
         rotary_dim=head_dim,
-        rotary_base=float(rope.number("rope_theta", config.number("rope_theta", 10000.0))),
+        rotary_base=rotary_base,
         rotary_pairs="halves",
-        rope_scaling=_read_rope(scaling if scaling.fields else rope),
+        rope_scaling=rope_scaling,
         context_length=config.whole("max_position_embeddings"),
         norm_epsilon=config.number("rms_norm_eps", 1e-6),
     )
 
 
-def _names_of(model_type: str) -> dict[str, object]:
-    return {"architectures": [f"{model_type.title()}ForCausalLM"], "model_type": model_type}
-
-
 def write_modern(model_type: str, config: DecoderConfig) -> dict[str, object]:
     """The config.json of Llama and its relatives."""
     return {
-        **_names_of(model_type),
+        "architectures": [f"{model_type.title()}ForCausalLM"],
+        "model_type": model_type,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
         "hidden_size": config.d_model,
@@ -106,23 +102,21 @@ def modern_gguf_config(gguf: GgufFile) -> dict[str, Any]:
     architecture = str(gguf.metadata["general.architecture"])
     if embedding is None:
         raise UserError(f"{gguf.path} has no token_embd.weight; give a whole {architecture} model")
-    sizes = _gguf_sizes(gguf, architecture)
+    prefix = f"{architecture}."
+    fields = {key.removeprefix(prefix): _one(value) for key, value in gguf.metadata.items()}
+    metadata = ConfigJson(fields, f"{gguf.path}: {architecture}")
+    sizes = _gguf_sizes(metadata)
     model_type = architecture
     if architecture == "llama" and "sliding_window" in sizes:
         model_type = "mistral"  # its files say "llama" too, but only Mistral has a window
-    special = {
-        f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{stored}_token_id")
-        for name, stored in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
-    }
     return {
-        **_names_of(model_type),
+        "model_type": model_type,
         "hidden_act": "silu",
         **sizes,
         "vocab_size": embedding.shape[0],  # whatever the metadata say
-        "rope_scaling": _gguf_rope(gguf, architecture, sizes),
+        "rope_scaling": _gguf_rope(gguf, metadata, sizes),
         "attention_bias": any(name.endswith("attn_q.bias") for name in gguf.tensors),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
-        **special,
     }
 
 
@@ -132,20 +126,22 @@ def _read_llama(config: ConfigJson) -> DecoderConfig:
     return read_modern(config)
 
 
-def _read_rope(config: ConfigJson) -> RopeScaling | None:
-    kind = config.fields.get("rope_type") or config.fields.get("type")
-    if kind in ("default", None):
-        return None
-    if kind != "llama3":
-        raise UserError(
-            f"{config.where}: rope_scaling of type {kind!r} is not supported, only 'llama3'"
-        )
-    return RopeScaling(
-        factor=config.number("factor"),
-        low_freq_factor=config.number("low_freq_factor"),
-        high_freq_factor=config.number("high_freq_factor"),
-        original_context_length=config.whole("original_max_position_embeddings"),
-    )
+def _read_rope(config: ConfigJson) -> tuple[float, RopeScaling | None]:
+    """Rotary base and scaling; of the places that each may be in, transformers' choice."""
+    rope = config.part("rope_scaling" if config.fields.get("rope_scaling") else "rope_parameters")
+    kind = rope.fields.get("rope_type") or rope.fields.get("type") or "default"
+    rope = ConfigJson(rope.fields, f"{rope.where} of type {kind!r}")
+    if kind not in ("default", "llama3"):
+        raise UserError(f"{rope.where} is not supported, only 'llama3'")
+    factors = ("factor", "low_freq_factor", "high_freq_factor") if kind == "llama3" else ()
+    length = "original_max_position_embeddings"
+    rope.known("rope_type", "type", "rope_theta", *factors, *([length] if factors else ()))
+    base = float(rope.number("rope_theta", config.number("rope_theta", 10000.0)))
+    if not factors:
+        return base, None
+    context = rope.whole(length, config.whole("max_position_embeddings"))
+    factor, low, high = map(rope.number, factors)
+    return base, RopeScaling(factor, low, high, config.whole(length, context))
 
 
 def _write_rope(scaling: RopeScaling | None) -> dict[str, object] | None:
@@ -156,55 +152,54 @@ def _write_rope(scaling: RopeScaling | None) -> dict[str, object] | None:
     return {"rope_type": "llama3", **fields}
 
 
-def _gguf_sizes(gguf: GgufFile, architecture: str) -> dict[str, float]:
-    def number(key: str, default: float | None = None) -> float:
-        value = gguf.metadata.get(f"{architecture}.{key}", default)
-        values = value if isinstance(value, list) and value else [value]
-        first = values[0]
-        if not isinstance(first, int | float) or first <= 0 or values != [first] * len(values):
-            problem = "several values of" if len(values) > 1 else f"{first!r} as"
-            raise UserError(
-                f"{gguf.path} {'lacks' if value is None else f'has {problem}'} "
-                f"{architecture}.{key}; give a plain {architecture} model"
-            )
-        return first
+def _one(value: Any) -> Any:
+    """The value of every layer, where a list has the same one for each."""
+    is_one = isinstance(value, list) and value and value == value[:1] * len(value)
+    return value[0] if is_one else value
 
-    n_heads, d_model = number("attention.head_count"), number("embedding_length")
-    head_dim = number("attention.key_length", d_model // n_heads)
+
+def _gguf_sizes(metadata: ConfigJson) -> dict[str, float]:
+    n_heads, d_model = metadata.whole("attention.head_count"), metadata.whole("embedding_length")
+    head_dim = metadata.whole("attention.key_length", d_model // n_heads)
     for key in ("attention.value_length", "rope.dimension_count"):
-        if number(key, head_dim) != head_dim:
-            raise UserError(
-                f"{gguf.path}: {architecture}.{key} = {number(key)} differs from the head's "
-                f"{head_dim} dims; give a plain {architecture} model"
-            )
-    window = "attention.sliding_window"
-    has_window = gguf.metadata.get(f"{architecture}.{window}")
+        metadata.only(key, head_dim)
+    epsilon, window = (
+        metadata.number("attention.layer_norm_rms_epsilon"),
+        "attention.sliding_window",
+    )
     return {
         "hidden_size": d_model,
-        "num_hidden_layers": number("block_count"),
+        "num_hidden_layers": metadata.whole("block_count"),
         "num_attention_heads": n_heads,
-        "num_key_value_heads": number("attention.head_count_kv", n_heads),
+        "num_key_value_heads": metadata.whole("attention.head_count_kv", n_heads),
         "head_dim": head_dim,
-        "intermediate_size": number("feed_forward_length"),
-        "max_position_embeddings": number("context_length"),
-        # Stored as float32: 9.999999747378752e-06 is 1e-05.
-        "rms_norm_eps": float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
-        "rope_theta": number("rope.freq_base", 10000.0),
-        **({"sliding_window": number(window)} if has_window else {}),
+        "intermediate_size": metadata.whole("feed_forward_length"),
+        "max_position_embeddings": metadata.whole("context_length"),
+        "rms_norm_eps": float(
+            str(np.float32(epsilon))
+        ),  # stored so: 9.999999747378752e-06 is 1e-05
+        "rope_theta": metadata.number("rope.freq_base", 10000.0),
+        **({"sliding_window": metadata.whole(window)} if metadata.fields.get(window) else {}),
     }
 
 
 def _gguf_rope(
-    gguf: GgufFile, architecture: str, sizes: Mapping[str, float]
+    gguf: GgufFile, metadata: ConfigJson, sizes: Mapping[str, float]
 ) -> dict[str, object] | None:
-    """Scaling by the metadata, or by what the file divides each rotary frequency."""
+    """Scaling by what the file divides each rotary frequency; UserError for any other."""
+    prefix, fields = "rope.scaling.", metadata.fields
+    found = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
+    # As in llama.cpp: without a type it is linear, old files have another name, 0 is no factor.
+    kind = found.setdefault("type", "linear")
+    factor = found.setdefault("factor", fields.get("rope.scale_linear"))
+    plain = kind == "none" or (kind == "linear" and factor in (None, 0, 1))
+    if not plain or found.keys() - {"type", "factor", "original_context_length", "finetuned"}:
+        raise UserError(
+            f"{metadata.where}: rope.scaling with {some(f'{k} {v}' for k, v in found.items())} is "
+            f"not supported (llama.cpp takes a missing type as linear); give another model"
+        )
     if (divisors := gguf.tensors.get("rope_freqs.weight")) is None:
-        prefix = f"{architecture}.rope.scaling"
-        words = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
-        found = {ours: gguf.metadata.get(f"{prefix}.{theirs}") for ours, theirs in words.items()}
-        kind = gguf.metadata.get(f"{prefix}.type", "none")
-        given = {name: value for name, value in found.items() if value is not None}
-        return None if kind == "none" else {"rope_type": kind, **given}
+        return None
     stored = divisors.whole()
     head_dim = sizes["head_dim"]
     frequencies = jnp.asarray(sizes["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim))

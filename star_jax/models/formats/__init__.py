@@ -8,12 +8,16 @@
 | one `.gguf` file | `gguf_file` |
 """
 
+import dataclasses
+import functools
 import importlib
 from pathlib import Path
 
 from star_jax.errors import UserError
-from star_jax.models.tensors import StoredModel
+from star_jax.models.families import FAMILIES
+from star_jax.models.tensors import StoredModel, identical
 from star_jax.run.paths import bucket_errors, check_local, path_of
+from star_jax.run.progress import log
 
 ACCEPTED = (
     "model.safetensors (or its index and shards), flax_model.msgpack, the shard_* directories of "
@@ -21,6 +25,7 @@ ACCEPTED = (
 )
 # Pickles run code when they are opened; .h5 is TensorFlow's.
 REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5")
+log_once = functools.cache(log)  # a model is opened several times
 
 
 def is_foreign(path: Path) -> bool:
@@ -43,7 +48,7 @@ def open_model(path: Path) -> StoredModel:
         raise UserError(f"model {path} does not exist; check the path")
     if module := _format_of(path):
         # Imported when needed, so that reading one format does not require the packages of all.
-        return importlib.import_module(f"{__name__}.{module}").open_weights(path)
+        return _with_its_head(importlib.import_module(f"{__name__}.{module}").open_weights(path))
     if refused := _refused(path):
         raise UserError(
             f"{refused[0]} is not read: pickles run code, and star_jax does not include torch or "
@@ -52,6 +57,26 @@ def open_model(path: Path) -> StoredModel:
             f"that Hugging Face's convert space makes of it"
         )
     raise UserError(f"{path} holds no weights that star_jax reads; give {ACCEPTED}")
+
+
+def _with_its_head(stored: StoredModel) -> StoredModel:
+    """The model with the head that its file has, even if config.json says that it is tied.
+
+    As transformers does it; a head that equals the embedding is a copy of it.
+    """
+    config = stored.config or {}
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or config.get("tie_word_embeddings") is not True:
+        return stored
+    names = [f"{family.names[module]}.weight" for module in ("head", "embedding")]
+    head, embedding = map(stored.tensors.get, names)
+    if head is None or embedding is None or identical(head, embedding):
+        return stored
+    log_once(
+        f"{stored.path}: config.json has tie_word_embeddings = true, but {names[0]} is not "
+        f"{names[1]}; the stored head is used"
+    )
+    return dataclasses.replace(stored, config={**config, "tie_word_embeddings": False})
 
 
 def _format_of(path: Path) -> str | None:

@@ -45,6 +45,11 @@ def open_files(
     directory = path if path.is_dir() else path.parent
     index = directory / f"{single}.index.json"
     weight_map = _weight_map(index) if path.is_dir() and index.is_file() else {}
+    if weight_map and (directory / single).is_file() and single not in weight_map.values():
+        raise UserError(
+            f"{directory} has {single} and also {index.name}, which lists other files; give the "
+            f"one file, or remove what does not belong to the model"
+        )
     if path.is_file():
         files = [path]
     elif weight_map:
