@@ -16,8 +16,8 @@ import seqio
 
 from star_jax.tasks.builders.commonsense_qa import CommonsenseQA, prepare_commonsense_qa
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
-from star_jax.tasks.grading import to_number
 from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.readers.numbers import to_number
 from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tasks.text_task import EXEMPLARS
@@ -115,7 +115,7 @@ def test_the_gold_answer_is_parsed_from_every_gold_solution():
     for question in GSM.questions(TRAIN) + GSM.questions(VALIDATION):
         gold = GSM.gold_completion(question)
         answer = GSM.read(question, gold).answer
-        # Another reading than grading.py's: the bare text after the mark.
+        # Another reading than the reader's: the bare text after the mark.
         assert to_number(answer) == int(gold.split("####")[1].replace(",", ""))
         assert GSM.is_correct(question, answer)
         assert trimmed_by(GSM, question, gold) == gold

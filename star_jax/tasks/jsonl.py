@@ -16,8 +16,9 @@ from pathlib import Path
 
 from star_jax.errors import UserError, check_one_of, check_share, did_you_mean
 from star_jax.records import Question
-from star_jax.tasks import grading, jsonl_file, rows
+from star_jax.tasks import jsonl_file, rows
 from star_jax.tasks.commonsense_qa import CommonsenseQATask
+from star_jax.tasks.readers import numbers, texts
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tasks.text_task import KINDS, TextTask
 
@@ -108,8 +109,8 @@ class JsonlTask(TextTask):
             question = CommonsenseQATask().question_of(id_, choice_row)
         elif self.answer_kind != "number":
             question = Question(id_, text, answer)
-        elif (value := grading.to_number(answer)) is not None:
-            question = Question(id_, text, grading.canonical(value))
+        elif (value := numbers.to_number(answer)) is not None:
+            question = Question(id_, text, numbers.canonical(value))
         else:
             raise rows.BadRow(
                 f"its field {self.answer_field!r} is {answer[:60]!r}, which is no number"
@@ -194,7 +195,7 @@ def _choice_row(row: rows.Row, field: str, text: str, answer: str) -> rows.Row:
         raise rows.BadRow(
             f"has no list of at least two choices in its field {field!r} (JsonlTask.choices_field)"
         )
-    named = [a for a, choice in choices.items() if grading.same_text(str(choice), answer)]
+    named = [a for a, choice in choices.items() if texts.same_text(str(choice), answer)]
     if answer.lower() not in choices and len(named) == 1:
         answer = named[0]
     labelled = [{"label": letter, "text": str(choice)} for letter, choice in choices.items()]

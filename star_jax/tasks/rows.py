@@ -26,6 +26,16 @@ PREPARE = {
 }
 
 
+class Written(float):
+    """A JSON number that is no integer; its str is what was written, whatever its precision."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class BadRow(ValueError):
     """A row that is not a question; the text gives the reason."""
 
@@ -137,7 +147,7 @@ def hashed_share(text: str) -> float:
 
 def _parse_json(line: str) -> Json:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_float=Written)
     except (ValueError, RecursionError) as error:
         raise BadRow(f"not JSON ({error})") from error
 
