@@ -37,7 +37,7 @@ REVERSED = re.compile(
 # A letter without parentheses, right after a statement; "a" is a word unless marked as a letter.
 BARE_LETTER = re.compile(
     r"""[\s:"'\u201c\u2018*]*(?:the\s+)?(?P<word>(?:option|choice|letter)\s+)?(?P<letter>[A-Za-z])"""
-    r"""(?P<mark>\)|[\]}$.:,;!?"'\u201d\u2019*]+(?=\s|$)|\s*$|(?=\s+(?:because|since|as)\b|\s+[(-]))"""
+    r"""(?P<mark>\)|[\]}$.:,;!?"'\u201d\u2019*]+(?=\s|$)|\s*$|(?=\s+(?:because|since|as)\b|\s+(?:-|\((?![A-Za-z]\)))))"""
     r"""(?P<more>(?:(?<=,)|\s*(?:[,/&]|and\b|or\b))\s*(?:and\s+|or\s+)?\(?[A-Za-z](?!\w|['\u2019]|\s+\w))?""",
     re.IGNORECASE,
 )
@@ -62,7 +62,7 @@ DENIED_AFTER_ANOTHER = re.compile(
 # What separates two labels of which neither is preferred: "(a) or (b)", "(a), (b)".
 UNDECIDED = re.compile(
     r"\s*(?:,?\s*(?:and/or|or|nor|/)\s*(?:[\w'\u2019-]+\s+){0,4}"
-    r"|(?:,?\s*(?:and|&|as\s+well\s+as)|[,;])?\s*(?:(?:an?|the|also|both|option|choice)\s+)*(?:_+\s*)?)",
+    r"|(?:,?\s*(?:and|&|as\s+well\s+as)|[,;])?\s*(?:(?:an?|the|also|both|option|choice)\s+)*[_\s]*)",
     re.IGNORECASE,
 )
 REASON = re.compile(r"\b(?:because|since|as|for|which|while|whereas)\b|[;\u2014]", re.IGNORECASE)
@@ -135,7 +135,9 @@ def _only_a_choice(line: str, plain: str, choices: Mapping[str, str]) -> str | N
     labels = list(LABEL.finditer(plain))
     texts = []
     if match := ONE_CHOICE.fullmatch(plain.rstrip()):
-        texts.append((match[1].lower(), line[match.start(2) : match.end(2)] if match[2] else ""))
+        inside = plain if "_" not in plain else line  # the text is as the choice has it
+        text = inside[match.start(2) : match.end(2)] if match[2] else ""
+        texts.append((match[1].lower(), text))
     if len(labels) == 1 and NOTHING_MORE.fullmatch(plain, labels[0].end()):
         texts.append((labels[0][1].lower(), line[: labels[0].start()]))
     for letter, text in texts:

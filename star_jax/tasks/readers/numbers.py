@@ -17,11 +17,11 @@ from star_jax.tasks.readers.reader import Found, marked_line, this_answer
 MARK = "####"
 LONGEST = 64  # characters, written canonically; what is longer is no answer
 NUMBER = re.compile(
-    r"""(?<![\w.])(?P<sign>[-+]|minus\s|negative\s)?\s?(?:\\?(?P<currency>[$€£¥₹]))?\s?(?P<inner>-)?
+    r"""(?<![\w.])(?:(?P<sign>[-+]|minus\s|negative\s)\s?)?(?:\\?(?P<currency>[$€£¥₹])\s?)?(?P<inner>-)?
         (?: (?P<whole>[0-9]+)[ ](?P<over>[0-9]+)/(?P<under>[0-9]+)
           | (?P<number>(?: [1-9][0-9]{0,2}(?=(?P<comma>,\\!|,|\{,\}|\\,|_|\u00a0))
                            (?:(?P=comma)[0-9]{3})+(?![0-9])
-                         | [0-9]+ ) (?P<decimals>\.[0-9]+)? | \.[0-9]+)
+                         | [0-9]+ ) (?:\.[0-9]+)? | \.[0-9]+)
             (?P<power>[eE][-+]?[0-9]{1,2}(?![0-9]))?
             (?:\s?/\s?(?P<divisor>[0-9]+))?
         )(?:\s?\\?%)?""",
@@ -30,7 +30,7 @@ NUMBER = re.compile(
 DIGIT = re.compile("[0-9\u00b2\u00b3\u00bd]")  # after `_plain`, as all below
 CALCULATION = re.compile(r"<<[^<>\n]*(?:>>|$)")
 END = "\x1e"  # white space that ends a calculation: one after the number is no part of the answer
-COMMAND = re.compile(r"\^\s*\{?\\circ\}?|\\([A-Za-z]+)")
+COMMAND = re.compile(r"\^(?:\\circ|\{\\circ\})|\\[A-Za-z]+")
 HARMLESS = re.compile(
     r"\\(?:f?box(?:ed)?|framebox|(?:text|math)(?:|bf|it|rm)|mbox|bf|rm|[lL]arge|left|right"
     r"|displaystyle|q?quad|degree|circ)$|\^"
@@ -44,7 +44,8 @@ SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z])")
 # Before a number: an operator, a function, or words by which it is another number.
 CHANGED_BEFORE = re.compile(
     r"""(?: [-+/^\u00d7\u00f7\u00b7\u22c5\u00b1\u221a~\u2248<\u2264\u2265\u2260] | [!<>]= | \w\*
-          | (?<![\w"'/|=-])> | \w\s+\*\s | [\w)\]}][(\[{]+ | n['\u2019]t | \b(?:not|than)
+          | (?<![\w"'/|=-])> | \w\s+\*\s | [\w)\]}][(\[{]+
+          | n['\u2019]t | \b(?:not|than|minus|negative)
         )\s*$""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -103,7 +104,7 @@ def to_number(text: str) -> Fraction | None:
 
 def leading_number(text: str) -> re.Match[str] | None:
     """The number that a text begins with, as a match of NUMBER."""
-    return NUMBER.match(_fold(text))
+    return NUMBER.match(_fold(text.lstrip()))
 
 
 def same_number(left: str, right: str) -> bool:
@@ -183,7 +184,7 @@ def _is_changed(before: str, number: re.Match[str], after: str) -> bool:
         or SCALED.match(after)
         or (spaced_sign and re.search(r"\w\s*$", before))  # "profit - 5"
         or (number["currency"] and re.match(r"\s?m(?!\w)", after))  # "$5m"
-        or (number["decimals"] and re.match(r"\.\.|…", after))
+        or ("." in number[0] and re.match(r"\.\.|…", after))
     )
 
 

@@ -8,11 +8,9 @@ from star_jax.tasks.readers.reader import Found, marked_line, this_answer
 
 LONGEST_SEARCHED = 4_000  # characters at a completion's end that a user's pattern searches
 TYPOGRAPHIC = str.maketrans("\u2018\u2019\u201c\u201d\u2010\u2011\u2013\u2014\u2212", "''\"\"-----")
-EXCITED = re.compile(r"[^\W\d_]{2}!+$")  # but the 5! of mathematics
 PAIR = re.compile(
-    r""""([^"]+)" | '([^']+)' | \u201c([^\u201c\u201d]+)\u201d | \u2018([^\u2018]+)\u2019
-      | \*([^*]+)\* | `([^`]+)` | \$([^$]+)\$
-      | \(([^\W\d_]+(?:\s[^\W\d_]+)*)\) | \[([^\W\d_]+(?:\s[^\W\d_]+)*)\]  # (rain), not (0, 1)""",
+    r""""([^"\u201c\u201d]+)" | '([^'\u2018\u2019]+)' | \u201c([^"\u201c\u201d]+)\u201d
+      | \u2018([^'\u2018\u2019]+)\u2019 | \*([^*]+)\* | `([^`]+)` | \$([^$]+)\$""",
     re.VERBOSE,
 )
 
@@ -51,9 +49,14 @@ def bare(text: str) -> str:
     text = text.strip()
     while True:
         inner = text.lstrip(": ").removeprefix("**").removesuffix("**").rstrip(" .,:;?")
-        inner = inner.rstrip("!") if EXCITED.search(inner) else inner
-        pair = PAIR.fullmatch(inner)
-        inner = (next(filter(None, pair.groups())) if pair else inner).strip()
+        calm = inner.rstrip("!")
+        if calm[-1:].isalpha() and calm[-2:-1].isalpha():  # but 5! is another number
+            inner = calm
+        if pair := PAIR.fullmatch(inner):
+            inner = next(filter(None, pair.groups()))
+        elif inner[:1] + inner[-1:] in ("()", "[]"):  # (rain), but not (0, 1)
+            inner = inner[1:-1] if all(map(str.isalpha, inner[1:-1].split())) else inner
+        inner = inner.strip()
         if not inner or inner == text:
             return text
         text = inner
