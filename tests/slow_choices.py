@@ -207,7 +207,10 @@ def conclusion(line, choices):
                 stated.append((sentence_end(line, end), letters.pop()))
         elif found := bare_letter(line, tokens, place):
             stated.append(found)
-    stated += reversed_statements(line, tokens, firm)
+    for end, letter in reversed_statements(line, tokens, firm):
+        after = last is not None and tokens[last].start >= end
+        is_said |= after and same_sentence(line, end, tokens[last].start)
+        stated += [(sentence_end(line, end), letter)] if letter else []
     if last in firm and last is not None and not is_said:
         return tokens[last].text, bool(stated)
     if stated:
@@ -282,7 +285,7 @@ def sentence_end(line, place):
 
 
 def reversed_statements(line, tokens, firm):
-    """(end, letter) of each "(b) is the answer" and "option B is correct"."""
+    """(end, letter or None) of each "(b) is the answer" and "option B is correct"."""
     found, begin = [], 0
     for k, token in enumerate(tokens):
         before = tokens[k - 1] if k else None
@@ -296,17 +299,18 @@ def reversed_statements(line, tokens, firm):
             continue
         if token.kind == "label":
             end = says_so(line, tokens, range(k + 1, len(tokens)), token.end)
-            if end and k in firm:
-                found.append((sentence_end(line, end), token.text))
+            if end:
+                found.append((end, token.text if k in firm else None))
         elif is_bare and (named or (opened and line[token.start].isupper())):
             end = says_so(line, tokens, range(k + 1, k + 2), token.end)
             words = words_before(tokens, k - 1) if k else []
-            if end and not (
+            denied = (
                 preceded(words, (*DENIERS, *REJECTING), 3)
                 or preceded(words, ("than",), 6)
                 or any(w.endswith("n't") and len(words) - i <= 4 for i, w in enumerate(words))
-            ):
-                found.append((sentence_end(line, end), token.text))
+            )
+            if end:
+                found.append((end, None if denied else token.text))
         else:
             end = None
         begin = end or begin

@@ -40,8 +40,8 @@ def once(text):
         text = text[:end]
     inner = text[1:-1]
     for mark in PAIRS:
-        if text[:1] == mark == text[-1:] and inner and mark not in inner:
+        if text[:1] == mark == text[-1:] and inner.strip() and mark not in inner:
             return inner.strip()
-    if text[:1] + text[-1:] in ("()", "[]") and all(map(str.isalpha, inner.split(" "))):
+    if text[:1] + text[-1:] in ("()", "[]") and all(map(str.isalpha, inner.split())):
         return inner.strip()
     return text.strip()

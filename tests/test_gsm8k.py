@@ -117,6 +117,36 @@ def test_direct_answers_may_lack_the_mark(completion, answer, trimmed):
     assert DIRECT.is_correct(QUESTION, DIRECT.read(QUESTION, " 1080").answer)
 
 
+EIGHTEEN = dataclasses.replace(QUESTION, answer="18")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["18{,}000", "18½", "18 million", "18 \\times 10^3", "18k", "18 : 4", "18!", "18/2", "18 1/2"],
+)
+def test_a_number_that_only_begins_like_the_answer_is_wrong(said):
+    reading = TASK.read(EIGHTEEN, f" So.\n#### {said}")
+    assert not reading.correct
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("\\boxed{18}", "\\boxed{18}"),
+        ("**18**", "**18**"),
+        ("$\\boxed{18}$.", "$\\boxed{18}$"),
+        ("**18 dollars** in all", "**18 dollars**"),
+        ("(18) dollars", "(18)"),
+        ("18 dollars", "18"),
+        ("18.00.", "18.00"),
+    ],
+)
+def test_an_answer_is_kept_with_all_of_its_brackets(said, kept):
+    completion = f" So.\n#### {said}"
+    assert TASK.read(EIGHTEEN, completion).correct
+    assert trimmed_by(TASK, EIGHTEEN, completion) == f" So.\n#### {kept}"
+
+
 @pytest.mark.parametrize("answer", ["1080", "1,080", "1080.0", "$1080", "2160/2"])
 def test_answers_are_compared_as_numbers(answer):
     assert TASK.is_correct(QUESTION, answer)

@@ -30,7 +30,7 @@ STATEMENT = re.compile(
 REVERSED = re.compile(
     rf"(?:{LABEL.pattern}[^.()\n]{{0,60}}?|(?:\b(?:option|choice|letter)\s+(?P<named>[A-Za-z])"
     r"|(?:^\s*|[.:,!?]\s+|\b(?:so|thus|therefore|hence|and|or)\s+)(?-i:(?P<capital>[A-Z])))(?!\w)"
-    r"(?:\s*\([^()\n]{0,60}\))?\s+)\bis\s+(?:the\s+)?(?:(?!not\b)\w+\s+){0,2}?"
+    r"(?:\s*\((?![A-Za-z]\))[^()\n]{0,60}\))?\s+)\bis\s+(?:the\s+)?(?:(?!not\b)\w+\s+){0,2}?"
     r"(?:answer|correct|right)\b",
     re.IGNORECASE,
 )

@@ -52,8 +52,9 @@ def bare(text: str) -> str:
         calm = inner.rstrip("!")
         if calm[-1:].isalpha() and calm[-2:-1].isalpha():  # but 5! is another number
             inner = calm
-        if pair := PAIR.fullmatch(inner):
-            inner = next(filter(None, pair.groups()))
+        pair = PAIR.fullmatch(inner)
+        if pair and (within := next(filter(None, pair.groups())).strip()):
+            inner = within
         elif inner[:1] + inner[-1:] in ("()", "[]"):  # (rain), but not (0, 1)
             inner = inner[1:-1] if all(map(str.isalpha, inner[1:-1].split())) else inner
         inner = inner.strip()
@@ -71,7 +72,7 @@ def same_text(left: str, right: str) -> bool:
 
 
 def _compared(text: str) -> str:
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+    folded = unicodedata.normalize("NFC", text.casefold())
     return bare(" ".join(folded.translate(TYPOGRAPHIC).split()))
 
 
