@@ -86,6 +86,7 @@ def test_any_text_but_an_empty_one_is_a_question():
     [
         (GOLD, "1080", True, GOLD),
         (" So.\n#### 1080.00 pears\n#### 3", "1080", True, " So.\n#### 1080.00"),
+        (" #### 1080", "1080", True, " #### 1080"),  # an empty rationale
         (" So.\n#### 108", "108", False, " So.\n#### 108"),
         (" So.\n#### -1080", "-1080", False, " So.\n#### -1080"),
         (" It is 1080.", None, False, " It is 1080."),

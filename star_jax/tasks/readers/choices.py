@@ -36,10 +36,12 @@ REVERSED = re.compile(
 )
 # A letter without parentheses, right after a statement; "a" is a word unless marked as a letter.
 BARE_LETTER = re.compile(
-    r"""[\s:"'\u201c\u2018*]*(?:the\s+)?(?P<word>(?:option|choice|letter)\s+)?(?P<letter>[A-Za-z])"""
-    r"""(?P<mark>\)|[\]}$.:,;!?"'\u201d\u2019*]+(?=\s|$)|\s*$|(?=\s+(?:because|since|as)\b|\s+(?:-|\((?![A-Za-z]\)))))"""
-    r"""(?P<more>(?:(?<=,)|\s*(?:[,/&]|and\b|or\b))\s*(?:and\s+|or\s+)?\(?[A-Za-z](?!\w|['\u2019]|\s+\w))?""",
-    re.IGNORECASE,
+    r"""[\s:"'\u201c\u2018*]* (?:the\s+)? (?P<word>(?:option|choice|letter)\s+)?(?P<letter>[A-Za-z])
+        (?P<mark> \) | [\]}$.:,;!?"'\u201d\u2019*]+(?=\s|$) | \s*$ | (?=\s+(?:because|since|as)\b)
+                | (?=\s+(?:-|\((?![A-Za-z]\)))) )
+        (?P<more> (?:(?<=,)|\s*(?:[,/&]|and\b|or\b)) \s*(?:and\s+|or\s+)?
+                  \(?[A-Za-z](?!\w|['\u2019]|\s+\w) )?""",
+    re.VERBOSE | re.IGNORECASE,
 )
 ONE_CHOICE = re.compile(r"\W*([A-Za-z])(?:\W*|\W+(\S.*))")  # a letter, or with its text
 FEW_WORDS = r"\s+(?:[\w'\u2019-]+\s+){0,3}$"
