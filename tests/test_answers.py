@@ -50,6 +50,11 @@ def test_choices_are_read_as_the_page_says(example, wanted):
     assert read(ChoiceReader(CHOICES), f" {example}") == wanted
 
 
+def test_the_page_has_what_cannot_be_seen_in_it():
+    for example in ("`caf\u00e9`", "`Cafe\u0301.`", "`1⍽000`", "`1 000`"):
+        assert example in PAGE
+
+
 TEXTS = PAGE.partition("\n## Texts\n")[2].partition("\n| different")
 
 
