@@ -168,7 +168,8 @@ def statements_of(tokens):
                     end = j + 1
                 elif rest in (["would", "be"], ["must", "be"], ["should", "be"]):
                     end = j + 2
-                if end or tokens[j].kind not in ("word", "mask"):
+                is_plain = tokens[j].kind != "label" and all(map(is_word, tokens[j].text))
+                if end or not is_plain:
                     break
                 if j == k + 1 and tokens[j].text == "choices":
                     break
