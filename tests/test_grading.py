@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from star_jax.tasks import grading
-from star_jax.tasks.grading import canonical, read_choice, read_number, same_number, to_number
+from star_jax.tasks.readers import numbers
+from star_jax.tasks.readers.choices import ChoiceReader
+from star_jax.tasks.readers.numbers import NumberReader, canonical, same_number, to_number
 
 CHOICES = {
     "a": "shirt pocket", "b": "calligrapher's hand", "c": "inkwell", "d": "desk drawer",
@@ -17,6 +18,15 @@ CHOICES = {
 }  # fmt: skip
 BECAUSE = " The answer must be used to absorb extra ink. Blotters are made to absorb liquids."
 THEREFORE = BECAUSE + " Therefore, the answer is"
+
+
+def read_choice(output, choices):
+    return ChoiceReader(choices).read(output)
+
+
+def read_number(output, mark=numbers.MARK):
+    return NumberReader(mark).read(output)
+
 
 # An output, and the letter it concludes with.
 CHOICE_OUTPUTS = [
@@ -471,6 +481,6 @@ def test_long_outputs_do_not_take_long(output):
 
 
 def test_a_number_too_long_to_be_meant_is_no_answer():
-    assert read_number("#### " + "9" * grading.LONGEST_NUMBER).text
-    assert read_number("#### " + "9" * (grading.LONGEST_NUMBER + 1)) is None
+    assert read_number("#### " + "9" * numbers.LONGEST).text
+    assert read_number("#### " + "9" * (numbers.LONGEST + 1)) is None
     assert to_number("9" * 10_000) is None

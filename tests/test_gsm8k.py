@@ -86,6 +86,7 @@ def test_any_text_but_an_empty_one_is_a_question():
     [
         (GOLD, "1080", True, GOLD),
         (" So.\n#### 1080.00 pears\n#### 3", "1080", True, " So.\n#### 1080.00"),
+        (" #### 1080", "1080", True, " #### 1080"),  # an empty rationale
         (" So.\n#### 108", "108", False, " So.\n#### 108"),
         (" So.\n#### -1080", "-1080", False, " So.\n#### -1080"),
         (" It is 1080.", None, False, " It is 1080."),
@@ -115,6 +116,36 @@ def test_direct_answers_may_lack_the_mark(completion, answer, trimmed):
     if trimmed:
         assert trimmed_by(DIRECT, QUESTION, completion) == trimmed
     assert DIRECT.is_correct(QUESTION, DIRECT.read(QUESTION, " 1080").answer)
+
+
+EIGHTEEN = dataclasses.replace(QUESTION, answer="18")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["18{,}000", "18½", "18 million", "18 \\times 10^3", "18k", "18 : 4", "18!", "18/2", "18 1/2"],
+)
+def test_a_number_that_only_begins_like_the_answer_is_wrong(said):
+    reading = TASK.read(EIGHTEEN, f" So.\n#### {said}")
+    assert not reading.correct
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("\\boxed{18}", "\\boxed{18}"),
+        ("**18**", "**18**"),
+        ("$\\boxed{18}$.", "$\\boxed{18}$"),
+        ("**18 dollars** in all", "**18 dollars**"),
+        ("(18) dollars", "(18)"),
+        ("18 dollars", "18"),
+        ("18.00.", "18.00"),
+    ],
+)
+def test_an_answer_is_kept_with_all_of_its_brackets(said, kept):
+    completion = f" So.\n#### {said}"
+    assert TASK.read(EIGHTEEN, completion).correct
+    assert trimmed_by(TASK, EIGHTEEN, completion) == f" So.\n#### {kept}"
 
 
 @pytest.mark.parametrize("answer", ["1080", "1,080", "1080.0", "$1080", "2160/2"])

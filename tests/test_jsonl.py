@@ -21,7 +21,7 @@ from star_jax.models.base_weights import Base
 from star_jax.parallel import partitioning
 from star_jax.parallel.partitioning import make_mesh
 from star_jax.records import Question
-from star_jax.tasks import jsonl_file
+from star_jax.tasks import jsonl_file, rows
 from star_jax.tasks.corpus import JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.rows import EXAMPLES
@@ -141,6 +141,9 @@ REGEX = {"answer_kind": "regex", "answer_pattern": r"^=> (?:is )?(\w+)"}
         ({}, "rain", None, False),
         ({}, "The answer is\nrain", None, False),
         ({}, "So:\nQ: What next?\nThe answer is rain", None, False),
+        ({}, "So the answer is rain.", "rain", True),
+        ({}, "THE ANSWER IS Rain", "Rain", True),
+        ({}, "If the answer is sand, ...\nThe answer is rain", "rain", True),
         ({"answer_mark": "=>"}, "wet => rain", "rain", True),
         ({"answer_mark": ""}, "\nrain\nor so", "rain", True),
         ({"direct": True}, " Rain!\nsand", "Rain", True),
@@ -165,6 +168,9 @@ def test_texts_are_read_and_compared(settings, completion, answer, right):
         (NUMBER, "The answer is $1,000.00.", "1000", True),
         (NUMBER, "The answer is 1e3", "1000", True),
         (NUMBER, "The answer is 1001", "1001", False),
+        (NUMBER, "So the answer is 1000.", "1000", True),
+        (NUMBER, "The answer is 1{,}000 in all.", "1000", True),
+        (NUMBER, "The answer is 1000 million", None, False),
         (NUMBER, "1000", None, False),
         ({**NUMBER, "answer_mark": "####"}, "10*100\n#### 1000", "1000", True),
         ({**NUMBER, "direct": True}, " 1000", "1000", True),
@@ -176,6 +182,18 @@ def test_numbers_are_read_and_compared(settings, completion, answer, right):
     assert question.answer == "1000"
     assert task.read(question, completion).answer == answer
     assert task.is_correct(question, answer) is right
+
+
+def test_numbers_in_json_are_taken_as_they_are_written(tmp_path):
+    digits = "0.1234567890123456789"
+    lines = [f'{{"question": 1.10, "answer": {digits}{last}}}' for last in "01"]
+    path = write(tmp_path, [*lines, *rows_of(1, answer="7"), '{"question": "?", "answer": 1e2}'])
+    task = JsonlTask(path, validation_path=write(tmp_path, rows_of(1), "v.jsonl"), held_out=0)
+    assert [q.answer for q in task.questions(TRAIN)] == [digits + "0", digits + "1", "7", "1e2"]
+    assert task.questions(TRAIN)[0].text == "1.10"
+    number = make(JsonlTask("x", **NUMBER), json.loads(lines[1], parse_float=rows.Written))
+    assert number.answer == digits + "1"
+    assert not JsonlTask("x", **NUMBER).is_correct(number, digits)
 
 
 def test_a_text_of_one_character_is_an_answer_unless_it_is_a_letter():

@@ -2,6 +2,7 @@
 
 STAR_JAX_DATA/commonsenseqa/{train,dev}_rand_split.jsonl
 STAR_JAX_DATA/gsm8k/train.jsonl
+STAR_JAX_DATA/gsm8k/{test,example_model_solutions}.jsonl   (if there; of openai/grade-school-math)
 STAR_JAX_DATA/paper_prompts/{commonsenseqa,gsm}/prompts*.txt   (of the paper's repository)
 """
 
@@ -16,8 +17,8 @@ import seqio
 
 from star_jax.tasks.builders.commonsense_qa import CommonsenseQA, prepare_commonsense_qa
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
-from star_jax.tasks.grading import to_number
 from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.readers.numbers import NumberReader, same_number, to_number
 from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tasks.text_task import EXEMPLARS
@@ -115,7 +116,7 @@ def test_the_gold_answer_is_parsed_from_every_gold_solution():
     for question in GSM.questions(TRAIN) + GSM.questions(VALIDATION):
         gold = GSM.gold_completion(question)
         answer = GSM.read(question, gold).answer
-        # Another reading than grading.py's: the bare text after the mark.
+        # Another reading than the reader's: the bare text after the mark.
         assert to_number(answer) == int(gold.split("####")[1].replace(",", ""))
         assert GSM.is_correct(question, answer)
         assert trimmed_by(GSM, question, gold) == gold
@@ -123,6 +124,33 @@ def test_the_gold_answer_is_parsed_from_every_gold_solution():
         bare = direct.gold_completion(question)
         assert direct.is_correct(question, direct.read(question, bare).answer)
     assert leaks == 2  # numbers that are in parentheses for other reasons, as "(2) two kids"
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_every_published_solution_ends_in_its_number(name):
+    file = DATA / f"gsm8k/{name}.jsonl"
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    for row in read(file):
+        found = NumberReader().read(row["answer"])
+        assert int(found.text) == int(row["answer"].split("#### ")[1].replace(",", ""))
+        assert found.end == len(row["answer"])
+
+
+def test_published_model_solutions_are_graded_as_published():
+    """1,319 problems, four models: the verdicts of OpenAI's own reader."""
+    file, reader = DATA / "gsm8k/example_model_solutions.jsonl", NumberReader("\nA: ")
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    n = 0
+    for row in read(file):
+        gold = reader.read("\n" + row.pop("ground_truth"))
+        for solution in (value for value in row.values() if isinstance(value, dict)):
+            found = reader.read("\n" + solution["solution"])
+            right = bool(found) and same_number(found.text, gold.text)
+            assert right is solution["is_correct"], solution["solution"]
+            n += 1
+    assert n == 4 * 1319
 
 
 def test_seqio_gives_every_question():

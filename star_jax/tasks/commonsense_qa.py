@@ -18,7 +18,7 @@ from star_jax.errors import UserError
 from star_jax.records import Question
 from star_jax.tasks import rows
 from star_jax.tasks.data_set import DataSetTask
-from star_jax.tasks.grading import HEADER, choices_of
+from star_jax.tasks.readers.choices import HEADER, choices_of
 from star_jax.tasks.rows import Row
 
 HINT = " (CORRECT)"
@@ -81,7 +81,7 @@ class CommonsenseQATask(DataSetTask):
         return f"Q: {self.stem(question)}\nA:"
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
-        """The letter of the conclusion (see `grading.read_choice`), None if it is no choice's."""
+        """The letter of the conclusion (see `ChoiceReader`), None if it is no choice's."""
         if self.answer_by_position:
             line = completion.partition("\n")[0]
             letter = line[-3:-2].lower()

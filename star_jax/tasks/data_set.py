@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from star_jax.errors import UserError
 from star_jax.records import Question
-from star_jax.tasks import grading, rows
+from star_jax.tasks import rows
+from star_jax.tasks.readers.texts import words
 from star_jax.tasks.rows import Row
 from star_jax.tasks.task import TRAIN
 from star_jax.tasks.text_task import TextTask
@@ -74,8 +75,8 @@ class DataSetTask(TextTask):
             questions = self._checked(f"TFDS data set '{self.BASE}', row", split, published)
         if split == TRAIN and self.exclude_exemplars:
             # Equal whatever their case, spacing and punctuation.
-            shown = [grading.words(self.stem(question)) for question, _ in self.exemplars()]
-            questions = [q for q in questions if grading.words(self.stem(q)) not in shown]
+            shown = [words(self.stem(question)) for question, _ in self.exemplars()]
+            questions = [q for q in questions if words(self.stem(q)) not in shown]
         return questions
 
     def _from_files(self, kind: str, split: str) -> list[Question]:

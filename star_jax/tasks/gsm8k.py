@@ -13,8 +13,9 @@ from typing import ClassVar
 
 from star_jax.errors import UserError, check_one_of
 from star_jax.records import Question
-from star_jax.tasks import grading, rows
+from star_jax.tasks import rows
 from star_jax.tasks.data_set import DataSetTask
+from star_jax.tasks.readers import numbers
 from star_jax.tasks.task import HINT_IN_WORDS
 
 HINTS = ("answer", "solution")
@@ -31,7 +32,7 @@ class GSM8KTask(DataSetTask):
 
     BASE: ClassVar[str] = "gsm8k"
     TFDS_VALIDATION: ClassVar[str] = "test"
-    answer_kind, answer_mark = "number", grading.MARK
+    answer_kind, answer_mark = "number", numbers.MARK
 
     def __post_init__(self):
         """Raises UserError for an unknown hint and what every data set refuses."""
@@ -47,9 +48,9 @@ class GSM8KTask(DataSetTask):
     def question_of(self, id_: str, row: rows.Row) -> Question:
         """The problem of a published row, with its solution and the number that this ends in."""
         solution = rows.text_of(row, "answer").strip()
-        answer = grading.read_number(solution)
+        answer = numbers.NumberReader().read(solution)
         if answer is None:
-            raise rows.BadRow(f"its solution has no number after {grading.MARK!r}")
+            raise rows.BadRow(f"its solution has no number after {numbers.MARK!r}")
         text = rows.one_line(rows.text_of(row, "question"))
         return Question(id_, text, answer.text, solution=solution)
 
@@ -66,6 +67,6 @@ class GSM8KTask(DataSetTask):
         With the whole solution for a hint, copying cannot be distinguished from reasoning.
         """
         bracketed = re.findall(r"\(([^()\n]{1,64})\)", said)
-        return any(grading.same_number(text, question.answer) for text in bracketed) or bool(
+        return any(numbers.same_number(text, question.answer) for text in bracketed) or bool(
             HINT_IN_WORDS.search(said)
         )

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from star_jax.errors import UserError, check_one_of, check_share, did_you_mean
 from star_jax.records import Question
-from star_jax.tasks import grading, jsonl_file, rows
+from star_jax.tasks import jsonl_file, rows
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, labelled
+from star_jax.tasks.readers import numbers
+from star_jax.tasks.readers.texts import same_text
 from star_jax.tasks.task import TRAIN, VALIDATION
 from star_jax.tasks.text_task import KINDS, TextTask
 
@@ -114,8 +116,8 @@ class JsonlTask(TextTask):
             question = CommonsenseQATask().question_of(id_, choice_row)
         elif self.answer_kind != "number":
             question = Question(id_, text, answer)
-        elif (value := grading.to_number(answer)) is not None:
-            question = Question(id_, text, grading.canonical(value))
+        elif (value := numbers.to_number(answer)) is not None:
+            question = Question(id_, text, numbers.canonical(value))
         else:
             raise rows.BadRow(
                 f"its field {self.answer_field!r} is {answer[:60]!r}, which is no number"
@@ -202,7 +204,7 @@ def _choice_row(row: rows.Row, field: str, text: str, answer: str) -> rows.Row:
     labels = [read({field: x}, field, "label").strip().lower() for x in choices]
     texts = [read({field: x}, field, "text") for x in choices]
     right = [i for i, label in enumerate(labels) if label == answer.lower()]
-    right = right or [i for i, choice in enumerate(texts) if grading.same_text(choice, answer)]
+    right = right or [i for i, choice in enumerate(texts) if same_text(choice, answer)]
     if len(right) != 1:
         raise rows.BadRow(f"has the answer {answer!r}, which is none of its choices {labels}")
     if labels == [str(i) for i in range(1, len(labels) + 1)]:  # as some of ARC's questions

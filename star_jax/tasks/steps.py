@@ -15,11 +15,11 @@ time is linear in its length.
 import re
 from fractions import Fraction
 
-from star_jax.tasks import grading
+from star_jax.tasks.readers import numbers
 
 LONGEST = 200  # characters of a calculation; in GSM8K they have at most 36
 MARK = re.compile(r"<<(?P<inside>.*?)(?P<end>>>|$)", re.MULTILINE)  # an open one ends in ""
-TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|[-+*/()%]")
+TOKEN = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|//|[-+*/()%]")
 DECIMALS = re.compile(r"\.([0-9]+)")
 
 
@@ -42,9 +42,9 @@ def count_digit_steps(scratchpad: str) -> int:
 def evaluate(calculation: str) -> Fraction | None:
     """The exact value: "2*(3+4)" -> 14, "20%*1,500" -> 300, "-.5/3" -> -1/6; else None.
 
-    Numbers with decimals or thousands commas, + - * / ( ), a sign before a number or a
-    parenthesis, and a percent sign after one, which always means hundredths. None too if it is
-    longer than 200 characters or divides by zero.
+    Numbers with decimals or thousands commas, + - * / ( ), // (without a rest), a sign before a
+    number or a parenthesis, and a percent sign after one, which always means hundredths. None too
+    if it is longer than 200 characters or divides by zero.
     """
     if len(calculation) > LONGEST or TOKEN.sub("", calculation).strip():
         return None
@@ -67,9 +67,11 @@ def _sum(tokens: list[str]) -> Fraction:
 
 def _product(tokens: list[str]) -> Fraction:
     value = _operand(tokens)
-    while tokens and tokens[0] in "*/":
-        divides = tokens.pop(0) == "/"
-        value = value / _operand(tokens) if divides else value * _operand(tokens)
+    while tokens and tokens[0] in ("*", "/", "//"):
+        operator, operand = tokens.pop(0), _operand(tokens)
+        value = value * operand if operator == "*" else value / operand
+        if operator == "//" and value.denominator != 1:
+            raise ValueError("// has a rest")
     return value
 
 
@@ -96,13 +98,13 @@ def _is_right(mark: re.Match[str]) -> bool:
     if not mark["end"] or value is None or not _agrees(result, value):
         return False
     after = mark.string[mark.end() : mark.end() + LONGEST].partition("\n")[0]
-    written = grading.NUMBER.match(after)
+    written = numbers.leading_number(after)
     return written is None or _agrees(written[0], value)
 
 
 def _agrees(written: str, value: Fraction) -> bool:
     """Whether a number as written is `value`, rounded or truncated to its decimals."""
-    number = grading.to_number(written)
+    number = numbers.to_number(written)
     if number is None:
         return False
     decimals = DECIMALS.search(written)

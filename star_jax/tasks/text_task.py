@@ -19,7 +19,9 @@ from typing import ClassVar
 
 from star_jax.errors import UserError, check_types
 from star_jax.records import Question
-from star_jax.tasks import grading, steps
+from star_jax.tasks import steps
+from star_jax.tasks.readers import choices, numbers, texts
+from star_jax.tasks.readers.reader import Reader, this_answer
 from star_jax.tasks.rows import read_text
 from star_jax.tasks.task import ReasoningTask
 
@@ -34,7 +36,7 @@ class TextTask(ReasoningTask):
       text    what follows the first `answer_mark` on its line; case, spacing and punctuation
               around it do not count
       number  the number after the first `answer_mark`: "1,000" equals "1000.0"
-      choice  the letter of the conclusion, as `grading.read_choice` reads it
+      choice  the letter of the conclusion, as `ChoiceReader` reads it
       regex   what the one group of `answer_pattern` found first in the last 4,000 characters; ^
               and $ match at lines. The limit keeps slow patterns bearable, but not those whose
               time grows exponentially, such as (a+)+$. Compared as texts are.
@@ -81,33 +83,35 @@ class TextTask(ReasoningTask):
 
     def choices(self, question: Question) -> dict[str, str]:
         """Letter -> a choice's text as a completion begins with it; {} for the other kinds."""
-        found = grading.choices_of(question.text) if self.answer_kind == "choice" else {}
+        found = choices.choices_of(question.text) if self.answer_kind == "choice" else {}
         return {letter: self.lead + text for letter, text in found.items()}
 
     def stem(self, question: Question) -> str:
         """The question without its choices."""
         is_choice = self.answer_kind == "choice"
-        return question.text.partition(grading.HEADER)[0] if is_choice else question.text
+        return question.text.partition(choices.HEADER)[0] if is_choice else question.text
+
+    def reader(self, question: Question) -> Reader:
+        """What reads the answers to a question."""
+        if self.answer_kind == "choice":
+            return choices.ChoiceReader(choices.choices_of(question.text))
+        if self.answer_kind == "regex":
+            return texts.PatternReader(self.answer_pattern)
+        return self._reader_after(self.answer_mark)
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """The answer as the class says for its kind; if `direct`, also the first line."""
-        kind, text = self.answer_kind, grading.this_answer(completion, blank_line_ends=False)
-        read = grading.read_number if kind == "number" else grading.read_text
-        if kind == "choice":
-            found = grading.read_choice(text, grading.choices_of(question.text))
-        elif kind == "regex":
-            found = grading.read_pattern(text, self.answer_pattern)
-        else:
-            found = read(text, self.answer_mark)
-        if self.direct and not found and kind != "choice":
-            found = read(text, "")
+        text = this_answer(completion, blank_line_ends=False)
+        found = self.reader(question).read(text)
+        if self.direct and not found and self.answer_kind != "choice":
+            found = self._reader_after("").read(text)
         return (found.text, found.end) if found else (None, len(text))
 
     def is_correct(self, question: Question, answer: str | None) -> bool:
         """Whether the two are the same number, letter or text, whatever its case and spacing."""
         if answer is None or self.answer_kind == "choice":
             return answer == question.answer
-        same = grading.same_number if self.answer_kind == "number" else grading.same_text
+        same = numbers.same_number if self.answer_kind == "number" else texts.same_text
         return same(answer, question.answer)
 
     def steps_right(self, question: Question, said: str) -> bool | None:
@@ -140,6 +144,10 @@ class TextTask(ReasoningTask):
             + "\n\n"
             for question, completion in self.exemplars()
         )
+
+    def _reader_after(self, mark: str) -> Reader:
+        is_number = self.answer_kind == "number"
+        return numbers.NumberReader(mark) if is_number else texts.TextReader(mark)
 
     @property
     def _may_have_marks(self) -> bool:

@@ -1,0 +1,158 @@
+# ruff: noqa: RUF001  typographic signs are what is read
+"""docs/answers.md: every row of its tables, and a second reader that was written from them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from star_jax.tasks import rows, steps
+from star_jax.tasks.jsonl import JsonlTask
+from star_jax.tasks.readers.choices import ChoiceReader
+from star_jax.tasks.readers.numbers import NumberReader, canonical
+from star_jax.tasks.readers.texts import TextReader, bare, same_text
+from tests import slow_choices, slow_numbers, slow_texts
+
+PAGE = (Path(__file__).parents[1] / "docs/answers.md").read_text()
+CHOICES = {"a": "ignore", "b": "enforce", "c": "f(x)", "d": "vitamin (b)"}
+SIGNS = str.maketrans("↵⍽", "\n\u00a0")
+NONE = "no answer"
+
+
+def examples_of(heading):
+    """(example, last cell) of the tables under a heading."""
+    examples = []
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    for line in section.splitlines():
+        cells = re.split(r"(?<!\\)\|", line.strip("|")) if line.startswith("| ") else []
+        if len(cells) == 3 and "`" in cells[1]:
+            found, wanted = (re.findall("`([^`]*)`", cell) for cell in cells[1:])
+            assert len(wanted) == 1, line
+            examples += [(x.replace("\\|", "|").translate(SIGNS), wanted[0]) for x in found]
+    return examples
+
+
+def read(reader, completion):
+    found = reader.read(completion)
+    return found.text if found else NONE
+
+
+@pytest.mark.parametrize(("example", "wanted"), examples_of("Numbers"))
+def test_numbers_are_read_as_the_page_says(example, wanted):
+    assert read(NumberReader(), f"So.\n#### {example}") == wanted
+    assert read(NumberReader(""), example) == wanted or "####" in example or "\n" in example
+
+
+@pytest.mark.parametrize(("example", "wanted"), examples_of("Choices"))
+def test_choices_are_read_as_the_page_says(example, wanted):
+    assert read(ChoiceReader(CHOICES), f" {example}") == wanted
+
+
+def test_the_page_has_what_cannot_be_seen_in_it():
+    for example in ("`caf\u00e9`", "`Cafe\u0301.`", "`1⍽000`", "`1 000`"):
+        assert example in PAGE
+
+
+TEXTS = PAGE.partition("\n## Texts\n")[2].partition("\n| different")
+
+
+@pytest.mark.parametrize(("example", "wanted"), examples_of("Texts"))
+def test_texts_are_compared_as_the_page_says(example, wanted):
+    row = next(
+        x for x in PAGE.splitlines() if x.endswith(f"| `{wanted}` |") and f"`{example}`" in x
+    )
+    equal = row in TEXTS[0]
+    found = TextReader("The answer is").read(f"The answer is {example}")
+    assert same_text(found.text, wanted) is same_text(example, wanted) is equal
+
+
+@pytest.mark.parametrize(("example", "wanted"), examples_of("Calculator marks"))
+def test_marks_are_checked_as_the_page_says(example, wanted):
+    assert steps.marks_right(f"So {example}") is (wanted == "yes")
+
+
+@pytest.mark.parametrize(("example", "wanted"), examples_of("Numbers in JSON"))
+def test_json_numbers_are_kept_as_the_page_says(example, wanted):
+    line = f'{{"question": {example}, "answer": {example}}}'
+    (question,), malformed = rows.questions_of([(1, line)], JsonlTask("x").question_of, "line")
+    assert (question.text, question.answer, malformed) == (wanted, wanted, [])
+
+
+# Random texts, read twice.
+
+LAWS = {"a": "ignore", "b": "enforce", "c": "more laws"}
+NUMBER_SCRAPS = [
+    "72", "5", "18", "1,000", "0.5", ".5", "3/4", "2 1/2", "000", "{,}", "\\,", "_", "\u00a0", ",",
+    ".", "-", "−", "+", "$", "\\$", "€", " ", " ", "  ", "\n", "%", "\\%", "/", "*", "**", "^",
+    "×", "=", "<", ">", "≥", "~", "!", ":", ";", "(", ")", "[", "]", "{", "}", "\\boxed{",
+    "\\text{", "\\frac", "\\times", "\\circ", "^\\circ", "^2", "²", "m2", "cm", "½", "⁶", "１８",
+    "٣", "x", "k", "M", "m", "e", "E3", "e5", "π", "million", "half", "and", "a", "and a half",
+    "fifty", "clips", "not", "than", "The answer is", "minus", "negative", ".  She", "! He",
+    "#### ", "<<1+1=2>>", "<<", "|", "&", "or", "to", "'", '"', "`", "...", "…", "squared",
+    "repeating", "n't", "0", "1e9", "é",
+]  # fmt: skip
+CHOICE_SCRAPS = [
+    "The answer is", "Answer:", "So the correct choice must be", "(a)", "(b)", "(c)", "(x)",
+    "enforce (b)", "(a) ignore", "more laws (c)", "ignore", "B", "A", "a", "b", "**B**", "[C]",
+    "$A$", "\\boxed{B}", "not", "rather than", "than", "because", "which is", "over", "without",
+    "excluding", "or", "and", "as well as", "the", "both", "either", ",", ".", ". It", "!", ":",
+    "\n", "is correct", "it is strong", "We can eliminate", "except", "anything but", "instead of",
+    "isn't", "option", "is the right answer", "better than", "so", "for", "rule out",
+]  # fmt: skip
+TEXT_SCRAPS = [
+    "rain", "Rain", "x", "5", "0, 1", "(", ")", "[", "]", ".", "!", "?", "'", "’", '"', "“", "”",
+    "*", "**", "`", "$", ":", ";", ",", " ", "  ", "-", "–", "é", "e\u0301", "ß", "net", "²", "‘",
+]  # fmt: skip
+
+
+def scraps(texts, most):
+    return st.lists(st.sampled_from(texts), max_size=most)
+
+
+def sentence(parts):
+    text = ""
+    for part in parts:
+        glue = "" if not text or part[0] in ",.!:\n" or text[-1] == "\n" else " "
+        text += glue + part
+    return text
+
+
+def check_number(parts):
+    completion = "####" + "".join(parts)
+    value = slow_numbers.number(completion.removeprefix("####"))
+    assert read(NumberReader(), completion) == (NONE if value is None else canonical(value))
+
+
+def check_choice(parts):
+    completion = sentence(parts)
+    assert read(ChoiceReader(LAWS), completion) == (slow_choices.choice(completion, LAWS) or NONE)
+
+
+def check_text(pair):
+    left, right = map("".join, pair)
+    assert same_text(left, right) is same_text(right, left) is slow_texts.same(left, right)
+    assert slow_texts.simple(left) == slow_texts.simple(bare(left))
+
+
+FUZZED = [
+    (check_number, scraps(NUMBER_SCRAPS, 8)),
+    (check_choice, scraps(CHOICE_SCRAPS, 9)),
+    (check_text, st.tuples(scraps(TEXT_SCRAPS, 6), scraps(TEXT_SCRAPS, 6))),
+]
+
+
+def fuzz(check, parts, n):
+    settings(max_examples=n, deadline=None, database=None)(given(parts)(check))()
+
+
+@pytest.mark.parametrize(("check", "parts"), FUZZED)
+def test_a_second_reader_agrees_on_a_few_hundred_random_texts(check, parts):
+    fuzz(check, parts, 400)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("check", "parts"), FUZZED)
+def test_a_second_reader_agrees_on_50_000_random_texts(check, parts):
+    fuzz(check, parts, 50_000)
