@@ -188,7 +188,9 @@ def test_numbers_in_json_are_taken_as_they_are_written(tmp_path):
     digits = "0.1234567890123456789"
     lines = [f'{{"question": 1.10, "answer": {digits}{last}}}' for last in "01"]
     path = write(tmp_path, [*lines, *rows_of(1, answer="7"), '{"question": "?", "answer": 1e2}'])
-    task = JsonlTask(path, validation_path=write(tmp_path, rows_of(1), "v.jsonl"), held_out=0)
+    task = JsonlTask(
+        path, validation_path=write(tmp_path, rows_of(1, question="!"), "v.jsonl"), held_out=0
+    )
     assert [q.answer for q in task.questions(TRAIN)] == [digits + "0", digits + "1", "7", "1e2"]
     assert task.questions(TRAIN)[0].text == "1.10"
     number = make(JsonlTask("x", **NUMBER), json.loads(lines[1], parse_float=rows.Written))
