@@ -713,5 +713,5 @@ def test_its_flags_belong_to_precompile(capsys):
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"star_jax\[precompile\]"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[precompile\]'"):
         programs.tpu_devices(find_topology("v3-8"))
