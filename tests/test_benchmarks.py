@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import common
+from tests.benchmarks import common, quickstart
 from tests.benchmarks.common import Comparison, Contender, Pass
 
 ROOT = Path(__file__).parent.parent
@@ -179,3 +179,37 @@ def test_a_peer_that_dies_is_told_with_its_last_words(tmp_path):
         common.peer("nothing", tmp_path, args, sys.executable),
     ):
         pass
+
+
+def quickstart_runs(folder, accuracies):
+    """Finished runs of the quickstart with these shares at each digit count, with and without."""
+    for seed, arms in enumerate(accuracies):
+        run = quickstart.Run(folder, seed, "1 thread")
+        for arm, shares in zip(quickstart.ARMS, arms, strict=True):
+            (run.path / arm).mkdir(parents=True)
+            groups = {str(n): share for n, share in enumerate(shares, start=1)}
+            line = {"accuracy": sum(shares) / 5, "accuracy_by_group": groups, "n_eval": 500}
+            (run.path / arm / "metrics.jsonl").write_text(f"{json.dumps(line)}\n" * 2)
+            run.path.joinpath(f"{arm}.seconds").write_text("60\n")
+        run.path.joinpath("base.seconds").write_text("30\n")
+
+
+def test_the_quickstarts_table_has_the_worst_run_first(tmp_path, capsys, monkeypatch):
+    good, weak = (1.0, 1.0, 0.98, 0.97, 0.95), (0.8, 0.2, 0.0, 0.0, 0.0)
+    quickstart_runs(tmp_path, [(good, weak), (weak, good), (good, good)])
+    out = tmp_path / "out.json"
+    argv = ["quickstart.py", str(tmp_path), "--show", "--orders", "1 thread", f"--json={out}"]
+    monkeypatch.setattr(sys, "argv", [*argv, "--seeds", "0", "1", "2"])
+    assert quickstart.main() == 1
+    _, head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["seed", "order", "base", "with"]
+    assert [row.split()[0] for row in rows] == ["1", "0", "2"]
+    assert rows[0].endswith(
+        "below 85 %, 4 digits below 80 %, not ahead at 2 digits, not ahead at 3 digits"
+    )
+    assert rows[1].split()[4:8] == ["98.0", "96.4", "to", "98.9"] and rows[1].endswith(" -")
+    assert [run["seed"] for run in json.loads(out.read_text())["runs"]] == [0, 1, 2]
+    monkeypatch.setattr(sys, "argv", [*argv, "--seeds", "0"])
+    assert quickstart.main() == 0
+    monkeypatch.setattr(sys, "argv", [*argv, "--seeds", "0", "3"])
+    assert quickstart.main() == 1  # one is not finished
