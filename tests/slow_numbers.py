@@ -58,8 +58,8 @@ def without_calculations(line):
             j = i + 2
             while j < len(line) and line[j] not in "<>":
                 j += 1
-            if j == len(line) or line.startswith(">>", j):
-                j = min(j + 2, len(line))
+            if j == len(line) or line.startswith((">>", "<<"), j):
+                j += 2 * line.startswith(">>", j)
                 out += " " * (j - i - 1) + "\x1e"  # ends the line if the number precedes it
                 i = j
                 continue

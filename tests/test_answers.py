@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from star_jax.errors import UserError
 from star_jax.tasks import rows, steps
+from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.readers.choices import ChoiceReader
+from star_jax.tasks.readers.conclusions import ConclusionReader
 from star_jax.tasks.readers.numbers import NumberReader, canonical
 from star_jax.tasks.readers.texts import TextReader, bare, same_text
 from tests import slow_choices, slow_numbers, slow_texts
@@ -43,6 +46,44 @@ def read(reader, completion):
 def test_numbers_are_read_as_the_page_says(example, wanted):
     assert read(NumberReader(), f"So.\n#### {example}") == wanted
     assert read(NumberReader(""), example) == wanted or "####" in example or "\n" in example
+
+
+CONCLUSIONS = examples_of("Numbers as instruct models write them")
+
+
+@pytest.mark.parametrize(("example", "wanted"), CONCLUSIONS)
+def test_conclusions_are_read_as_the_page_says(example, wanted):
+    task = GSM8KTask(answer_form="instruct")
+    question = task.make_question("q", "How many?")
+    completion = f" She sold 48 clips in May.\n\n{example}"
+    reading = task.read(question, completion)
+    assert (reading.answer or NONE) == wanted
+    if reading.answer:  # what is trained on is read as the same
+        assert task.read(question, completion[: reading.end]).answer == wanted
+
+
+@pytest.mark.parametrize(
+    ("completion", "kept"),
+    [
+        ("So $\\boxed{72}$ clips.", "So $\\boxed{72}$"),
+        ("So \\[\n\\boxed{72}\n\\]\nIn May.", "So \\[\n\\boxed{72}\n\\]"),
+        ("**\\boxed{72}** **or so**", "**\\boxed{72}**"),
+        ("**Answer: 72 clips**\n\nIt was May.", "**Answer: 72 clips**"),
+        ("She sold **72 clips** in May.", "She sold **72 clips**"),
+        ("\\boxed{\\text{72 clips}}. #", "\\boxed{\\text{72 clips}}"),
+    ],
+)
+def test_a_conclusion_is_kept_with_what_it_is_in(completion, kept):
+    assert completion[: ConclusionReader().read(completion).end] == kept
+
+
+def test_the_papers_form_is_the_default_and_reads_no_other():
+    question = GSM8KTask().make_question("q", "How many?")
+    for example, _ in CONCLUSIONS:
+        if "####" not in example:
+            assert GSM8KTask().read(question, example).answer is None, example
+    with pytest.raises(UserError, match=r"GSM8KTask.answer_form = 'boxed' is none of"):
+        GSM8KTask(answer_form="boxed")
 
 
 @pytest.mark.parametrize(("example", "wanted"), examples_of("Choices"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from star_jax.tasks.readers import numbers
 from star_jax.tasks.readers.choices import ChoiceReader
+from star_jax.tasks.readers.conclusions import BoxReader, ConclusionReader
 from star_jax.tasks.readers.numbers import NumberReader, canonical, same_number, to_number
 
 CHOICES = {
@@ -396,6 +397,7 @@ SCRAPS = [
     "<<", ">>", "=", "$", "%", "-", "\u2212", "+", "/", "0", "7", "12", "1,000", "3.50", "e9", "½",
     "٣", "\u2028", "\x00", "\r\n", "é", "😀", "<|endoftext|>", "blotter", "is the correct answer",
     "option", "because", "(CORRECT)", "n't", "\\frac{1}{2}",
+    "\\boxed{", "\\boxed{7}", "}", "**7**", "**", "\\]",
 ]  # fmt: skip
 
 
@@ -418,7 +420,10 @@ def mutated(output, rng):
 
 def check(output):
     """Reading never raises, reads what is allowed, and reads the same of what is kept."""
-    for read in (lambda x: read_choice(x, CHOICES), read_number, lambda x: read_number(x, mark="")):
+    concludes, boxed = ConclusionReader().read, BoxReader().read
+    assert not (found := boxed(output)) or boxed(output[: found.end]) == found
+    choice = lambda x: read_choice(x, CHOICES)  # noqa: E731
+    for read in (choice, read_number, lambda x: read_number(x, mark=""), concludes):
         reading = read(output)
         if reading is None:
             continue
@@ -470,6 +475,12 @@ LONG = [
     "((((a" * 5_000,
     "\n " * 10_000,
     "Q" * 20_000,
+    "\\boxed{" * 3_000,
+    "\\boxed{7} " * 2_000,
+    "Answer: 7\n" * 1_000,
+    "Answer:" + "\n" * 10_000 + "7",
+    "answer" + " word" * 3_000 + ":",
+    "**7" * 5_000,
 ]
 
 

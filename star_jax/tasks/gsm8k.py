@@ -16,9 +16,12 @@ from star_jax.records import Question
 from star_jax.tasks import rows
 from star_jax.tasks.data_set import DataSetTask
 from star_jax.tasks.readers import numbers
+from star_jax.tasks.readers.conclusions import ConclusionReader
+from star_jax.tasks.readers.reader import Reader
 from star_jax.tasks.task import HINT_IN_WORDS
 
 HINTS = ("answer", "solution")
+FORMS = ("paper", "instruct")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +33,17 @@ class GSM8KTask(DataSetTask):
 
     hint: str = "answer"  # or "solution", the whole one, as in the released code; see parity/
 
+    answer_form: str = "paper"  # "####"; or "instruct", which also reads boxes, bold and "Answer:"
+
     BASE: ClassVar[str] = "gsm8k"
     TFDS_VALIDATION: ClassVar[str] = "test"
     answer_kind, answer_mark = "number", numbers.MARK
 
     def __post_init__(self):
-        """Raises UserError for an unknown hint and what every data set refuses."""
+        """Raises UserError for an unknown hint or form and what every data set refuses."""
         super().__post_init__()
         check_one_of("GSM8KTask.hint", self.hint, HINTS)
+        check_one_of("GSM8KTask.answer_form", self.answer_form, FORMS)
 
     def make_question(self, id_: str, text: str) -> Question:
         """Any text is a problem, put on one line."""
@@ -60,6 +66,10 @@ class GSM8KTask(DataSetTask):
         if self.hint == "solution":
             hint = question.solution or hint  # exemplars show the answer, there as here
         return f"Q: {question.text}{f' ({hint})' if hinted else ''}\nA:"
+
+    def reader(self, question: Question) -> Reader:
+        """What reads the answers in their form."""
+        return ConclusionReader() if self.answer_form == "instruct" else super().reader(question)
 
     def leaks_hint(self, question: Question, said: str) -> bool:
         """Whether a solution has the answer in parentheses, as the hint had, or names the hint.

@@ -28,7 +28,7 @@ NUMBER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 DIGIT = re.compile("[0-9\u00b2\u00b3\u00bd]")  # after `_plain`, as all below
-CALCULATION = re.compile(r"<<[^<>\n]*(?:>>|$)")
+CALCULATION = re.compile(r"<<[^<>\n]*(?:>>|(?=<<)|$)")
 END = "\x1e"  # white space that ends a calculation: one after the number is no part of the answer
 COMMAND = re.compile(r"\^(?:\\circ|\{\\circ\})|\\[A-Za-z]+")
 HARMLESS = re.compile(
@@ -86,14 +86,26 @@ class NumberReader:
     def read(self, completion: str) -> Found | None:
         """The number, written canonically; its end includes the brackets that it is in."""
         start, line = marked_line(this_answer(completion, blank_line_ends=False), self.mark)
-        line = _plain(line.partition(self.mark)[0] if self.mark else line)
-        match = NUMBER.search(line)
-        if not match:
-            return None
-        before, after = line[: match.start()], _tail(line, match.end())
-        end = _closed(before, match.end(), after)
-        value = None if _is_changed(before, match, after) else _value(match)
-        return None if value is None or end is None else Found(canonical(value), start + end)
+        found = on_line(line.partition(self.mark)[0] if self.mark else line)
+        return found and Found(found.text, start + found.end)
+
+
+def on_line(line: str) -> Found | None:
+    """The one number of a line, written canonically; its end includes the brackets it is in."""
+    line = _plain(line)
+    match = NUMBER.search(line)
+    if not match:
+        return None
+    before, after = line[: match.start()], _tail(line, match.end())
+    end = _closed(before, match.end(), after)
+    value = None if _is_changed(before, match, after) else _value(match)
+    return None if value is None or end is None else Found(canonical(value), end)
+
+
+def changes(before: str, after: str) -> bool:
+    """Whether the text around a number makes it another one: an operation, a scale, a denial."""
+    before, after = _plain(before), _plain(after)
+    return bool(CHANGED_BEFORE.search(before) or CHANGED_AFTER.match(after) or SCALED.match(after))
 
 
 def to_number(text: str) -> Fraction | None:
