@@ -70,6 +70,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11"],
         "precompile": ["libtpu>=0.0.40,<0.1"],
+        "math": ["math-verify[antlr4_13_2]>=0.9,<0.10"],  # grades MATH's answers if it is bound
         "models": [
             "gguf>=0.17,<1",
             "huggingface_hub>=1,<3",  # shards of an export

@@ -24,6 +24,11 @@ RESAMPLED = "resampled"  # right only when sampled again at a higher temperature
 SOURCES = (GENERATED, RATIONALIZED, RESAMPLED)
 
 
+def groups_in(group: str) -> list[str]:
+    """The groups that a question belongs to: "Algebra; Level 5" is in two; "" in none."""
+    return [name.strip() for name in group.split(";") if name.strip()]
+
+
 @dataclasses.dataclass(frozen=True)
 class Question:
     """A question x with its right answer y."""
@@ -31,7 +36,7 @@ class Question:
     id: str
     text: str
     answer: str
-    group: str = ""  # accuracy is reported for each, e.g. the digit count
+    group: str = ""  # accuracy is reported for each, e.g. the digit count; see `groups_in`
     solution: str = ""  # the data set's own rationale with its answer, where it has one
 
 

@@ -2,6 +2,7 @@
 """docs/answers.md: every row of its tables, and a second reader that was written from them."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
 from star_jax.tasks.readers.choices import ChoiceReader
 from star_jax.tasks.readers.conclusions import ConclusionReader
+from star_jax.tasks.readers.latex import same_answer
 from star_jax.tasks.readers.numbers import NumberReader, canonical
 from star_jax.tasks.readers.texts import TextReader, bare, same_text
 from tests import slow_choices, slow_numbers, slow_texts
@@ -26,15 +28,17 @@ NONE = "no answer"
 
 def examples_of(heading):
     """(example, last cell) of the tables under a heading."""
-    examples = []
     section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    for line in section.splitlines():
-        cells = re.split(r"(?<!\\)\|", line.strip("|")) if line.startswith("| ") else []
-        if len(cells) == 3 and "`" in cells[1]:
-            found, wanted = (re.findall("`([^`]*)`", cell) for cell in cells[1:])
-            assert len(wanted) == 1, line
-            examples += [(x.replace("\\|", "|").translate(SIGNS), wanted[0]) for x in found]
-    return examples
+    return [pair for line in section.splitlines() for pair in examples_in(line)]
+
+
+def examples_in(line):
+    cells = re.split(r"(?<!\\)\|", line.strip("|")) if line.startswith("| ") else []
+    if len(cells) != 3 or "`" not in cells[1]:
+        return []
+    found, wanted = (re.findall("`([^`]*)`", cell) for cell in cells[1:])
+    assert len(wanted) == 1, line
+    return [(x.replace("\\|", "|").translate(SIGNS), wanted[0]) for x in found]
 
 
 def read(reader, completion):
@@ -96,17 +100,51 @@ def test_the_page_has_what_cannot_be_seen_in_it():
         assert example in PAGE
 
 
-TEXTS = PAGE.partition("\n## Texts\n")[2].partition("\n| different")
+def compared(heading):
+    """(example, last cell, whether they are equal) of the two tables under a heading."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    pairs, n_equal = examples_of(heading), section.partition("\n| different")[0].count("\n")
+    rows = [i for i, x in enumerate(section.splitlines()) for _ in examples_in(x)]
+    return [(*pair, row < n_equal) for pair, row in zip(pairs, rows, strict=True)]
 
 
-@pytest.mark.parametrize(("example", "wanted"), examples_of("Texts"))
-def test_texts_are_compared_as_the_page_says(example, wanted):
-    row = next(
-        x for x in PAGE.splitlines() if x.endswith(f"| `{wanted}` |") and f"`{example}`" in x
-    )
-    equal = row in TEXTS[0]
+@pytest.mark.parametrize(("example", "wanted", "equal"), compared("Texts"))
+def test_texts_are_compared_as_the_page_says(example, wanted, equal):
     found = TextReader("The answer is").read(f"The answer is {example}")
     assert same_text(found.text, wanted) is same_text(example, wanted) is equal
+
+
+LATEX = compared("LaTeX")
+
+
+@pytest.mark.parametrize(("example", "wanted", "equal"), LATEX)
+def test_latex_is_compared_as_the_page_says(example, wanted, equal):
+    assert same_answer(example, wanted) is same_answer(wanted, example) is equal
+    assert same_answer(example, example)
+
+
+def test_the_equal_answers_of_a_row_are_different_from_those_of_all_other_rows():
+    equal = [(example, wanted) for example, wanted, equal in LATEX if equal]
+    assert len(equal) >= 60 <= len(LATEX) - len(equal)
+    for example, wanted in equal:
+        for other in {wanted for _, wanted in equal}:
+            assert same_answer(example, other) is (other == wanted), (example, other)
+
+
+def test_parsing_a_hostile_answer_neither_raises_nor_takes_long():
+    start = time.process_time()
+    for answer in [
+        *("(" * 5_000, "{" * 300, "-" * 390, "^" * 99, "\\frac" * 60, "\\sqrt" * 60, "1" * 99_999),
+        *("9^{9^{9^9}}", "2^{-" * 60, "\\sqrt{" + "9" * 300 + "}", "\\sqrt{999999937}", "x^" * 200),
+        *("\\text{" * 60, "," * 390, "|" * 390, "\\begin{pmatrix}" * 20, "\\left" * 60, "\\", "_"),
+        *("\\frac{1}{" * 40 + "3" + "}" * 40, "(1/" * 20 + "3" + ")" * 20, "\\sqrt[0]{2}", "0/0"),
+        *("0^{-1}", "\\sqrt[x]{2}", "\\sqrt{(1,2)}", "\\pm", "²", "½", "\ud800", "\x00", "x" * 99),
+        *("\\sqrt{x=1}", "{x=1}+2", "|x=1|^2", "\\frac{a<b}{c}", "-{x=1}", "{x=1}^2", "\\sin{x=1}"),
+        *("2^{10^{10}}", "x^{99999999}y^{99999999}", "(2x)^{99999999}", "\\sqrt{2}^{99999999}"),
+    ]:  # fmt: skip
+        assert same_answer(answer, answer)
+        assert not same_answer(answer, "17")
+    assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize(("example", "wanted"), examples_of("Calculator marks"))
@@ -175,6 +213,21 @@ def check_text(pair):
     left, right = map("".join, pair)
     assert same_text(left, right) is same_text(right, left) is slow_texts.same(left, right)
     assert slow_texts.simple(left) == slow_texts.simple(bare(left))
+
+
+PIECES = [
+    *"0127xyiE+-*/^_!,.()[]{}|<>=$%", " ", "\\frac", "\\sqrt", "\\text{", "\\pi", "\\cup", "\\{",
+    "\\}", "\\infty", "\\circ", "\\le", "\\cos", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "\\\\",
+    "\\pm", "inches", "odd", "or", "^\\circ", "\\%", "\\$", "{2}", "\\frac{1}{2}", "\\overline",
+    "million",
+]  # fmt: skip
+
+
+@settings(max_examples=2000, deadline=None)
+@given(scraps(PIECES, 14).map("".join), scraps(PIECES, 14).map("".join))
+def test_any_two_answers_are_compared_alike_in_both_directions(left, right):
+    assert same_answer(left, left)
+    assert same_answer(left, right) is same_answer(right, left)
 
 
 FUZZED = [

@@ -3,10 +3,12 @@
 STAR_JAX_DATA/commonsenseqa/{train,dev}_rand_split.jsonl
 STAR_JAX_DATA/gsm8k/train.jsonl
 STAR_JAX_DATA/gsm8k/{test,example_model_solutions}.jsonl   (if there; of openai/grade-school-math)
+STAR_JAX_DATA/math/test_800.jsonl   (if there; 800 of MATH's test problems)
 STAR_JAX_DATA/paper_prompts/{commonsenseqa,gsm}/prompts*.txt   (of the paper's repository)
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -15,9 +17,12 @@ from pathlib import Path
 import pytest
 import seqio
 
+from star_jax.records import groups_in
 from star_jax.tasks.builders.commonsense_qa import CommonsenseQA, prepare_commonsense_qa
 from star_jax.tasks.commonsense_qa import CommonsenseQATask, choices_of
 from star_jax.tasks.gsm8k import GSM8KTask
+from star_jax.tasks.math import MathTask
+from star_jax.tasks.readers.latex import elements, same_answer
 from star_jax.tasks.readers.numbers import NumberReader, same_number, to_number
 from star_jax.tasks.seqio_tasks import register
 from star_jax.tasks.task import TRAIN, VALIDATION
@@ -169,12 +174,49 @@ def test_the_tfds_builder_gives_what_the_files_give(tmp_path):
 
 
 def test_our_exemplars_are_in_no_data_set():
-    for task in (CQA, GSM):
+    math = MathTask(train_file=str(MATH_FILE), held_out=1)
+    for task in (CQA, GSM, *([math] if MATH_FILE.exists() else [])):
         data = {
             " ".join(words(task.stem(q))) for s in (TRAIN, VALIDATION) for q in task.questions(s)
         }
         for question, _ in task.exemplars():
             assert " ".join(words(task.stem(question))) not in data
+
+
+MATH_FILE = DATA / "math/test_800.jsonl"
+# Answers of different problems that are the same, though they are written differently.
+SAME_IN_MATH = {
+    ("-\\frac{1}{2}", "-\\$0.50"), (".5", "\\frac{1}{2}"), ("2.5", "\\frac{5}{2}"),
+    ("0.8", "\\frac{4}{5}"), ("9", "x=9"), ("5", "5\\text{ inches}"), ("9 \\pi", "9\\pi"),
+    ("\\frac{1}{10}", "\\frac1{10}"), ("\\frac13", "\\frac{1}{3}"), ("\\frac32", "\\frac{3}{2}"),
+    ("\\frac34", "\\frac{3}{4}"), ("\\frac35", "\\frac{3}{5}"), ("\\sqrt2", "\\sqrt{2}"),
+    ("\\dfrac{40}{243}", "\\frac{40}{243}"), ("(\\text{E})", "\\text{(E)}"),
+    ("1\\frac{12}{13}", "\\frac{25}{13}"),
+    *((n, f"{n}^\\circ") for n in ("120", "22", "30", "45", "48", "50", "54", "90")),
+}  # fmt: skip
+
+
+def test_the_gold_answers_of_math_are_equal_to_themselves_and_to_no_others():
+    if not MATH_FILE.exists():
+        pytest.skip(f"{MATH_FILE} is not there")
+    task, rows = MathTask(validation_file=str(MATH_FILE)), read(MATH_FILE)
+    questions = task.questions(VALIDATION)
+    assert len(questions) == len(rows) == 800
+    for row, question in zip(rows, questions, strict=True):
+        assert question.text == row["problem"].strip()
+        assert groups_in(question.group) == [row["type"], row["level"]]
+        reading = task.read(question, task.gold_completion(question))
+        assert reading.correct and reading.answer == question.answer
+        assert task.read(question, task.bare_answer(question)).correct
+        # Another way to find it: braces are counted from the last box on.
+        rest = row["solution"].rpartition("\\boxed")[2]
+        ends = [i for i, c in enumerate(rest) if c == "}"]
+        inner = next(rest[:i] for i in ends if rest[:i].count("{") == rest[:i].count("}") + 1)
+        assert question.answer == inner.strip().removeprefix("{").strip()
+    answers = sorted({question.answer for question in questions})
+    pairs = {pair for pair in itertools.combinations(answers, 2) if same_answer(*pair)}
+    assert pairs == {tuple(sorted(pair)) for pair in SAME_IN_MATH}
+    assert not [a for a in answers if elements(a)[0].value[0] == "raw"]
 
 
 PAPER = {

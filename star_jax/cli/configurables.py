@@ -28,6 +28,7 @@ from star_jax.tasks.commonsense_qa import CommonsenseQATask
 from star_jax.tasks.corpus import ArithmeticCorpus, JsonlCorpus, jsonl_vocabulary
 from star_jax.tasks.gsm8k import GSM8KTask
 from star_jax.tasks.jsonl import JsonlTask
+from star_jax.tasks.math import MathTask
 from star_jax.tasks.toy.corpus import ToyCorpus, toy_vocabulary
 from star_jax.tokenizers.loading import load_vocabulary
 from star_jax.tools.precompile.prediction import Assumptions
@@ -56,7 +57,7 @@ def compilation_cache(directory: str = "~/.cache/star_jax/compiled") -> None:
 RECORDS = (
     *(DecoderConfig, RopeScaling, MeshConfig, SamplerConfig, TrainerConfig, OptimizerConfig),
     *(StarConfig, TrainingLength, Phase, GeometricSteps, LinearSteps, EpochSteps, Assumptions),
-    *(ArithmeticTask, CommonsenseQATask, GSM8KTask, JsonlTask),
+    *(ArithmeticTask, CommonsenseQATask, GSM8KTask, JsonlTask, MathTask),
     *(ArithmeticCorpus, JsonlCorpus, ToyCorpus),
 )
 FUNCTIONS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from star_jax.loop.stages import EVALUATE, SAMPLED, TRAIN_FILE
-from star_jax.records import Key
+from star_jax.records import Key, groups_in
 from star_jax.reporting.stage_files import ATTEMPT, KEPT, Row, key_of, malformed, read_rows
 from star_jax.run.paths import read_if_there
 
@@ -117,7 +117,8 @@ def _read_training(stage_dir: Path) -> IterationDigest:
             groups[attempt["question_id"]] = attempt["group"]
             if (key := (key_of(attempt), stage.source)) in wanted:
                 lengths[key] = attempt["n_tokens"]
-    questions = dict(collections.Counter(groups.values())) or None
+    each = (name for group in groups.values() for name in groups_in(group) or [""])
+    questions = dict(collections.Counter(each)) or None
     if not kept:
         return IterationDigest(questions=questions)
     rationales = [example["completion"] for example in kept]

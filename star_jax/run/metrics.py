@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
-from star_jax.records import Attempt
+from star_jax.records import Attempt, groups_in
 from star_jax.run.progress import aligned
 
 NOTHING = "-"  # does not apply, or is not known
@@ -54,9 +54,12 @@ def accuracy(attempts: Sequence[Attempt]) -> float:
 
 
 def by_group(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
-    """Attempts by their question's group, in `group_order`; {} without groups."""
-    groups = sorted({attempt.group for attempt in attempts} - {""}, key=group_order)
-    return {group: [a for a in attempts if a.group == group] for group in groups}
+    """Attempts by each of their question's groups, in `group_order`; {} without groups."""
+    found: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        for group in groups_in(attempt.group):
+            found.setdefault(group, []).append(attempt)
+    return {group: found[group] for group in sorted(found, key=group_order)}
 
 
 def group_order(group: str) -> tuple[bool, int, str]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from star_jax.errors import UserError
 from star_jax.records import Question
+from star_jax.run.paths import is_dir, path_of
 from star_jax.tasks import rows
 from star_jax.tasks.readers.texts import words
 from star_jax.tasks.rows import Row
@@ -28,7 +29,7 @@ class DataSetTask(TextTask):
     exclude_exemplars: bool = False  # do not train on questions that are also exemplars
     direct: bool = False
 
-    TFDS_VALIDATION: ClassVar[str] = "validation"  # the builder's split of this use
+    TFDS_VALIDATION: ClassVar[str] = "validation"  # the builder's split of this use; "" for none
 
     def __post_init__(self):
         """Raises UserError for settings that contradict each other."""
@@ -65,7 +66,7 @@ class DataSetTask(TextTask):
     def load_questions(self, split: str) -> list[Question]:
         """The questions of a split."""
         kind = type(self).__name__
-        if self.train_file or self.validation_file:
+        if self.train_file or self.validation_file or not self.TFDS_VALIDATION:
             questions = self._from_files(kind, split)
         else:
             way_out = f"bind {kind}.train_file and {kind}.validation_file to local files"
@@ -89,7 +90,10 @@ class DataSetTask(TextTask):
                 f"{binding} is empty, and {split} questions are needed; bind {binding}{ways}"
             )
         origin = TRAIN if file == self.train_file else split
-        questions = self._checked(f"{file}, line", origin, rows.read_lines(file))
+        if is_dir(path_of(file)):
+            questions = self._checked(f"{file}, file", origin, rows.read_folder(file))
+        else:
+            questions = self._checked(f"{file}, line", origin, rows.read_lines(file))
         n_first = len(questions) - self.held_out
         if n_first <= 0 < self.held_out:
             raise UserError(
@@ -99,7 +103,7 @@ class DataSetTask(TextTask):
         return questions[n_first:] if self.held_out and split != TRAIN else questions[:n_first]
 
     def _checked(
-        self, source: str, origin: str, numbered: Iterable[tuple[int, str | Row]]
+        self, source: str, origin: str, numbered: Iterable[tuple[int | str, str | Row]]
     ) -> list[Question]:
         questions, malformed = rows.questions_of(numbered, self.question_of, origin)
         if malformed:

@@ -38,7 +38,7 @@ class JsonlTask(TextTask):
     id_field: str = ""  # "" names a question by its line: line_00001
     rationale_field: str = ""  # gold rationales, which only some of the lines need have
     choices_field: str = ""  # a list of texts, or {"a": text, ...}; for the kind "choice"
-    group_field: str = ""  # accuracy is reported for each value of it
+    group_field: str = ""  # accuracy is reported for each value of it; "a; b" has two
     answer_kind: str = "text"  # or "number", "choice", "regex"; see TextTask
     answer_mark: str = "The answer is"
     answer_pattern: str = ""

@@ -71,22 +71,32 @@ def read_lines(file: str, encoding: str = "utf-8") -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line.strip()]
 
 
+def read_folder(folder: str) -> list[tuple[str, str]]:
+    """(name, text) of every .json file in a folder and its folders, as `algebra_12`, in order."""
+    root = path_of(folder)
+    names = [file.relative_to(root).with_suffix("") for file in root.rglob("*.json")]
+    names.sort(key=lambda name: [(len(part), part) for part in name.parts])
+    files = [(name, root / f"{name}.json") for name in names]
+    return [("_".join(name.parts), read_text(file, "data file")) for name, file in files]
+
+
 def questions_of(
-    numbered: Iterable[tuple[int, str | Row]],
+    numbered: Iterable[tuple[int | str, str | Row]],
     question_of: Callable[[str, Json], Question],
     prefix: str,
 ) -> tuple[list[Question], list[str]]:
     """The questions of numbered rows, with distinct ids, and why the other rows are none.
 
     The second list has texts such as "12: has no field 'answer'". A row may be a line of JSON; its
-    id for `question_of` is `<prefix>_00012`.
+    id for `question_of` is `<prefix>_00012`; a name may be there instead of the number.
     """
     found: dict[str, Question] = {}
     malformed = []
     for number, row in numbered:
         try:
             value = _parse_json(row) if isinstance(row, str) else row
-            question = question_of(f"{prefix}_{number:05d}", value)
+            place = number if isinstance(number, str) else f"{number:05d}"
+            question = question_of(f"{prefix}_{place}", value)
             if question.id in found:
                 raise BadRow(f"its id {question.id!r} is not unique")
             found[question.id] = question

@@ -64,17 +64,6 @@ def closing(text: str, start: int) -> int | None:
     return None
 
 
-def last_box(text: str) -> Box | None:
-    """The last box; None without one, or if its line has another box with another content."""
-    found = boxes(text)
-    if not found:
-        return None
-    last = found[-1]
-    line = text.rfind("\n", 0, last.start)
-    others = {box.content for box in found if box.start > line}
-    return None if len(others) > 1 else last
-
-
 @dataclasses.dataclass(frozen=True)
 class BoxReader:
     r"""What is in the last `\boxed{...}`, as it is written."""
@@ -82,9 +71,10 @@ class BoxReader:
     def read(self, completion: str) -> Found | None:
         """The box's content; its end includes the closing marks of mathematics around the box."""
         text = this_answer(completion, blank_line_ends=False)
-        box = last_box(text)
-        content = box.content.strip() if box else ""
-        return Found(content, _end_of_surroundings(text, box.end)) if box and content else None
+        for box in boxes(text)[-1:]:
+            if content := box.content.strip():
+                return Found(content, _end_of_surroundings(text, box.end))
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +106,16 @@ def _on_rest_of_line(text: str, start: int) -> Found | None:
 
 
 def _boxed(text: str) -> Found | None:
-    box = last_box(text)
-    number = numbers.on_line(FRACTION.sub(_plain_fraction, box.content)) if box else None
-    if not box or not number:
+    found = boxes(text)
+    if not found:
+        return None
+    box = found[-1]
+    line = text.rfind("\n", 0, box.start)
+    number = numbers.on_line(FRACTION.sub(_plain_fraction, box.content))
+    if not number or len({each.content for each in found if each.start > line}) > 1:
         return None
     end = _end_of_surroundings(text, box.end)
-    before = THEREFORE.sub("", text[text.rfind("\n", 0, box.start) + 1 : box.start])
+    before = THEREFORE.sub("", text[line + 1 : box.start])
     after = text[end:].partition("\n")[0]
     if numbers.changes(before, after) or COMMAND.search(before):
         return None
