@@ -16,10 +16,14 @@ BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 CLOSER = re.compile(r"\*\*|[^\S\n]*(?:\$(?!\w)|\\\)|\})|\s*(?:\\\]|\$\$)")
 # A mark that begins a heading is none: "#### Step 2", "#### 2. Add the clips".
 MARK = re.compile(r"####(?!#)(?![\W_]*[^\W\d_])(?![\W_]*\d+[.)]\s+\w)")
+# "Answer:" begins a line or sentence; "the answer is" may be anywhere.
 STATEMENT = re.compile(
-    r"\banswer(?:[^\S\n]+[A-Za-z]+){0,6}?(?:\*\*)?(?:[^\S\n]+is\b:?|[^\S\n]*:)(?:\*\*)?",
-    re.IGNORECASE,
+    r"""(?:^|[.!?][^\S\n])[^\w\n]*(?:(?:so|thus|hence|therefore|the|final|correct)\b[ ,*]*){0,4}
+        answer(?:\*\*)?[^\S\n]*:(?:\*\*)?
+      | \banswer(?:[^\S\n]+[A-Za-z]+){0,6}?(?:\*\*)?[^\S\n]+is\b:?(?:\*\*)?""",
+    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
+QUESTIONED = re.compile(r"\b(?:if|whether)(?:\s+\w+){0,4}\s*$", re.IGNORECASE)
 BOLD = re.compile(r"\*\*(?=[^*\w\n]*\d)([^*\n]+)(?<!:)\*\*(?!:)")
 LIST_ITEM = re.compile(r"\s*(?:[-+*>#\u2022]+\s)")
 # Before a box: commands that do not change what is in it, and any other one.
@@ -144,6 +148,8 @@ def _last_statement(text: str) -> int | None:
     """
     starts = []
     for match in STATEMENT.finditer(text):
+        if QUESTIONED.search(text[max(0, match.start() - 40) : match.start()]):
+            continue
         rest = text[match.end() :]
         if not re.search(r"\w", rest.partition("\n")[0]):
             blank = re.match(r"[^\n\w]*\n\s*", rest)

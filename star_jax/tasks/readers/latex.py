@@ -29,7 +29,10 @@ GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,\\!|\{,\}|\\,)\d{3})+(?!\d)")
 GROUPED_BY_COMMAS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 TEXT = re.compile(r"\\(?:text(?:bf|rm|it|normal)?|mbox|mathrm|operatorname|mathit)\s*(?=\{)")
 WORDS = re.compile(r"[A-Za-z]|[A-Za-z]{3,}|[A-Za-z]+(?:[ -][A-Za-z]+)+")
-FUNCTION_VALUE = re.compile(r"[A-Za-z]\([A-Za-z]\)\s*=(?=[^=]+$)")
+NAMED = re.compile(r"([A-Za-z]|\\[a-z]+|[A-Za-z]\([A-Za-z]\))\s*(?:=|\\in(?![a-z]))\s*([^=<>]+)")
+NO_UNIT = re.compile(
+    rf"\b(?:{SCALE}|not?|none|or|than|if|is|are|and|times|over|to|[a-fi-kn-rt-z])\b"
+)
 BARE_UNIT = re.compile(
     r"""(?<=[\d\s}])\s*((?:square\ |cubic\ )?
         (?:inch(?:es)?|feet|foot|ft|yards?|miles?|[cmk]?m(?:eters)?|units?|dollars?|cents?|degrees?
@@ -68,8 +71,6 @@ def elements(answer: str) -> tuple[Element, ...]:
         return (Element("", ("raw", text), ""),)
     if text.startswith("\\{") and text.endswith("\\}") and "\\{" not in text[2:]:
         text = text[2:-2]
-    if FUNCTION_VALUE.match(text):
-        text = text.partition("=")[2]
     found = [_element(part) for part in _parts(text)]
     return tuple(sorted(found, key=repr_of_value))
 
@@ -109,15 +110,17 @@ def _parts(text: str) -> list[str]:
 
 def _element(text: str) -> Element:
     name = ""
-    if match := re.fullmatch(r"([A-Za-z]|\\[a-z]+)\s*(?:=|\\in(?![a-z]))\s*(.+)", text):
-        without_commands = re.sub(r"\\[A-Za-z]+", "", match[2])
-        if not re.search(r"[A-Za-hj-z=<>]", without_commands):  # i is a number
+    if match := NAMED.fullmatch(text):
+        letters = re.search(r"[A-Za-hj-z]", re.sub(r"\\[A-Za-z]+", "", match[2]))  # i is a number
+        if "(" in match[1] or not letters:
             name, text = match[1], match[2]
     plain = TEXT.sub("", text)
     bare = re.sub(r"[{}]", "", plain) if plain != text else text
     bare = re.sub(r"^\(([A-Za-z])\)$", r"\1", bare.strip())
     if WORDS.fullmatch(bare):
-        return Element(name, ("text", bare.casefold() if len(bare) > 1 else bare), "")
+        is_name = bare.isupper()  # ABC is not abc, but Odd is odd
+        word = bare if is_name or len(bare) == 1 else bare.casefold()
+        return Element(name, ("text", word), "")
     text, unit = _without_unit(text)
     return Element(name, parse(text) or ("raw", text.replace(" ", "")), unit)
 
@@ -135,7 +138,7 @@ def _without_unit(text: str) -> tuple[str, str]:
     if not words or not text[: words.start()].strip():
         return text, ""
     unit = " ".join(words[1].casefold().strip(" .").split())
-    if re.search(rf"\b(?:{SCALE})\b", unit) or not re.search(r"\w", unit):
+    if NO_UNIT.search(unit) or not re.search(r"\w", unit):
         return text, ""
     unit = unit if unit in ("feet", "mph") else re.sub(r"(?<=ch)es$|(?<=\w\w)s$", "", unit)
     power = words[2] if words.re is not BARE_UNIT and words[2] else ""
