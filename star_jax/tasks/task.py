@@ -52,6 +52,10 @@ class ReasoningTask(abc.ABC):
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """The few-shot prompt set P for `group`, oldest first, each with its blank line."""
 
+    def stop_texts(self, hinted: bool) -> tuple[str, ...]:
+        """What ends a completion behind few-shot examples: how the next example would begin."""
+        return ()
+
     def read(self, question: Question, completion: str) -> Reading:
         """All that a completion says, computed once; the methods below say how."""
         answer, end = self.find_answer(question, completion)
@@ -94,7 +98,8 @@ class ReasoningTask(abc.ABC):
     def prompt(self, question: Question, *, hinted: bool, few_shot: bool) -> Prompt:
         """Algorithm 1: x, or add_hint(x, y), after the few-shot examples."""
         examples = self.few_shot_examples(question.group, hinted) if few_shot else ()
-        return Prompt(question.id, self.question_text(question, hinted), examples, hinted)
+        stop = self.stop_texts(hinted) if examples else ()
+        return Prompt(question.id, self.question_text(question, hinted), examples, hinted, stop)
 
     def questions(self, split: str) -> Sequence[Question]:
         """All questions of a split, in a fixed order.

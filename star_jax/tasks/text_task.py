@@ -70,6 +70,10 @@ class TextTask(ReasoningTask):
         settings = repr(dataclasses.astuple(self)).encode()  # type: ignore[call-overload]
         return hashlib.blake2b(settings, digest_size=4).hexdigest()
 
+    def stop_texts(self, hinted: bool) -> tuple[str, ...]:
+        """The line that begins the next question, wherever it stands; `find_answer` ends there."""
+        return ("\nQ:",)
+
     def bare_answer(self, question: Question) -> str:
         """The answer alone: " rain", or " (b)." of choices."""
         is_choice = self.answer_kind == "choice"
