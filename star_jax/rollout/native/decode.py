@@ -27,7 +27,6 @@ from star_jax.records import Params
 from star_jax.rollout.native.logits import pick_tokens
 from star_jax.rollout.native.shapes import Shapes
 from star_jax.rollout.native.slots import EMPTY, Chunk, Finished, Prefix, Slots, Writer
-from star_jax.rollout.native.stop import Automaton
 
 Tree = TypeVar("Tree")
 
@@ -86,7 +85,7 @@ def refill(
     prefix: Prefix | None,
     slots: Slots,
     chunk: Chunk,
-    stop: Automaton | None = None,
+    stop: jax.Array | None = None,
 ) -> tuple[Slots, Finished]:
     """Puts a chunk's prompts into free slots and picks their first tokens.
 
@@ -97,7 +96,7 @@ def refill(
       prefix: shared by all rows; None for none.
       slots: with a free one, in each shard, for each of the chunk's prompts there.
       chunk: the prompts, at most as many as slots.
-      stop: of the stop texts; None for none.
+      stop: [S, V], the automaton of the stop texts; None for none.
 
     Returns:
       The slots, and what the rows that were replaced had sampled [D * R].
@@ -136,7 +135,7 @@ def decode(
     slots: Slots,
     time: jax.Array,
     n_free: jax.Array,
-    stop: Automaton | None = None,
+    stop: jax.Array | None = None,
 ) -> tuple[Slots, jax.Array]:
     """Samples a token in every live row until each shard has `n_free` free slots.
 
@@ -148,7 +147,7 @@ def decode(
       slots: given up.
       time: int32, steps since the slots were empty.
       n_free: int32.
-      stop: of the stop texts; None for none.
+      stop: [S, V], the automaton of the stop texts; None for none.
 
     Returns:
       The slots and the time after the last step.
@@ -245,7 +244,7 @@ def _first_token(
     chunk: Chunk,
     logits_DRV: jax.Array,
     cache: tuple[KeyValues, ...],
-    stop: Automaton | None,
+    stop: jax.Array | None,
 ) -> Slots:
     """The rows [D, R] of new prompts; their caches hold no more columns than the window."""
     pick = jax.vmap(lambda logits, key, step: _pick(writer, logits, key, step))
@@ -277,14 +276,14 @@ def _pick(
 
 
 def _ends(
-    writer: Writer, stop: Automaton | None, state: jax.Array, token: jax.Array
+    writer: Writer, stop: jax.Array | None, state: jax.Array, token: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The automaton's states after each row's token, and whether that ends the row."""
     is_eos = jnp.isin(token, jnp.array(writer.stop_ids))
     if stop is None:
         return state, is_eos
-    state = stop.moves.at[state, stop.classes[token]].get(mode="clip")  # done rows: any state
-    return state, is_eos | (state == stop.moves.shape[0])
+    state = stop.at[state, token].get(mode="clip").astype(jnp.int32)  # done rows: any state
+    return state, is_eos | (state == len(stop))
 
 
 def _free_first(done_DS: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ from star_jax.rollout.native.slots import (
     Slots,
     Writer,
 )
-from star_jax.rollout.native.stop import Automaton, automaton, ids_before_stop
+from star_jax.rollout.native.stop import automaton, ids_before_stop
 from star_jax.tokenizers.vocabularies import check_room, stop_ids
 
 ENCODED_FOR_SIZES = 500  # texts, twice, from which prompt lengths are estimated
@@ -149,15 +149,16 @@ class _Run:
     limits: Sequence[int]
     times: list[tuple[Any, int]] = dataclasses.field(default_factory=list)  # and slots till then
     stop: tuple[str, ...] = ()  # of the group at hand
-    automaton: Automaton | None = None  # of these texts, on the devices
+    automaton: jax.Array | None = None  # of these texts
 
     def group(self, group: Group) -> Iterator[tuple[int, Completion]]:
         """The completions of prompts with the same examples, as they are finished."""
         own = self.sampler.config.stop
         self.stop = group.stop if own is None else tuple(own)
-        found = automaton(self.sampler.vocabulary, self.stop) if self.stop else None
-        everywhere = functools.partial(partitioning.same_everywhere, mesh=self.sampler.mesh)
-        self.automaton = jax.tree.map(everywhere, found)
+        self.automaton = None
+        if self.stop:
+            moves = automaton(self.sampler.vocabulary, self.stop)
+            self.automaton = partitioning.same_everywhere(moves, self.sampler.mesh)
         pending: deque[list[Finished]] = deque()
         for left in self._dispatched(group):
             pending.append(left)
@@ -242,7 +243,7 @@ class _Run:
                 ended, log_prob = bool(rows.ended[row]), float(rows.log_prob[row])
                 yield int(rows.prompt[row]), self._completion(ids, ended, log_prob)
 
-    def _completion(self, ids: list[int], ended: bool, log_probability: float) -> Completion:
+    def _completion(self, ids: Sequence[int], ended: bool, log_probability: float) -> Completion:
         """Without the EOS or the stop text that ended it."""
         vocabulary = self.sampler.vocabulary
         if ids[-1] in stop_ids(vocabulary):

@@ -5,12 +5,11 @@ found wherever the borders of tokens lie. A token adds other bytes at the start 
 a word where its vocabulary puts spaces between words; then there are two sets of states.
 
     stop text "\n\nQ:"    state  0 ""  1 "\n"  2 "\n\n"  3 "\n\nQ"  4: complete
-    token "\nQ"               ->  0     3 from "\n\n", else 0; token ":" completes it
+    token "\nQ": from state 0 to 0, from 1 and 2 to 3; then the token ": " completes it
 """
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
@@ -19,19 +18,12 @@ from star_jax.errors import UserError
 from star_jax.tokenizers.vocabularies import added_bytes
 
 
-class Automaton(NamedTuple):
-    """Of some stop texts and a vocabulary; state 0 is the start, S that a stop text is complete.
-
-    Tokens that move all states alike are one class, which keeps it small.
-    """
-
-    moves: Any  # int32[S, C]: the state after a token of each class
-    classes: Any  # int32[V]: of each token id
-
-
 @functools.lru_cache(maxsize=16)
-def automaton(vocabulary: seqio.Vocabulary, stop: tuple[str, ...]) -> Automaton:
-    """The automaton of texts that are not empty, as NumPy arrays."""
+def automaton(vocabulary: seqio.Vocabulary, stop: tuple[str, ...]) -> np.ndarray:
+    """uint[S, V]: each state's next one after each token; S once a stop text is complete.
+
+    State 0 is that of no text. The stop texts are not empty.
+    """
     by_byte = byte_moves([text.encode() for text in stop])
     n_states, (at_start, inside) = len(by_byte), added_bytes(vocabulary)
     tables = [_token_moves(by_byte, at_start)]
@@ -42,8 +34,8 @@ def automaton(vocabulary: seqio.Vocabulary, stop: tuple[str, ...]) -> Automaton:
             then = np.array([here if not x else int(not x.endswith(b"\n")) for x in added])
             complete = tables[here] == n_states
             tables[here] = np.where(complete, 2 * n_states, tables[here] + then * n_states)
-    columns, classes = np.unique(np.concatenate(tables), axis=1, return_inverse=True)
-    return Automaton(columns.astype(np.int32), classes.reshape(-1).astype(np.int32))
+    moves = np.concatenate(tables)
+    return moves.astype(np.min_scalar_type(len(moves)))
 
 
 def ids_before_stop(vocabulary: seqio.Vocabulary, ids: Sequence[int], before: str) -> Sequence[int]:
