@@ -34,7 +34,7 @@ from tests.test_refill import KEYS, MANY
 from tests.test_sampling import PROMPTS, WORDS, log_probability, params, sampler
 
 STOP = ("d", "a b", "\ng")
-NEXT = "\nQ: What next?\nA: The answer is 3."
+NEXT = "\n\nQ: What next?\nA: The answer is 3."
 
 
 @functools.cache
@@ -265,18 +265,18 @@ def jsonl(**settings):
 
 
 @pytest.mark.parametrize(
-    ("task", "hinted", "stop"),
+    ("task", "hinted", "opening"),
     [
-        (GSM8KTask(), False, "\nQ:"),
-        (CommonsenseQATask(), True, "\nQ:"),
-        (ArithmeticTask(), False, "\nInput:"),
-        (jsonl(template="Problem: {question}\nAnswer:"), False, "\nProblem:"),
-        (jsonl(hint_template="(It is {answer}) {question}\nA:"), True, "\n(It is"),
-        (jsonl(template="{question}\nA:"), False, None),
+        (GSM8KTask(), False, "Q:"),
+        (CommonsenseQATask(), True, "Q:"),
+        (ArithmeticTask(), False, "Input:"),
+        (jsonl(template="Problem: {question}\nAnswer:"), False, "Problem:"),
+        (jsonl(hint_template="(It is {answer}) {question}\nA:"), True, "(It is"),
+        (jsonl(template="{question}\nA:"), False, ""),
     ],
 )
-def test_each_task_knows_how_its_next_example_begins(task, hinted, stop):
-    assert task.stop_texts(hinted) == ((stop,) if stop else ())
+def test_each_task_knows_how_its_next_example_begins(task, hinted, opening):
+    assert task.opening(hinted) == opening
 
 
 @pytest.mark.parametrize("task", [GSM8KTask(), CommonsenseQATask(), ArithmeticTask()])
@@ -286,11 +286,12 @@ def test_examples_begin_with_the_tasks_stop_text(task, hinted):
         "q", "1+2" if isinstance(task, ArithmeticTask) else "Which? (a) x (b) y"
     )
     prompt = task.prompt(question, hinted=hinted, few_shot=True)
-    (stop,) = prompt.stop
+    assert prompt.stop == (f"\n\n{task.opening(hinted)}", f"\n{task.opening(hinted)}")
     assert len(prompt.examples) > 1
     for example in prompt.examples:
-        assert ("\n" + example).startswith(stop)
-        assert stop not in example
+        assert example.startswith(task.opening(hinted))
+        assert before_stop(example, prompt.stop) is None
+        assert before_stop(example + prompt.text, prompt.stop) == example.removesuffix("\n\n")
     assert task.prompt(question, hinted=hinted, few_shot=False).stop == ()
 
 
@@ -302,7 +303,8 @@ def test_a_completion_reads_the_same_up_to_the_stop_text(said):
     task = GSM8KTask()
     question = dataclasses.replace(task.make_question("q", "How many?"), answer="3")
     whole = task.read(question, said + NEXT)
-    before = task.read(question, before_stop(said + NEXT, task.stop_texts(False)))
+    stop = task.prompt(question, hinted=False, few_shot=True).stop
+    before = task.read(question, before_stop(said + NEXT, stop))
     assert dataclasses.replace(before, end=0) == dataclasses.replace(whole, end=0)
     assert before.end == whole.end or before.answer is None
 

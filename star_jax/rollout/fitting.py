@@ -61,8 +61,7 @@ def fit_prompts(
             too_long[i] = -room
             continue
         n_dropped.append(len(lengths) - n_kept)
-        same = prompt.examples[len(lengths) - n_kept :], prompt.stop
-        groups.setdefault(same, []).append(i)
+        groups.setdefault((prompt.examples[len(lengths) - n_kept :], prompt.stop), []).append(i)
     if too_long:
         _warn_of_dropped_questions(prompts, too_long, n_new, context)
     warn_of_dropped_examples(n_dropped, "prompts", f"the context length of {context} tokens")

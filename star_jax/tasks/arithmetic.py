@@ -128,9 +128,9 @@ class ArithmeticTask(ReasoningTask):
         scratchpad, _, _ = said.partition(END_OF_RATIONALE)
         return None if self.direct else steps.count_digit_steps(scratchpad)
 
-    def stop_texts(self, hinted: bool) -> tuple[str, ...]:
-        """The first line of the next problem."""
-        return ("\nInput:",)
+    def opening(self, hinted: bool) -> str:
+        """The first line."""
+        return "Input:"
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  of few tasks, equal ones share it
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:

@@ -136,14 +136,13 @@ class JsonlTask(TextTask):
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """As of every task in words, in what precedes the next question in the template's words."""
-        for next_question in self.stop_texts(hinted=False):
-            completion = completion.partition(next_question)[0]
-        return super().find_answer(question, completion)
+        opening = self.opening(hinted=False)
+        this = completion.partition(f"\n{opening}")[0] if opening else completion
+        return super().find_answer(question, this)
 
-    def stop_texts(self, hinted: bool) -> tuple[str, ...]:
-        """The line that begins the next question, in the template's words before the question."""
-        opening = (self.hint_template if hinted else self.template).partition("{")[0].strip()
-        return (f"\n{opening}",) if opening else ()
+    def opening(self, hinted: bool) -> str:
+        """The template's words before the question."""
+        return (self.hint_template if hinted else self.template).partition("{")[0].strip()
 
     def count_steps(self, said: str) -> int | None:
         """As of every task in words; a file without marks has no steps to count."""

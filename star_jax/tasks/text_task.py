@@ -70,9 +70,9 @@ class TextTask(ReasoningTask):
         settings = repr(dataclasses.astuple(self)).encode()  # type: ignore[call-overload]
         return hashlib.blake2b(settings, digest_size=4).hexdigest()
 
-    def stop_texts(self, hinted: bool) -> tuple[str, ...]:
-        """The line that begins the next question, wherever it stands; `find_answer` ends there."""
-        return ("\nQ:",)
+    def opening(self, hinted: bool) -> str:
+        """As exemplar files have it; `find_answer` reads what precedes the next one."""
+        return "Q:"
 
     def bare_answer(self, question: Question) -> str:
         """The answer alone: " rain", or " (b)." of choices."""
