@@ -92,7 +92,7 @@ class FakeEngine(Engine):
     def at_temperature(self, temperature: float) -> Self:
         return dataclasses.replace(self, temperature=temperature)
 
-    def _completion(self, text: str, stop: Sequence[str]) -> Completion:
+    def _completion(self, text: str, stop: Sequence[str] = ()) -> Completion:
         before = before_stop(text, stop)
         text = text if before is None else before
         try:
