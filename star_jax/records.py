@@ -48,16 +48,17 @@ class Prompt:
     text: str
     examples: tuple[str, ...] = ()  # oldest first, each with the blank line after it
     hinted: bool = False
+    stop: tuple[str, ...] = ()  # texts that end its completion, which does not include them
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What the model wrote after a prompt, without the EOS token."""
+    """What the model wrote after a prompt, without the EOS token or stop text that ended it."""
 
     text: str
-    token_ids: tuple[int, ...]
-    ended: bool  # with EOS; False means truncated at the token limit
-    log_probability: float  # nats, summed over the sampled tokens, EOS included
+    token_ids: tuple[int, ...]  # as sampled; encoded anew if the stop text begins inside a token
+    ended: bool  # with EOS or a stop text; False means truncated at the token limit
+    log_probability: float  # nats, summed over the sampled tokens, EOS or stop text included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +88,9 @@ class Attempt:
     hinted: bool
     prompt: str  # without the few-shot examples
     completion: str
-    token_ids: tuple[int, ...]  # as sampled, without EOS
-    ended: bool  # with EOS; False means truncated at the token limit
-    log_probability: float  # nats, summed over the sampled tokens, EOS included
+    token_ids: tuple[int, ...]  # as in Completion
+    ended: bool  # as in Completion
+    log_probability: float  # as in Completion
     reading: Reading
     reward: float = 0.0  # 1 for a right answer unless StarConfig.reward says otherwise
     dropped: bool = False  # the question exceeds the context length and was not sampled

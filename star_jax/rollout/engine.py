@@ -39,6 +39,9 @@ class Engine(Protocol):
     ) -> Iterator[tuple[int, Completion | None]]:
         """Each prompt's place and completion as they are finished, in any order.
 
+        A completion ends at EOS or with the prompt's first stop text (`before_stop`), unless the
+        engine's own settings say otherwise.
+
         Args:
           model: made by `load`.
           prompts: those with the same few-shot examples may share the work on them.
@@ -94,3 +97,9 @@ def prompt_key(seed: int, iteration: int, question_id: str, sample: int = 0) -> 
     """
     name = f"{seed}/{iteration}/{question_id}/{sample}".encode()
     return np.frombuffer(hashlib.blake2b(name, digest_size=8).digest(), np.uint32)
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str | None:
+    """What precedes the stop text that is complete first; None if the text has none of them."""
+    found = [(at + len(each), at) for each in stop if (at := text.find(each)) >= 0]
+    return text[: min(found)[1]] if found else None

@@ -16,10 +16,11 @@ NAMED = 5  # dropped questions that a warning names
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Prompts with the same few-shot examples, short ones first: neighbours end about together."""
+    """Prompts with the same examples and stop texts, short ones first: they end about together."""
 
     prefix_ids: tuple[int, ...]  # the document's start and the examples
     members: tuple[int, ...]  # places among the prompts
+    stop: tuple[str, ...] = ()
 
 
 def fit_prompts(
@@ -29,7 +30,7 @@ def fit_prompts(
     n_new: int,
     context: int,
 ) -> list[Group]:
-    """Groups the prompts by their few-shot examples.
+    """Groups the prompts by their few-shot examples and stop texts.
 
     A prompt that exceeds the context length loses whole examples, oldest first; one that exceeds it
     without any is in no group. Two warnings count them.
@@ -47,7 +48,7 @@ def fit_prompts(
     start = document_start(vocabulary)
     texts = {text for prompt in prompts for text in prompt.examples}
     ids = {text: tuple(vocabulary.encode(text)) for text in texts}
-    groups: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[tuple[tuple[str, ...], ...], list[int]] = {}
     too_long: dict[int, int] = {}  # -> tokens that it exceeds the context by
     n_dropped: list[int] = []
     for i, prompt in enumerate(prompts):
@@ -60,7 +61,7 @@ def fit_prompts(
             too_long[i] = -room
             continue
         n_dropped.append(len(lengths) - n_kept)
-        groups.setdefault(prompt.examples[len(lengths) - n_kept :], []).append(i)
+        groups.setdefault((prompt.examples[len(lengths) - n_kept :], prompt.stop), []).append(i)
     if too_long:
         _warn_of_dropped_questions(prompts, too_long, n_new, context)
     warn_of_dropped_examples(n_dropped, "prompts", f"the context length of {context} tokens")
@@ -68,8 +69,9 @@ def fit_prompts(
         Group(
             start + tuple(id_ for text in examples for id_ in ids[text]),
             tuple(sorted(members, key=lambda i: (len(encoded[i]), i))),
+            stop,
         )
-        for examples, members in groups.items()
+        for (examples, stop), members in groups.items()
     ]
 
 

@@ -128,6 +128,10 @@ class ArithmeticTask(ReasoningTask):
         scratchpad, _, _ = said.partition(END_OF_RATIONALE)
         return None if self.direct else steps.count_digit_steps(scratchpad)
 
+    def opening(self, hinted: bool) -> str:
+        """The first line."""
+        return "Input:"
+
     @functools.lru_cache(maxsize=64)  # noqa: B019  of few tasks, equal ones share it
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """`n_few_shot` random training problems with `group` digits, a blank line after each."""

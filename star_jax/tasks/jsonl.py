@@ -136,9 +136,13 @@ class JsonlTask(TextTask):
 
     def find_answer(self, question: Question, completion: str) -> tuple[str | None, int]:
         """As of every task in words, in what precedes the next question in the template's words."""
-        opening = self.template.partition("{")[0].strip()
+        opening = self.opening(hinted=False)
         this = completion.partition(f"\n{opening}")[0] if opening else completion
         return super().find_answer(question, this)
+
+    def opening(self, hinted: bool) -> str:
+        """The template's words before the question."""
+        return (self.hint_template if hinted else self.template).partition("{")[0].strip()
 
     def count_steps(self, said: str) -> int | None:
         """As of every task in words; a file without marks has no steps to count."""

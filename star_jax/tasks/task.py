@@ -52,6 +52,13 @@ class ReasoningTask(abc.ABC):
     def few_shot_examples(self, group: str, hinted: bool) -> tuple[str, ...]:
         """The few-shot prompt set P for `group`, oldest first, each with its blank line."""
 
+    def opening(self, hinted: bool) -> str:
+        """What every question begins with, such as "Q:"; "" for nothing.
+
+        Behind few-shot examples, a completion ends before a line that begins so.
+        """
+        return ""
+
     def read(self, question: Question, completion: str) -> Reading:
         """All that a completion says, computed once; the methods below say how."""
         answer, end = self.find_answer(question, completion)
@@ -92,9 +99,11 @@ class ReasoningTask(abc.ABC):
         return self.question_text(question, hinted=False)
 
     def prompt(self, question: Question, *, hinted: bool, few_shot: bool) -> Prompt:
-        """Algorithm 1: x, or add_hint(x, y), after the few-shot examples."""
+        """Algorithm 1: x, or add_hint(x, y), after the few-shot examples and up to the next one."""
         examples = self.few_shot_examples(question.group, hinted) if few_shot else ()
-        return Prompt(question.id, self.question_text(question, hinted), examples, hinted)
+        opening = self.opening(hinted) if examples else ""
+        stop = (f"\n\n{opening}", f"\n{opening}") if opening else ()
+        return Prompt(question.id, self.question_text(question, hinted), examples, hinted, stop)
 
     def questions(self, split: str) -> Sequence[Question]:
         """All questions of a split, in a fixed order.

@@ -70,6 +70,10 @@ class TextTask(ReasoningTask):
         settings = repr(dataclasses.astuple(self)).encode()  # type: ignore[call-overload]
         return hashlib.blake2b(settings, digest_size=4).hexdigest()
 
+    def opening(self, hinted: bool) -> str:
+        """As exemplar files have it; `find_answer` reads what precedes the next one."""
+        return "Q:"
+
     def bare_answer(self, question: Question) -> str:
         """The answer alone: " rain", or " (b)." of choices."""
         is_choice = self.answer_kind == "choice"

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from star_jax.errors import UserError
 from star_jax.records import Completion, Params, Prompt
-from star_jax.rollout.engine import Engine, Stats
+from star_jax.rollout.engine import Engine, Stats, before_stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class FakeEngine(Engine):
-    """Writes what `says` returns for a prompt; None stands for one that exceeds the context.
+    """Writes what `says` returns, up to a stop text; None is for a prompt that exceeds the context.
 
     Completions come in reverse order: a loop must not count on the order of the prompts. Engines
     made of this one by `at_temperature` and `for_prompts` share its `calls`. Two prompts with one
@@ -66,7 +66,7 @@ class FakeEngine(Engine):
         warm = () if self.temperature is None else (self.temperature,)
         said = [self.says(prompt, *warm) for prompt in prompts]
         for i, text in reversed(list(enumerate(said))):
-            yield i, None if text is None else self._completion(text)
+            yield i, None if text is None else self._completion(text, prompts[i].stop)
         on_stats({})
 
     @override
@@ -92,7 +92,9 @@ class FakeEngine(Engine):
     def at_temperature(self, temperature: float) -> Self:
         return dataclasses.replace(self, temperature=temperature)
 
-    def _completion(self, text: str) -> Completion:
+    def _completion(self, text: str, stop: Sequence[str] = ()) -> Completion:
+        before = before_stop(text, stop)
+        text = text if before is None else before
         try:
             ids = tuple(self.vocabulary.encode(text))
         except UserError:  # it may say what no model could: then there are no ids

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from star_jax.errors import UserError
+from star_jax.tokenizers.byte_level import byte_symbols
 from star_jax.tokenizers.configs import SAVED, Configs, Files, json_files
 from star_jax.tokenizers.vocabularies import PythonVocabulary
 
@@ -101,6 +102,14 @@ class PretrainedVocabulary(PythonVocabulary):
     @abc.abstractmethod
     def _spelling(self, id_: int) -> str:
         """The spelling of a token."""
+
+    def half_character(self, id_: int) -> bytes:
+        """The bytes of a token that are no whole characters."""
+        spelling = self._spelling(id_)
+        if found := re.fullmatch("<0x([0-9A-F]{2})>", spelling):
+            return bytes.fromhex(found[1])
+        by_symbol = {symbol: bytes([byte]) for byte, symbol in enumerate(byte_symbols())}
+        return b"".join(by_symbol.get(symbol, symbol.encode()) for symbol in spelling)
 
     def saved_files(self) -> Files:
         """The tokenizer's files, contents by name, as `transformers.AutoTokenizer` loads them.

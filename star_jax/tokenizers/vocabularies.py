@@ -1,5 +1,6 @@
 """Vocabularies as `seqio.Vocabulary`, and the one way prompts and completions become ids."""
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from star_jax.errors import UserError
 from star_jax.records import TokenizedExample
 
 PAD, EOS, NEWLINE = "<pad>", "</s>", "\n"
+HALF = "\ufffd"  # what is decoded for bytes that are no whole character
 
 
 class PythonVocabulary(seqio.Vocabulary):
@@ -105,6 +107,21 @@ def document_start(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
 def stop_ids(vocabulary: seqio.Vocabulary) -> tuple[int, ...]:
     """All ids that end generation; EOS alone unless `vocabulary` has others."""
     return tuple(getattr(vocabulary, "stop_ids", (vocabulary.eos_id,)))
+
+
+@functools.lru_cache(maxsize=4)
+def added_bytes(vocabulary: seqio.Vocabulary) -> tuple[list[bytes], list[bytes]]:
+    """What each id adds to a text: at its start or after a line break, and after a word."""
+    ids, decode = range(vocabulary.vocab_size), vocabulary.decode
+    alone = [decode([id_]) for id_ in ids]
+    word = next((id_ for id_ in ids if alone[id_].strip(f" \n{HALF}")), 0)
+    after = [decode([word, id_]).removeprefix(alone[word]) for id_ in ids]
+    of_half = getattr(vocabulary, "half_character", lambda id_: HALF.encode())
+
+    def as_bytes(texts: list[str]) -> list[bytes]:
+        return [of_half(i) if HALF in text else text.encode() for i, text in enumerate(texts)]
+
+    return as_bytes(alone), as_bytes(after)
 
 
 def encode_spans(

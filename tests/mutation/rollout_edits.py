@@ -41,8 +41,8 @@ SAMPLER = edits_of(
         "test_refill.py::test_a_prompts_own_limit_cuts_its_completion",
     ),
     (
-        "count - ended]",
-        "count]",
+        "ids = ids[:-1]",
+        "pass",
         "EOS is part of a completion",
         "test_sampling.py::test_eos_ends_a_completion_and_is_not_part_of_it",
     ),
@@ -64,7 +64,12 @@ SAMPLER = edits_of(
         "at_temperature keeps the temperature",
         "test_sampling.py::test_the_settings_decide_how_tokens_are_picked",
     ),
-    ("meter.new_tokens += count", "meter.new_tokens += len(ids)", "EOS is not counted", COST),
+    (
+        "meter.new_tokens += len(ids)",
+        "meter.new_tokens += len(ids) - 1",
+        "EOS is not counted",
+        COST,
+    ),
     ("+= steps * n_slots", "+= steps", "slot steps are decode steps", COST),
     (
         "most_in_a_shard(wave))",
@@ -208,4 +213,31 @@ PROGRAMS = [
     ),
 ]
 
-EDITS = (*FITTING, *SAMPLER, *PROGRAMS)
+STOP_TEXTS = "test_stop.py::test_words_end_where_their_text_has_the_stop_text"
+STOP = [
+    *edits_of(
+        "rollout/native/stop.py",
+        f"{STOP_TEXTS} test_stop.py::test_tokens_of_bytes_end_where_their_text_has_the_stop_text",
+        ("for i in range(len(text) + 1)", "for i in (0, len(text))", "a stop text is missed"),
+        ("np.full((1, 256), n_states)", "np.zeros((1, 256), int)", "none is found inside a token"),
+        ("tables[here] + then * n_states", "tables[here]", "all words are at the start of a line"),
+        (
+            "            return ids[:n]",
+            "            return ids",
+            "ids behind the stop text stay",
+            "test_stop.py::test_ids_stay_as_sampled_up_to_the_stop_text",
+        ),
+    ),
+    *edits_of(
+        "rollout/engine.py",
+        "test_stop.py::test_the_text_that_is_complete_first_ends_a_completion",
+        ("min(found)[1]", "min(at for _, at in found)", "the first to begin ends a completion"),
+    ),
+    *edits_of(
+        "tasks/task.py",
+        "test_stop.py::test_examples_begin_with_the_tasks_stop_text",
+        ('if examples else ""', 'if True else ""', "stop texts without few-shot examples"),
+    ),
+]
+
+EDITS = (*FITTING, *SAMPLER, *PROGRAMS, *STOP)

@@ -7,8 +7,8 @@ EDITS = [
         "tasks/task.py",
         "test_arithmetic.py test_steps.py",
         (
-            "self.question_text(question, hinted), examples, hinted)",
-            "self.question_text(question, hinted), examples)",
+            "self.question_text(question, hinted), examples, hinted, stop)",
+            "self.question_text(question, hinted), examples, False, stop)",
             "a hinted prompt is not marked as one",
             "test_loop.py",
         ),
@@ -125,8 +125,8 @@ EDITS = [
         "tasks/jsonl.py",
         "test_jsonl.py",
         (
-            "self.hint_template if hinted else self.template",
-            "self.hint_template",
+            "template = self.hint_template if hinted else self.template",
+            "template = self.hint_template",
             "every prompt has the hint",
         ),
         (

@@ -48,6 +48,7 @@ def empty_slots(model: DecoderConfig, n_slots: int, shapes: Shapes) -> Slots:
         tokens=jnp.zeros((n_slots, max_new_tokens), jnp.int32),
         n_tokens=number,
         log_prob=jnp.zeros(n_slots, jnp.float32),
+        stop_state=number,
         ended=flag,
         done=~flag,
     )
@@ -78,7 +79,13 @@ def prefill_prefix(
 
 
 def refill(
-    writer: Writer, window: int, params: Params, prefix: Prefix | None, slots: Slots, chunk: Chunk
+    writer: Writer,
+    window: int,
+    params: Params,
+    prefix: Prefix | None,
+    slots: Slots,
+    chunk: Chunk,
+    stop: jax.Array | None = None,
 ) -> tuple[Slots, Finished]:
     """Puts a chunk's prompts into free slots and picks their first tokens.
 
@@ -89,6 +96,7 @@ def refill(
       prefix: shared by all rows; None for none.
       slots: with a free one, in each shard, for each of the chunk's prompts there.
       chunk: the prompts, at most as many as slots.
+      stop: [S, V], the automaton of the stop texts; None for none.
 
     Returns:
       The slots, and what the rows that were replaced had sampled [D * R].
@@ -110,7 +118,7 @@ def refill(
     left = left._replace(prompt=jnp.where(chunk.lengths > 0, left.prompt, EMPTY))
     columns_DRW = chunk.starts[:, :, None] + jnp.arange(window)
     rows = jax.vmap(lambda kv, at: jax.tree.map(lambda leaf: _rows(leaf, at), kv))
-    new = _first_token(writer, chunk, logits_DRV, rows(key_values, columns_DRW))
+    new = _first_token(writer, chunk, logits_DRV, rows(key_values, columns_DRW), stop)
     # A place beyond the last slot is dropped: there is no prompt for it.
     to_DR = jnp.where(chunk.lengths > 0, slot_DR, slots.done.shape[1])
     slots = jax.vmap(lambda old, now, at: jax.tree.map(lambda o, n: _put(o, at, n), old, now))(
@@ -127,6 +135,7 @@ def decode(
     slots: Slots,
     time: jax.Array,
     n_free: jax.Array,
+    stop: jax.Array | None = None,
 ) -> tuple[Slots, jax.Array]:
     """Samples a token in every live row until each shard has `n_free` free slots.
 
@@ -138,6 +147,7 @@ def decode(
       slots: given up.
       time: int32, steps since the slots were empty.
       n_free: int32.
+      stop: [S, V], the automaton of the stop texts; None for none.
 
     Returns:
       The slots and the time after the last step.
@@ -170,7 +180,8 @@ def decode(
         live = ~slots.done
         token, log_prob = _pick(writer, logits_B1V[:, 0], slots.key, slots.n_tokens)
         to = jnp.where(live, slots.n_tokens, max_new_tokens)  # done rows are dropped
-        ended = live & jnp.isin(token, jnp.array(writer.stop_ids))
+        stop_state, ends = _ends(writer, stop, slots.stop_state, token)
+        ended = live & ends
         slots = slots._replace(
             cache=cache,
             newest=newest,
@@ -178,6 +189,7 @@ def decode(
             tokens=slots.tokens.at[rows, to].set(token, mode="drop"),
             n_tokens=slots.n_tokens + live,
             log_prob=slots.log_prob + jnp.where(live, log_prob, 0.0),
+            stop_state=stop_state,
             ended=slots.ended | ended,
             done=slots.done | ended | (slots.n_tokens + 1 >= slots.limit),
         )
@@ -228,12 +240,16 @@ def _seen(
 
 
 def _first_token(
-    writer: Writer, chunk: Chunk, logits_DRV: jax.Array, cache: tuple[KeyValues, ...]
+    writer: Writer,
+    chunk: Chunk,
+    logits_DRV: jax.Array,
+    cache: tuple[KeyValues, ...],
+    stop: jax.Array | None,
 ) -> Slots:
     """The rows [D, R] of new prompts; their caches hold no more columns than the window."""
     pick = jax.vmap(lambda logits, key, step: _pick(writer, logits, key, step))
     token, log_prob = pick(logits_DRV, chunk.key, jnp.zeros_like(chunk.lengths))
-    ended = jnp.isin(token, jnp.array(writer.stop_ids))
+    stop_state, ended = _ends(writer, stop, jnp.zeros_like(token), token)
     return Slots(
         cache=cache,
         newest=jax.tree.map(lambda leaf: jnp.zeros_like(leaf[..., :1, :]), cache),
@@ -245,6 +261,7 @@ def _first_token(
         tokens=token[..., None],
         n_tokens=jnp.ones_like(token),
         log_prob=log_prob,
+        stop_state=stop_state,
         ended=ended,
         done=ended | (chunk.limit <= 1),
     )
@@ -256,6 +273,17 @@ def _pick(
     """Each row's next token and its log-probability; draws depend on row key and step alone."""
     keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(key_B), step_B)
     return pick_tokens(logits_BV, keys, writer.sampling, writer.n_ids)
+
+
+def _ends(
+    writer: Writer, stop: jax.Array | None, state: jax.Array, token: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The automaton's states after each row's token, and whether that ends the row."""
+    is_eos = jnp.isin(token, jnp.array(writer.stop_ids))
+    if stop is None:
+        return state, is_eos
+    state = stop.at[state, token].get(mode="clip").astype(jnp.int32)  # done rows: any state
+    return state, is_eos | (state == len(stop))
 
 
 def _free_first(done_DS: jax.Array) -> jax.Array:

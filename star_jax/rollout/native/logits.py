@@ -1,11 +1,12 @@
 """From logits to the next token: greedy, temperature, top-k, top-p."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from star_jax.errors import check_not_negative, check_positive, check_share
+from star_jax.errors import UserError, check_not_negative, check_positive, check_share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,12 +16,22 @@ class SamplingParams:
     temperature: float = 0.0  # 0 is greedy
     top_k: int = 0  # keep the k likeliest tokens; 0 keeps all
     top_p: float = 1.0  # keep the likeliest tokens that together reach this probability
+    stop: Sequence[str] | None = None  # texts that end completions; None: the prompt's own
 
     def __post_init__(self):
         """Raises UserError for values that mean nothing."""
         check_not_negative(self, "temperature", "top_k")
         check_positive(self, "top_p")
         check_share(self, "top_p")
+        if self.stop is None:
+            return
+        is_list = isinstance(self.stop, list | tuple)
+        if not is_list or not all(isinstance(text, str) and text for text in self.stop):
+            raise UserError(
+                f"{type(self).__name__}.stop = {self.stop!r}: give a list of texts that are not "
+                f"empty, such as ['\\n\\nQ:'], [] for none or None for the task's own"
+            )
+        object.__setattr__(self, "stop", tuple(self.stop))
 
 
 @dataclasses.dataclass(frozen=True)

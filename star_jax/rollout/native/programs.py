@@ -69,7 +69,7 @@ class Programs:
 
     @functools.cached_property
     def refill(self) -> jax.stages.Wrapped:
-        """(window, params, prefix, slots, chunk) -> (Slots, Finished)."""
+        """(window, params, prefix, slots, chunk, stop) -> (Slots, Finished)."""
         on_mesh = partitioning.on_mesh(self.mesh, self.rules)  # as splash attention needs it
         return jax.jit(
             on_mesh(functools.partial(decode.refill, self.writer)),
@@ -80,12 +80,12 @@ class Programs:
 
     @functools.cached_property
     def decode(self) -> jax.stages.Wrapped:
-        """(params, prefix, slots, time, n_free) -> Slots and the time."""
+        """(params, prefix, slots, time, n_free, stop) -> Slots and the time."""
         return jax.jit(
             functools.partial(
                 decode.decode, self.writer, partitioning.n_parts(self.mesh, self.rules, "batch")
             ),
-            in_shardings=(None, None, self._slots, self._whole, self._whole),
+            in_shardings=(None, None, self._slots, self._whole, self._whole, self._whole),
             donate_argnums=2,
             out_shardings=(self._slots, self._whole),
         )
@@ -115,7 +115,7 @@ class Programs:
         return {
             "prefix": prefill,
             "refill": self.refill.lower(shapes.window, params, prefix, slots, chunk),
-            "decode": self.decode.lower(params, prefix, slots, scalar, scalar),
+            "decode": self.decode.lower(params, prefix, slots, scalar, scalar, None),
         }
 
     @functools.cached_property

@@ -18,7 +18,7 @@ from star_jax.models.config import DecoderConfig
 from star_jax.models.splash import check_attention
 from star_jax.parallel import partitioning
 from star_jax.records import Completion, Params, Prompt
-from star_jax.rollout.engine import Engine, Stats
+from star_jax.rollout.engine import Engine, Stats, before_stop
 from star_jax.rollout.fitting import Group, fit_prompts
 from star_jax.rollout.native.logits import SamplerConfig
 from star_jax.rollout.native.meter import DECODE, PREFILL, Meter
@@ -34,6 +34,7 @@ from star_jax.rollout.native.slots import (
     Slots,
     Writer,
 )
+from star_jax.rollout.native.stop import automaton, ids_before_stop
 from star_jax.tokenizers.vocabularies import check_room, stop_ids
 
 ENCODED_FOR_SIZES = 500  # texts, twice, from which prompt lengths are estimated
@@ -147,9 +148,17 @@ class _Run:
     keys: Sequence[np.ndarray]
     limits: Sequence[int]
     times: list[tuple[Any, int]] = dataclasses.field(default_factory=list)  # and slots till then
+    stop: tuple[str, ...] = ()  # of the group at hand
+    automaton: jax.Array | None = None  # of these texts
 
     def group(self, group: Group) -> Iterator[tuple[int, Completion]]:
         """The completions of prompts with the same examples, as they are finished."""
+        own = self.sampler.config.stop
+        self.stop = group.stop if own is None else tuple(own)
+        self.automaton = None
+        if self.stop:
+            moves = automaton(self.sampler.vocabulary, self.stop)
+            self.automaton = partitioning.same_everywhere(moves, self.sampler.mesh)
         pending: deque[list[Finished]] = deque()
         for left in self._dispatched(group):
             pending.append(left)
@@ -195,7 +204,7 @@ class _Run:
 
                 slots, rows_left = self.meter.run(
                     PREFILL, programs.refill, shapes.window, self.model.params, prefix, slots,
-                    partitioning.in_rows(rows, shapes.n_shards, fill),
+                    partitioning.in_rows(rows, shapes.n_shards, fill), self.automaton,
                 )  # fmt: skip
                 left.append(rows_left)
             yield left
@@ -211,7 +220,7 @@ class _Run:
         """Until so many slots are free in each shard."""
         slots, time = self.meter.run(
             DECODE, self.sampler.programs.decode, self.model.params, prefix, slots,
-            self.times[-1][0], np.int32(n_free),
+            self.times[-1][0], np.int32(n_free), self.automaton,
         )  # fmt: skip
         self.times.append((time, slots.done.size))
         return slots
@@ -228,12 +237,18 @@ class _Run:
     def _read(self, left: Sequence[Finished]) -> Iterator[tuple[int, Completion]]:
         for rows in jax.device_get(left):
             for row in np.flatnonzero(rows.prompt != EMPTY):
-                ended, count = bool(rows.ended[row]), int(rows.n_tokens[row])
-                ids = rows.tokens[row, : count - ended].tolist()
+                ids = rows.tokens[row, : rows.n_tokens[row]].tolist()
                 self.meter.n_questions += 1
-                self.meter.new_tokens += count
-                text = self.sampler.vocabulary.decode(ids)
-                yield (
-                    int(rows.prompt[row]),
-                    Completion(text, tuple(ids), ended, float(rows.log_prob[row])),
-                )
+                self.meter.new_tokens += len(ids)
+                ended, log_prob = bool(rows.ended[row]), float(rows.log_prob[row])
+                yield int(rows.prompt[row]), self._completion(ids, ended, log_prob)
+
+    def _completion(self, ids: Sequence[int], ended: bool, log_probability: float) -> Completion:
+        """Without the EOS or the stop text that ended it."""
+        vocabulary = self.sampler.vocabulary
+        if ids[-1] in stop_ids(vocabulary):
+            ids = ids[:-1]
+        text = vocabulary.decode(ids)
+        if (before := before_stop(text, self.stop)) is not None:
+            text, ended, ids = before, True, ids_before_stop(vocabulary, ids, before)
+        return Completion(text, tuple(ids), ended, log_probability)

@@ -47,7 +47,8 @@ class Slots(NamedTuple):
     tokens: jax.Array  # int32[B, max_new_tokens], sampled so far
     n_tokens: jax.Array  # int32[B], how many, EOS included
     log_prob: jax.Array  # float32[B], summed over picked tokens
-    ended: jax.Array  # bool[B], the row ended with EOS
+    stop_state: jax.Array  # int32[B], of the automaton of stop texts; 0 without
+    ended: jax.Array  # bool[B], the row ended with EOS or a stop text
     done: jax.Array  # bool[B], it ended, is at its limit or is empty: a free slot
 
 
