@@ -122,7 +122,7 @@ def test_one_process_goes_on_with_what_two_have_begun(base, of_two, alone, tmp_p
     shutil.copytree(of_two / "run", tmp_path / "run")
     for left in ("eval.done", "eval.jsonl", "metrics.json"):
         (tmp_path / "run/iter_002" / left).unlink()
-    run_here(tmp_path, base, 1)
+    run_here(tmp_path, base, 1, **STOP)
     assert results(tmp_path) == alone
 
 
