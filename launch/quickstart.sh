@@ -78,7 +78,7 @@ make_base() {
 }
 
 run_star() {
-  [ -d "$dir/$arm" ] || say "STaR: about 4 minutes on two idle cores, in 3 outer iterations"
+  [ -d "$dir/$arm" ] || say "STaR: about 4 minutes on two idle cores"
   star_jax --run_mode=star --gin_file=runs/quickstart.gin \
     --gin.MODEL_DIR="$(quoted "$dir/$arm")" --gin.MODEL_CHECKPOINT="$(quoted "$dir/base")" \
     --gin.SEED="$seed" ${star_bindings[@]+"${star_bindings[@]}"}

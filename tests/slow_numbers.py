@@ -83,7 +83,7 @@ def without_commands(line):
 
 
 def number(text):
-    """The value on the line of `text`, which is what stands after the mark; None without one."""
+    """The value on the line of `text`, which is what follows the mark; None without one."""
     line = folded(text.split("\n")[0].split("####")[0])
     line = without_commands(without_calculations(line))
     first = next((i for i, c in enumerate(line) if c in DIGITS + "½²³"), None)
