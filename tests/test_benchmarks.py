@@ -191,7 +191,6 @@ def quickstart_runs(folder, accuracies):
             line = {"accuracy": sum(shares) / 5, "accuracy_by_group": groups, "n_eval": 500}
             (run.path / arm / "metrics.jsonl").write_text(f"{json.dumps(line)}\n" * 2)
             run.path.joinpath(f"{arm}.seconds").write_text("60\n")
-        run.path.joinpath("base.seconds").write_text("30\n")
 
 
 def test_the_quickstarts_table_has_the_worst_run_first(tmp_path, capsys, monkeypatch):

@@ -2,11 +2,10 @@
 
     python tests/benchmarks/quickstart.py DIR [--seeds 0 1 2 ...] [--orders ...] [--json FILE]
 
-Each run is a base of its own, STaR from it, and STaR without rationalization from it, with the
-settings of launch/quickstart.sh. One thread, two threads and two devices add the same floats in
-another order, so the same seed gives three bases: what differs between machines differs here.
-Finished runs in DIR are read, begun ones resumed; --show runs nothing. With one thread, --cpu
-names the CPU, so that two calls can share a machine.
+Each run is launch/quickstart.sh, and then the same with --no_rationalization. One thread, two
+threads and two devices add the same floats in another order, so the same seed gives three bases:
+what differs between machines differs here. Finished runs in DIR are read, begun ones resumed;
+--show runs nothing. With one thread, --cpu names the CPU, so that two calls can share a machine.
 
 Bars of a run: 85 % over 1-5 digits, 80 % at 4, and at 2 and 3 digits more than without
 rationalization. The table has the worst run first, and the exit code is 1 if one misses a bar.
@@ -29,61 +28,61 @@ from star_jax.run.progress import aligned
 
 ROOT = Path(__file__).parents[2]
 ORDERS = {"1 thread": (1, 1), "2 threads": (2, 1), "2 devices": (2, 2)}  # CPUs and devices
-ARMS = {"star": (), "star_no_rationalization": ("--gin.RATIONALIZE=False",)}
+ARMS = {"star": (), "star_no_rationalization": ("--no_rationalization",)}  # options of each
 LEAST, LEAST_OF_FOUR = 0.85, 0.80
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A base and its two arms: where they are, and how floats are added."""
+    """A quickstart with both arms: where it is, and how floats are added."""
 
     folder: Path
     seed: int
     order: str
     cpu: int = 0  # the first that it may use
-    bindings: tuple[str, ...] = ()  # more --gin flags of both arms, for a short trial
+    options: tuple[str, ...] = ()  # more of launch/quickstart.sh, for a short trial
+
+    @property
+    def dir(self) -> Path:
+        """The quickstart's --dir."""
+        return self.folder / f"seed_{self.seed}_{self.order.replace(' ', '_')}"
 
     @property
     def path(self) -> Path:
-        """Of this run's three directories."""
-        return self.folder / f"seed_{self.seed}_{self.order.replace(' ', '_')}"
+        """Of the base and the two arms, as launch/quickstart.sh places them."""
+        return self.dir if self.seed == 0 else self.dir / f"seed_{self.seed}"
 
     def make(self) -> None:
         """Runs what is not finished; raises CalledProcessError if something fails."""
-        base = self.path / "base"
-        self._call("pretrain", "runs/pretrain_tiny.gin", base)
-        for arm, flags in ARMS.items():
-            flags = (f'--gin.MODEL_CHECKPOINT="{base}"', *flags, *self.bindings)
-            self._call("star", "runs/quickstart.gin", self.path / arm, *flags)
+        for arm, options in ARMS.items():
+            if not self._seconds(arm).exists():
+                self._call(arm, *options, *self.options)
 
-    def _call(self, mode: str, gin_file: str, model_dir: Path, *flags: str) -> None:
-        done = model_dir.with_suffix(".seconds")
-        if done.exists():
-            return
+    def _call(self, arm: str, *options: str) -> None:
         n_cpus, n_devices = ORDERS[self.order]
-        settings = f'--gin.MODEL_DIR="{model_dir}"', f"--gin.SEED={self.seed}"
-        command = [sys.executable, "-m", "star_jax.main", f"--run_mode={mode}",
-                   f"--gin_file={gin_file}", *settings, *flags]  # fmt: skip
+        cpus = f"{self.cpu}-{self.cpu + n_cpus - 1}"
+        command = [ROOT / "launch/quickstart.sh", "--dir", self.dir, "--seed", str(self.seed)]
         xla = f"--xla_force_host_platform_device_count={n_devices}"
         start = time.monotonic()
         subprocess.run(
-            ["taskset", "-c", f"{self.cpu}-{self.cpu + n_cpus - 1}", *command],
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
+            ["taskset", "-c", cpus, *command, *options],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla},
             check=True,
             stdout=sys.stderr,
         )
-        done.write_text(f"{time.monotonic() - start:.0f}\n")
+        self._seconds(arm).write_text(f"{time.monotonic() - start:.0f}\n")
+
+    def _seconds(self, arm: str) -> Path:
+        return self.path / f"{arm}.seconds"
 
     def result(self) -> dict[str, object] | None:
-        """Seed, order, seconds of each part, and each arm's iterations; None if unfinished."""
-        parts = {part: (self.path / part).with_suffix(".seconds") for part in ("base", *ARMS)}
-        if not all(file.exists() for file in parts.values()):
+        """Seed, order, seconds of each arm, and its iterations; None if unfinished."""
+        if not all(self._seconds(arm).exists() for arm in ARMS):
             return None
         lines = {
             arm: [json.loads(x) for x in (self.path / arm / "metrics.jsonl").open()] for arm in ARMS
         }
-        seconds = {part: int(file.read_text()) for part, file in parts.items()}
+        seconds = {arm: int(self._seconds(arm).read_text()) for arm in ARMS}
         return {"seed": self.seed, "order": self.order, "seconds": seconds, **lines}
 
 
@@ -116,7 +115,7 @@ def table(results: Sequence[dict]) -> list[str]:
             *(f"{100 * share:.1f}" for share in last["accuracy_by_group"].values()),
             f"{100 * without['accuracy']:.1f}",
             *(f"{100 * without['accuracy_by_group'][n]:.1f}" for n in "23"),
-            f"{(result['seconds']['base'] + result['seconds']['star']) / 60:.1f}",
+            f"{result['seconds']['star'] / 60:.1f}",
             ", ".join(misses(result)) or "-",
         ])  # fmt: skip
     return aligned(rows, left=(1, -1))
@@ -133,14 +132,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument("--gin", action="append", default=[], help="NAME=VALUE for both arms")
     args = parser.parse_args()
-    bindings = tuple(f"--gin.{binding}" for binding in args.gin)
+    options = tuple(f"--gin.{binding}" for binding in args.gin)
     runs = [
-        Run(args.folder.absolute(), seed, order, args.cpu, bindings)
+        Run(args.folder.absolute(), seed, order, args.cpu, options)
         for order in args.orders
         for seed in args.seeds
     ]
     for run in () if args.show else runs:
-        run.path.mkdir(parents=True, exist_ok=True)
         run.make()
     results = [result for run in runs if (result := run.result())]
     command = shlex.join(["python", "tests/benchmarks/quickstart.py", *sys.argv[1:]])
